@@ -1,0 +1,80 @@
+"""What holds for every test: the order of the layers, their time limits, and the account of them at the end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.timing import scaled
+
+LAYERS = {"unit": 30.0, "property": 120.0, "simulation": 120.0, "integration": 90.0, "chaos": 300.0}
+"""The layers in the order in which they run, with the limit of one test in seconds."""
+
+OTHER = "other"
+TESTS = Path(__file__).parent
+
+settings.register_profile(
+    "fleetline",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("fleetline")
+
+
+def layer_of(path: Path) -> str:
+    """Return the layer of a test file: the folder under `tests/`."""
+    folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else OTHER
+    return folder if folder in LAYERS else OTHER
+
+
+class LayerReport:
+    """Adds up, layer by layer, how many tests ran and how long they took."""
+
+    def __init__(self) -> None:
+        self._tests: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+        self._layers: dict[str, str] = {}
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Remember the layer: reports carry only the test's name."""
+        self._layers[item.nodeid] = layer_of(item.path)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count one phase of one test."""
+        layer = self._layers.get(report.nodeid, OTHER)
+        self._seconds[layer] += report.duration
+        self._tests[layer] += report.when == "call"
+        self._failed[layer] += report.failed
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
+        terminalreporter.section("layers")
+        for layer in [*LAYERS, OTHER]:
+            count = self._tests[layer]
+            if count or self._failed[layer]:
+                failed = f", {self._failed[layer]} failed" if self._failed[layer] else ""
+                terminalreporter.write_line(f"{layer:<12} {count:>5} tests {self._seconds[layer]:>8.1f} s{failed}")
+            elif layer != OTHER:
+                terminalreporter.write_line(f"{layer:<12} did not run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Install the account of the layers."""
+    config.pluginmanager.register(LayerReport(), "fleetline-layers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the layers in order and give each test its limit, scaled for this machine."""
+    order = {layer: place for place, layer in enumerate([*LAYERS, OTHER])}
+    items.sort(key=lambda item: order[layer_of(item.path)])
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limit_s = float(marker.args[0]) if marker and marker.args else LAYERS.get(layer_of(item.path), 60.0)
+        item.add_marker(pytest.mark.timeout(scaled(limit_s)), append=False)
