@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ class LayerReport:
     def __init__(self) -> None:
         self._tests: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._layers: dict[str, str] = {}
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:

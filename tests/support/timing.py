@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 __all__ = ["TIMEOUT_SCALE", "deadline", "eventually", "eventually_sync", "scaled"]
 
@@ -29,7 +29,15 @@ def deadline(seconds: float) -> asyncio.Timeout:
     return asyncio.timeout(scaled(seconds))
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], within_s: float = 10.0) -> T:
+@overload
+async def eventually(condition: Callable[[], Coroutine[Any, Any, T]], within_s: float = ...) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T], within_s: float = ...) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
     """Ask `condition` again and again until it is true, and return what it answered.
 
     Raises:
@@ -38,7 +46,7 @@ async def eventually(condition: Callable[[], T | Awaitable[T]], within_s: float 
     give_up = time.monotonic() + scaled(within_s)
     while True:
         asked = condition()
-        answer: T = await asked if inspect.isawaitable(asked) else asked
+        answer = await asked if inspect.isawaitable(asked) else asked
         if answer:
             return answer
         if time.monotonic() > give_up:
