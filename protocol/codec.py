@@ -1,0 +1,196 @@
+"""Frames, records and values as msgpack, within limits. The only module that knows msgpack.
+
+A binary message is one or more frames, one after the other. Allowed is msgpack without extension types,
+without duplicate keys, with string keys in maps; str is UTF-8.
+
+Specification: docs/protocol.md, section "Encoding"; msgpack itself: github.com/msgpack/msgpack/blob/master/spec.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn, cast
+
+import msgpack
+from pydantic import BaseModel, ValidationError
+
+from protocol.codes import CloseCode
+from protocol.entry import Record
+from protocol.errors import RemoteProtocolError
+from protocol.frames import FRAMES, Frame, Part
+from protocol.limits import NESTING_MAX
+
+__all__ = [
+    "decode",
+    "encode",
+    "encode_all",
+    "pack_record",
+    "pack_script_arguments",
+    "pack_value",
+    "unpack_record",
+    "unpack_value",
+]
+
+_OPEN_FRAMES = frozenset({"request", "response", "nack"})
+"""Frames with parts that no schema bounds."""
+
+_WIRE_NAMES: dict[type[BaseModel], tuple[tuple[str, str], ...]] = {}
+
+
+def _wire_names(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    names = _WIRE_NAMES.get(model)
+    if names is None:
+        fields = model.model_fields.items()
+        names = _WIRE_NAMES[model] = tuple((name, field.alias or name) for name, field in fields)
+    return names
+
+
+def _part_to_map(part: object) -> dict[str, Any]:
+    if not isinstance(part, BaseModel):
+        raise TypeError(f"{type(part).__name__} has no place in a frame or body")
+    values = part.__dict__
+    return {key: values[name] for name, key in _wire_names(type(part)) if values[name] is not None}
+
+
+def encode(frame: Part) -> bytes:
+    """Return the bytes of one frame. Keys whose value is None are left out."""
+    return cast(bytes, msgpack.packb(_part_to_map(frame), default=_part_to_map))
+
+
+def encode_all(frames: Iterable[Part]) -> bytes:
+    """Return the bytes of several frames, as one message."""
+    return b"".join(map(encode, frames))
+
+
+def _malformed(message: str) -> NoReturn:
+    raise RemoteProtocolError(CloseCode.MALFORMED, message)
+
+
+def _checked_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        _malformed("a map has the same key twice")
+    for key in result:
+        if type(key) is not str:
+            _malformed("a map has a key that is not a string")
+    return result
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    _malformed(f"extension type {code} ({len(data)} bytes) is not allowed")
+
+
+def _check_nesting(value: object, depth: int) -> None:
+    if depth > NESTING_MAX:
+        raise RemoteProtocolError(CloseCode.TOO_LARGE, f"more than {NESTING_MAX} levels of arrays and maps")
+    if isinstance(value, tuple):
+        for item in value:
+            _check_nesting(item, depth + 1)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _check_nesting(item, depth + 1)
+    elif isinstance(value, msgpack.Timestamp):
+        _malformed("extension type -1 is not allowed")
+
+
+def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
+    """Yield the frames of a message, one by one, so that those before a fault take effect.
+
+    Raises:
+        RemoteProtocolError: the message is too large, is not msgpack of the allowed form, or holds a
+            frame of an unknown type or one that does not fit its schema.
+    """
+    if len(message) > bytes_max:
+        raise RemoteProtocolError(CloseCode.TOO_LARGE, f"a message of {len(message)} bytes; the limit is {bytes_max}")
+    unpacker = msgpack.Unpacker(
+        use_list=False,
+        object_pairs_hook=_checked_map,
+        ext_hook=_refuse_extension,
+        max_buffer_size=max(bytes_max, 1),
+    )
+    unpacker.feed(message)
+    while unpacker.tell() < len(message):
+        try:
+            value = unpacker.unpack()
+        except RemoteProtocolError:
+            raise
+        except msgpack.OutOfData:
+            _malformed("the message ends inside a frame")
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as fault:
+            _malformed(f"not msgpack of the allowed form: {type(fault).__name__} {fault}"[:200])
+        yield _to_frame(value)
+
+
+def _to_frame(value: object) -> Frame:
+    if not isinstance(value, dict):
+        _malformed("a frame is a map")
+    kind = value.get("t")
+    model = FRAMES.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise RemoteProtocolError(CloseCode.UNKNOWN_FRAME, f"no frame is of type {kind!r:.80}")
+    if kind in _OPEN_FRAMES:
+        _check_nesting(value, 1)
+    try:
+        return cast(Frame, model.model_validate(value))
+    except ValidationError as fault:
+        first = fault.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RemoteProtocolError(CloseCode.INVALID_FRAME, f"{kind}: {where[:120]}: {first['msg'][:200]}") from None
+
+
+def pack_record(
+    kind: str,
+    src: str,
+    body: bytes,
+    *,
+    attempt: int | None = None,
+    seq: int | None = None,
+    index: int | None = None,
+    cause: int | None = None,
+) -> bytes:
+    """Return the `packed` value of an entry: what a `Record` has, in its order.
+
+    Made once, by the hub; everybody after it uses these bytes.
+    """
+    return cast(bytes, msgpack.packb((kind, src, attempt, seq, index, cause, body)))
+
+
+def unpack_record(packed: bytes) -> Record:
+    """Return what an entry says.
+
+    Raises:
+        ValueError: `packed` is not the array of seven that an entry is.
+    """
+    try:
+        return Record(*msgpack.unpackb(packed, use_list=False))
+    except (TypeError, msgpack.UnpackException) as fault:
+        raise ValueError(f"not the packed value of an entry: {fault}") from fault
+
+
+def pack_value(value: Any) -> bytes:
+    """Return a body: any value of None, bool, int, float, str, bytes, list, tuple, dict, or of our models.
+
+    Raises:
+        TypeError: the value holds something else.
+        ValueError: it is nested too deep; OverflowError: an int does not fit in 64 bits.
+    """
+    return cast(bytes, msgpack.packb(value, default=_part_to_map))
+
+
+def unpack_value(body: bytes) -> Any:
+    """Return the value of a body. An empty body is None.
+
+    Raises:
+        ValueError: the body is not one msgpack value.
+    """
+    if not body:
+        return None
+    try:
+        return msgpack.unpackb(body, strict_map_key=False)
+    except (TypeError, RecursionError, msgpack.UnpackException) as fault:
+        raise ValueError(f"not one msgpack value: {fault}") from fault
+
+
+def pack_script_arguments(value: Any) -> bytes:
+    """Return arguments for a script in the store, whose msgpack knows neither bin nor str8."""
+    return cast(bytes, msgpack.packb(value, use_bin_type=False))

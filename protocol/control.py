@@ -1,0 +1,265 @@
+"""Control kinds: entries that begin with `$`, the schema of each body, and who may write it.
+
+A body is a msgpack map that fits the kind's model. `CONTROL` is the one table; a peer that publishes
+a control kind that is not its to write is refused.
+
+Specification: docs/protocol.md, section "Control entries".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, TypeVar
+
+from pydantic import Field, ValidationError
+
+from protocol.codec import unpack_value
+from protocol.frames import Name, Part, UInt, WireRecover
+from protocol.ids import LogKind
+
+__all__ = [
+    "COMMANDS",
+    "CONTROL",
+    "AttemptLost",
+    "Cancel",
+    "Cancelled",
+    "Claimed",
+    "Connected",
+    "Control",
+    "Dead",
+    "Disconnected",
+    "Errored",
+    "Expired",
+    "Failed",
+    "Kind",
+    "Progress",
+    "Released",
+    "Retry",
+    "RunError",
+    "Submitted",
+    "Succeeded",
+    "Superseded",
+    "Writer",
+    "is_control",
+    "read_control",
+]
+
+Model = TypeVar("Model", bound=Part)
+
+
+class Kind(StrEnum):
+    """Every control kind."""
+
+    SUBMITTED = "$submitted"
+    CLAIMED = "$claimed"
+    LOST = "$lost"
+    RELEASED = "$released"
+    PROGRESS = "$progress"
+    ERRORED = "$errored"
+    RETRY = "$retry"
+    CANCEL = "$cancel"
+    SUCCEEDED = "$succeeded"
+    FAILED = "$failed"
+    CANCELLED = "$cancelled"
+    EXPIRED = "$expired"
+    DEAD = "$dead"
+    CONNECTED = "$connected"
+    DISCONNECTED = "$disconnected"
+    SUPERSEDED = "$superseded"
+
+
+class Writer(StrEnum):
+    """Who may write a kind: the hub alone, or also the agent that holds the current attempt."""
+
+    HUB = "hub"
+    ATTEMPT = "attempt"
+
+
+class RunError(Part):
+    """What went wrong in a handler. `trace` is for people, `type` the name of the exception."""
+
+    type: str
+    message: str
+    trace: str | None = None
+
+
+class Submitted(Part):
+    """The first entry of a run: what is to be done. `input` is a packed value."""
+
+    queue: Name
+    handler: Name
+    input: bytes
+    key: str | None = None
+    retries: UInt | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] = 0
+
+
+class Claimed(Part):
+    """An attempt begins: it belongs to this process of this agent until its lease ends."""
+
+    attempt: UInt
+    fence: UInt
+    agent: Name
+    instance: Name
+    lease_ms: UInt
+    recover: WireRecover
+    retries: UInt
+
+
+class AttemptLost(Part):
+    """An attempt's agent is gone: `lease` ran out, or another process took the agent's id."""
+
+    attempt: UInt
+    reason: str
+    losses: UInt
+
+
+class Released(Part):
+    """An agent handed an attempt back; it does not count as spent."""
+
+    attempt: UInt
+    reason: str
+
+
+class Progress(Part):
+    """How far an attempt is."""
+
+    current: float
+    total: float | None = None
+    message: str | None = None
+
+
+class Errored(Part):
+    """An attempt ended with an error. `retryable` is False where another try cannot help."""
+
+    error: RunError
+    retryable: bool = True
+
+
+class Retry(Part):
+    """The run goes back to its queue after `after_ms`, having failed `failures` times."""
+
+    failures: UInt
+    after_ms: UInt
+
+
+class Cancel(Part):
+    """A command: stop this run."""
+
+    reason: str | None = None
+
+
+class Succeeded(Part):
+    """Terminal: the handler returned. `result` is a packed value."""
+
+    result: bytes
+
+
+class Failed(Part):
+    """Terminal: the handler raised, and another try was not asked for or cannot help."""
+
+    error: RunError
+
+
+class Cancelled(Part):
+    """Terminal: the run was cancelled and its handler, if it ran, has stopped or was given up on."""
+
+    reason: str | None = None
+
+
+class Expired(Part):
+    """Terminal: the run's deadline passed."""
+
+    reason: str
+
+
+class Dead(Part):
+    """Terminal: the run failed or was lost as often as is allowed."""
+
+    reason: str
+    error: RunError | None = None
+
+
+class Connected(Part):
+    """A session of the agent opened; it is a `takeover` where another process had the id before."""
+
+    session: Name
+    fence: UInt
+    instance: Name
+    hub: Name
+    takeover: bool
+
+
+class Disconnected(Part):
+    """A session of the agent ended."""
+
+    session: Name
+    reason: str
+
+
+class Superseded(Part):
+    """A session of the agent was ended by a newer one, `by`."""
+
+    session: Name
+    by: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One row of the table: the log that a kind belongs in, its body, its writer."""
+
+    log: LogKind
+    body: type[Part]
+    writer: Writer
+    terminal: bool = False
+
+
+CONTROL: dict[str, Control] = {
+    Kind.SUBMITTED: Control(LogKind.RUN, Submitted, Writer.HUB),
+    Kind.CLAIMED: Control(LogKind.RUN, Claimed, Writer.HUB),
+    Kind.LOST: Control(LogKind.RUN, AttemptLost, Writer.HUB),
+    Kind.RELEASED: Control(LogKind.RUN, Released, Writer.HUB),
+    Kind.PROGRESS: Control(LogKind.RUN, Progress, Writer.ATTEMPT),
+    Kind.ERRORED: Control(LogKind.RUN, Errored, Writer.ATTEMPT),
+    Kind.RETRY: Control(LogKind.RUN, Retry, Writer.HUB),
+    Kind.CANCEL: Control(LogKind.RUN, Cancel, Writer.HUB),
+    Kind.SUCCEEDED: Control(LogKind.RUN, Succeeded, Writer.ATTEMPT, terminal=True),
+    Kind.FAILED: Control(LogKind.RUN, Failed, Writer.HUB, terminal=True),
+    Kind.CANCELLED: Control(LogKind.RUN, Cancelled, Writer.ATTEMPT, terminal=True),
+    Kind.EXPIRED: Control(LogKind.RUN, Expired, Writer.HUB, terminal=True),
+    Kind.DEAD: Control(LogKind.RUN, Dead, Writer.HUB, terminal=True),
+    Kind.CONNECTED: Control(LogKind.AGENT, Connected, Writer.HUB),
+    Kind.DISCONNECTED: Control(LogKind.AGENT, Disconnected, Writer.HUB),
+    Kind.SUPERSEDED: Control(LogKind.AGENT, Superseded, Writer.HUB),
+}
+
+COMMANDS: tuple[str, ...] = (Kind.CANCEL,)
+"""The kinds that an agent follows a run's log for."""
+
+
+def is_control(kind: str) -> bool:
+    """Whether a kind is control, known or not."""
+    return kind.startswith("$")
+
+
+def read_control(model: type[Model], body: bytes) -> Model:
+    """Read the body of a control entry.
+
+    Raises:
+        ValueError: it is not msgpack, or does not fit the model.
+    """
+    try:
+        return model.model_validate(_tuples(unpack_value(body)))
+    except ValidationError as fault:
+        first = fault.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _tuples(value: object) -> object:
+    """Lists as tuples, as frames have them."""
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value

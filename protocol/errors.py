@@ -1,0 +1,78 @@
+"""What can go wrong, and whose mistake it is.
+
+    FleetlineError
+    ├── ProtocolError              a rule of the protocol was broken
+    │   ├── LocalProtocolError     by this program: a bug of ours
+    │   └── RemoteProtocolError    by the other side; the only one that may leave a receive path
+    ├── RequestError               one request was refused; nothing else is affected
+    └── InvalidName                a name, log or id that is not of the form the specification allows
+
+Every error carries its `code` (see `protocol.codes`) and whether trying again can help.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol.codes import CloseCode, ErrorCode
+
+__all__ = [
+    "FleetlineError",
+    "InvalidName",
+    "LocalProtocolError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RequestError",
+]
+
+
+class FleetlineError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+class ProtocolError(FleetlineError):
+    """A rule of the protocol was broken.
+
+    Attributes:
+        code: the WebSocket close code that the connection ends with.
+    """
+
+    def __init__(self, code: CloseCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LocalProtocolError(ProtocolError):
+    """This program tried to send what the session's state does not allow: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent what cannot be decoded, or what the session's state does not allow."""
+
+
+class RequestError(FleetlineError):
+    """A request was refused. Nothing else on the session is affected.
+
+    Attributes:
+        code: what kind of refusal it is.
+        retry_ms: where trying again can help, after how many milliseconds; else None.
+        data: further facts, by code (for `key_conflict` the run that holds the key, say).
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode | str,
+        message: str,
+        *,
+        retry_ms: int | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = str(code)
+        self.message = message
+        self.retry_ms = retry_ms
+        self.data = data or {}
+
+
+class InvalidName(FleetlineError, ValueError):
+    """A name that does not match `[a-z0-9][a-z0-9._-]{0,127}`, or a log that is not `kind/name`."""

@@ -1,0 +1,105 @@
+"""Names, logs, run ids, and the partition that each belongs to.
+
+Specification: docs/protocol.md, sections "Names" and "Partitions".
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+from zlib import crc32
+
+from protocol.errors import InvalidName
+
+__all__ = [
+    "PARTITIONS",
+    "LogKind",
+    "LogName",
+    "check_name",
+    "make_run_id",
+    "partition_of",
+    "queue_partition",
+]
+
+PARTITIONS = 64
+"""Partitions of a deployment. Written into the store once; never changed."""
+
+
+class LogKind(StrEnum):
+    """The three kinds of log."""
+
+    AGENT = "agent"
+    RUN = "run"
+    TOPIC = "topic"
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_KINDS = frozenset(kind.value for kind in LogKind)
+_RUN_ID = re.compile(r"([0-9]{2})-[0-9a-f]{11}-[0-9a-f]{16}")
+
+
+class LogName(NamedTuple):
+    """A log: its namespace, its kind and its name. On the wire it is `kind/name`."""
+
+    namespace: str
+    kind: LogKind
+    name: str
+
+    @classmethod
+    def parse(cls, text: str, namespace: str = "default") -> LogName:
+        """Read `kind/name`.
+
+        Raises:
+            InvalidName: where the text is not of that form.
+        """
+        kind, slash, name = text.partition("/")
+        if not slash or kind not in _KINDS:
+            raise InvalidName(f"{text[:160]!r} is not a log; a log is agent/ID, run/ID or topic/NAME")
+        if kind == LogKind.RUN and not _RUN_ID.fullmatch(name):
+            raise InvalidName(f"{name[:160]!r} is not a run id")
+        return cls(check_name(namespace), LogKind(kind), check_name(name))
+
+    @property
+    def path(self) -> str:
+        """The log as it is written on the wire, without its namespace."""
+        return f"{self.kind.value}/{self.name}"
+
+
+def check_name(name: str) -> str:
+    """Return `name` where it is one.
+
+    Raises:
+        InvalidName: where it does not match `[a-z0-9][a-z0-9._-]{0,127}`.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidName(
+            f"{name[:160]!r} is not a name; a name is 1 to 128 of a-z 0-9 . _ - and begins with a letter or digit"
+        )
+    return name
+
+
+def queue_partition(namespace: str, queue: str) -> int:
+    """Return the partition of a queue, which is also that of all its runs."""
+    return crc32(f"{namespace}/{queue}".encode()) % PARTITIONS
+
+
+def make_run_id(partition: int, now_ms: int, randomness: bytes) -> str:
+    """Make a run id: its partition, the time in ms and 8 random bytes, the latter two in hex."""
+    assert 0 <= partition < PARTITIONS, partition
+    assert len(randomness) == 8, len(randomness)
+    return f"{partition:02d}-{now_ms:011x}-{randomness.hex()}"
+
+
+def partition_of(log: LogName) -> int:
+    """Return the partition that holds a log: a run's id names it, other logs are placed by name.
+
+    Raises:
+        InvalidName: where a run id names a partition that does not exist.
+    """
+    if log.kind is LogKind.RUN:
+        partition = int(log.name[:2])
+        if partition >= PARTITIONS:
+            raise InvalidName(f"{log.name!r} is not a run id: there is no partition {partition}")
+        return partition
+    return crc32(f"{log.namespace}/{log.path}".encode()) % PARTITIONS

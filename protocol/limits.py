@@ -1,0 +1,41 @@
+"""Every limit of the protocol, with its name, unit and default. The hub announces them in `hello`.
+
+Specification: docs/protocol.md, section "Limits".
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["DEFAULT_LIMITS", "KEPT_TAGS_MAX", "NESTING_MAX", "UNIDENTIFIED_BYTES_MAX", "Limits"]
+
+NESTING_MAX = 16
+"""Levels of arrays and maps in one frame."""
+
+UNIDENTIFIED_BYTES_MAX = 64 * 1024
+"""Bytes of a message before the session is identified."""
+
+KEPT_TAGS_MAX = 4096
+"""Tags that a peer keeps for each subscription, to find where a diverged log parted."""
+
+
+class Limits(BaseModel):
+    """What one session may use. A side that goes past a limit is refused, never buffered for."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    message_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
+    body_bytes_max: int = Field(1024 * 1024, ge=1)
+    frame_entries_max: int = Field(256, ge=1)
+    publish_entries_max: int = Field(8192, ge=1)
+    """Entries published and not yet acknowledged, for each session."""
+    publish_bytes_max: int = Field(8 * 1024 * 1024, ge=1024)
+    window_entries_max: int = Field(8192, ge=1)
+    window_bytes_max: int = Field(8 * 1024 * 1024, ge=1024)
+    subscriptions_max: int = Field(1024, ge=1)
+    requests_max: int = Field(256, ge=1)
+    """Requests asked and not yet answered, for each session."""
+    attempts_max: int = Field(1024, ge=1)
+
+
+DEFAULT_LIMITS = Limits()

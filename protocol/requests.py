@@ -1,0 +1,260 @@
+"""The methods of `request`: what each takes and what it answers.
+
+`METHODS` is the one table. A method that changes something takes an `op`, made by the peer and the same
+on every retry, or has a key of its own (`run.submit`); the first answer is kept and given again.
+
+Specification: docs/protocol.md, section "Requests".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from protocol.entry import Entry, Position
+from protocol.frames import HandlerSpec, Name, Part, UInt
+
+__all__ = [
+    "METHODS",
+    "AgentGet",
+    "AgentInfo",
+    "AgentList",
+    "AgentListed",
+    "AgentSend",
+    "LogGet",
+    "LogInfo",
+    "LogList",
+    "LogListed",
+    "LogRead",
+    "LogReadPage",
+    "Method",
+    "Place",
+    "ProducerOpen",
+    "ProducerOpened",
+    "RunCancel",
+    "RunCancelled",
+    "RunGet",
+    "RunInfo",
+    "RunList",
+    "RunListed",
+    "RunSubmit",
+    "RunSubmitted",
+]
+
+LIST_MAX = 1000
+
+
+class RunSubmit(Part):
+    """`run.submit`: put a run on a queue. The same key with the same input is the same run.
+
+    Errors: `key_conflict` (data: run) where the key names a run with another handler or input.
+    """
+
+    queue: Name
+    handler: Name
+    input: bytes
+    key: Annotated[str, Field(min_length=1, max_length=512)]
+    retries: UInt | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] = 0
+
+
+class RunSubmitted(Part):
+    """The run; `created` is False where the key had made it before."""
+
+    run: Name
+    created: bool
+
+
+class RunGet(Part):
+    """`run.get`: one run. Errors: `not_found`."""
+
+    run: Name
+
+
+class RunInfo(Part):
+    """A run as its log folds to. `result` is a packed value, `error` what it failed with."""
+
+    run: Name
+    state: str
+    handler: str
+    queue: str
+    attempt: UInt
+    agent: str | None = None
+    submitted_ms: UInt
+    started_ms: UInt | None = None
+    finished_ms: UInt | None = None
+    result: bytes | None = None
+    error: dict[str, Any] | None = None
+    cancelling: bool = False
+    head: UInt
+    reason: str | None = None
+    """Why a run that waits is not taken, where that is known."""
+
+
+class RunList(Part):
+    """`run.list`: runs, newest first."""
+
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = 100
+    state: str | None = None
+    queue: Name | None = None
+
+
+class RunListed(Part):
+    """Runs, newest first."""
+
+    runs: tuple[RunInfo, ...]
+
+
+class RunCancel(Part):
+    """`run.cancel`: ask a run to stop. A run that waits is cancelled at once.
+
+    Errors: `not_found`.
+    """
+
+    run: Name
+    reason: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class RunCancelled(Part):
+    """The run's state after the command, and the command's offset (None where it was over before)."""
+
+    state: str
+    offset: UInt | None = None
+
+
+class ProducerOpen(Part):
+    """`producer.open`: own a producer of a log from now on; whoever owned it before is fenced."""
+
+    log: Name
+    producer: Name
+
+
+class ProducerOpened(Part):
+    """The owner fence to publish with, and the last seq that was accepted (0 for a new one)."""
+
+    fence: UInt
+    last: UInt
+
+
+class LogRead(Part):
+    """`log.read`: a page of a log, after an offset. Errors: `not_found`."""
+
+    log: Name
+    after: UInt = 0
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
+
+
+class LogReadPage(Part):
+    """Entries between two positions, with nothing left out; `head` is the log's last offset.
+
+    Where entries after the asked offset are not kept any more, `before` says where the page begins.
+    """
+
+    before: Position
+    after: Position
+    head: UInt
+    entries: tuple[Entry, ...]
+
+
+class LogGet(Part):
+    """`log.get`: what is known of a log. Errors: `not_found`."""
+
+    log: Name
+
+
+class LogInfo(Part):
+    """A log: its head as a position, and the first offset that is kept."""
+
+    log: Name
+    head: Position
+    first: UInt
+    ts_ms: UInt
+
+
+class LogList(Part):
+    """`log.list`: logs of a kind (all kinds without), newest first."""
+
+    kind: str | None = None
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = 100
+
+
+class LogListed(Part):
+    """Logs, newest first."""
+
+    logs: tuple[LogInfo, ...]
+
+
+class AgentList(Part):
+    """`agent.list`: every agent that was ever seen."""
+
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
+
+
+class AgentGet(Part):
+    """`agent.get`: one agent. Errors: `not_found`."""
+
+    agent: Name
+
+
+class AgentInfo(Part):
+    """An agent as it last announced itself; `connected` says whether a session is open."""
+
+    agent: Name
+    connected: bool
+    hub: str
+    instance: str
+    session: str
+    since_ms: UInt
+    labels: dict[str, str] = {}
+    queues: tuple[str, ...] = ()
+    handlers: tuple[HandlerSpec, ...] = ()
+    slots: UInt = 0
+    runs: tuple[str, ...] = ()
+
+
+class AgentListed(Part):
+    """Agents by name."""
+
+    agents: tuple[AgentInfo, ...]
+
+
+class AgentSend(Part):
+    """`agent.send`: put a message into an agent's log; it is given it when it is connected."""
+
+    agent: Name
+    kind: Name
+    body: bytes = b""
+
+
+class Place(Part):
+    """Where an entry came to stand."""
+
+    log: Name
+    offset: UInt
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table: parameters, result, whether it changes something."""
+
+    params: type[Part]
+    result: type[Part]
+    mutates: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "run.submit": Method(RunSubmit, RunSubmitted),
+    "run.get": Method(RunGet, RunInfo),
+    "run.list": Method(RunList, RunListed),
+    "run.cancel": Method(RunCancel, RunCancelled, mutates=True),
+    "producer.open": Method(ProducerOpen, ProducerOpened, mutates=True),
+    "log.read": Method(LogRead, LogReadPage),
+    "log.get": Method(LogGet, LogInfo),
+    "log.list": Method(LogList, LogListed),
+    "agent.list": Method(AgentList, AgentListed),
+    "agent.get": Method(AgentGet, AgentInfo),
+    "agent.send": Method(AgentSend, Place, mutates=True),
+}
+"""Every method. `mutates` asks for an `op`; `run.submit` has its key instead."""

@@ -1,0 +1,180 @@
+"""The life of a run: a fold over the entries of its log, and nothing else.
+
+    queued -> running -> succeeded | failed | cancelled | expired | dead
+       ^---------|  retry, lost, released
+
+Entries move the state only as `TRANSITIONS` has it; a pair that is not in the table is a broken log,
+and an error, never a guess. A `$cancel` moves nothing by itself: it is a command, pending until the
+attempt ends, whichever way.
+
+Specification: docs/protocol.md, section "Runs".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from protocol.codec import unpack_record
+from protocol.control import (
+    AttemptLost,
+    Claimed,
+    Dead,
+    Failed,
+    Kind,
+    Progress,
+    Retry,
+    RunError,
+    Submitted,
+    Succeeded,
+    read_control,
+)
+from protocol.entry import Entry, Record
+
+__all__ = ["FINAL", "TRANSITIONS", "BrokenLog", "RunState", "RunView", "apply", "fold"]
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DEAD = "dead"
+
+
+FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.EXPIRED, RunState.DEAD})
+
+TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
+    (None, Kind.SUBMITTED): RunState.QUEUED,
+    (RunState.QUEUED, Kind.CLAIMED): RunState.RUNNING,
+    (RunState.QUEUED, Kind.CANCEL): RunState.QUEUED,
+    (RunState.QUEUED, Kind.CANCELLED): RunState.CANCELLED,
+    (RunState.QUEUED, Kind.EXPIRED): RunState.EXPIRED,
+    (RunState.QUEUED, Kind.FAILED): RunState.FAILED,
+    (RunState.QUEUED, Kind.DEAD): RunState.DEAD,
+    (RunState.QUEUED, Kind.RETRY): RunState.QUEUED,
+    (RunState.RUNNING, Kind.PROGRESS): RunState.RUNNING,
+    (RunState.RUNNING, Kind.CANCEL): RunState.RUNNING,
+    (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
+    (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
+    (RunState.RUNNING, Kind.ERRORED): RunState.QUEUED,
+    (RunState.RUNNING, Kind.SUCCEEDED): RunState.SUCCEEDED,
+    (RunState.RUNNING, Kind.CANCELLED): RunState.CANCELLED,
+    (RunState.RUNNING, Kind.EXPIRED): RunState.EXPIRED,
+}
+"""(state, control kind) -> state. `$lost` and `$errored` leave the run without an attempt; what the
+hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit."""
+
+
+class BrokenLog(ValueError):
+    """An entry that cannot follow the ones before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as its log tells it.
+
+    Attributes:
+        state: None before the first entry.
+        attempt: number of the latest attempt, 0 before the first.
+        fence: of the latest attempt.
+        agent: who holds the attempt, while one is held.
+        failures: attempts that ended with an error.
+        losses: attempts whose agent was lost.
+        cancelling: a cancel was asked for.
+        result: the packed result of a run that succeeded.
+        error: what the run last failed with.
+        started_ms: when the first attempt began.
+        head: offset of the last entry folded.
+    """
+
+    state: RunState | None = None
+    queue: str = ""
+    handler: str = ""
+    input: bytes = b""
+    attempt: int = 0
+    fence: int = 0
+    agent: str | None = None
+    failures: int = 0
+    losses: int = 0
+    cancelling: bool = False
+    progress: Progress | None = None
+    result: bytes | None = None
+    error: RunError | None = None
+    submitted_ms: int = 0
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    head: int = 0
+
+
+def fold(view: RunView, entries: tuple[Entry, ...]) -> RunView:
+    """Return the view after `entries`.
+
+    Raises:
+        BrokenLog: an offset is missing or an entry cannot follow.
+    """
+    for entry in entries:
+        view = apply(view, entry)
+    return view
+
+
+def apply(view: RunView, entry: Entry) -> RunView:
+    """Return the view after one more entry.
+
+    Raises:
+        BrokenLog: the offset is not the next, the run is over, or the entry cannot follow.
+    """
+    if entry.offset != view.head + 1:
+        raise BrokenLog(f"offset {entry.offset} after {view.head}")
+    record = unpack_record(entry.packed)
+    view = replace(view, head=entry.offset)
+    if not record.kind.startswith("$"):
+        if view.state is not RunState.RUNNING or record.attempt != view.attempt:
+            raise BrokenLog(f"entry {entry.offset} is of attempt {record.attempt}, which does not run")
+        return view
+    try:
+        state = TRANSITIONS[view.state, Kind(record.kind)]
+    except (KeyError, ValueError):
+        raise BrokenLog(f"{record.kind} at {entry.offset} cannot follow in state {view.state}") from None
+    return _enter(view, state, record, entry.ts_ms)
+
+
+def _enter(view: RunView, state: RunState, record: Record, ts_ms: int) -> RunView:
+    view = _note(replace(view, state=state), record, ts_ms)
+    if state is not RunState.RUNNING:
+        view = replace(view, agent=None)
+    if state in FINAL:
+        view = replace(view, finished_ms=ts_ms)
+    return view
+
+
+def _note(view: RunView, record: Record, ts_ms: int) -> RunView:
+    """Take over what a control entry says besides its state."""
+    match record.kind:
+        case Kind.SUBMITTED:
+            asked = read_control(Submitted, record.body)
+            return replace(view, queue=asked.queue, handler=asked.handler, input=asked.input, submitted_ms=ts_ms)
+        case Kind.CLAIMED:
+            claim = read_control(Claimed, record.body)
+            started = view.started_ms if view.started_ms is not None else ts_ms
+            return replace(view, attempt=claim.attempt, fence=claim.fence, agent=claim.agent, started_ms=started)
+        case Kind.LOST:
+            return replace(view, losses=read_control(AttemptLost, record.body).losses)
+        case Kind.RETRY:
+            return replace(view, failures=read_control(Retry, record.body).failures)
+        case Kind.CANCEL:
+            return replace(view, cancelling=True)
+        case Kind.PROGRESS:
+            return replace(view, progress=read_control(Progress, record.body))
+        case Kind.SUCCEEDED:
+            return replace(view, result=read_control(Succeeded, record.body).result)
+        case Kind.FAILED:
+            return replace(view, error=read_control(Failed, record.body).error)
+        case Kind.DEAD:
+            return replace(view, error=read_control(Dead, record.body).error)
+        case _:
+            return view
