@@ -63,6 +63,7 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
     (RunState.RUNNING, Kind.ERRORED): RunState.QUEUED,
     (RunState.RUNNING, Kind.SUCCEEDED): RunState.SUCCEEDED,
+    (RunState.RUNNING, Kind.FAILED): RunState.FAILED,
     (RunState.RUNNING, Kind.CANCELLED): RunState.CANCELLED,
     (RunState.RUNNING, Kind.EXPIRED): RunState.EXPIRED,
 }

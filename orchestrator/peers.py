@@ -1,0 +1,88 @@
+"""Who is connected to this hub: what each part of the hub may know of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from protocol.frames import HandlerSpec, Role
+from protocol.frames import Part as FramePart
+
+__all__ = ["Held", "Peer", "Peers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An attempt that a connected agent holds."""
+
+    attempt: int
+    fence: int
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One identified session, for as long as it is open.
+
+    Attributes:
+        namespace: everything the peer names lives in it.
+        principal: who it is, as authenticated: `agent:<id>` or `client:<name>`; the `src` of entries.
+        role: agent or client.
+        id: the agent's or client's name.
+        instance: the process.
+        session: id of the session.
+        fence: of the session; grows with every open of the same agent id.
+        scopes: what the token permits.
+        queues: that the agent serves, handlers by name, slots that it has.
+        held: attempts that it holds, by run.
+        send: put a frame on its way, in order; never blocks.
+        leaving: it is drained or about to close; it is given no more work.
+    """
+
+    namespace: str
+    principal: str
+    role: Role
+    id: str
+    instance: str
+    session: str
+    fence: int
+    scopes: frozenset[str]
+    send: Callable[[FramePart], None]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    queues: tuple[str, ...] = ()
+    handlers: Mapping[str, HandlerSpec] = field(default_factory=dict)
+    slots: int = 0
+    held: dict[str, Held] = field(default_factory=dict)
+    leaving: bool = False
+
+    @property
+    def slots_free(self) -> int:
+        """How many more attempts it may be given."""
+        return 0 if self.leaving else max(0, self.slots - len(self.held))
+
+
+class Peers:
+    """The agents that are connected to this hub, by namespace and id."""
+
+    def __init__(self) -> None:
+        self._agents: dict[tuple[str, str], Peer] = {}
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(tuple(self._agents.values()))
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def agent(self, namespace: str, agent_id: str) -> Peer | None:
+        """Return the open session of an agent on this hub."""
+        return self._agents.get((namespace, agent_id))
+
+    def add(self, peer: Peer) -> Peer | None:
+        """Note an agent's session; returns the one that it takes the place of."""
+        before = self._agents.get((peer.namespace, peer.id))
+        self._agents[peer.namespace, peer.id] = peer
+        return before
+
+    def remove(self, peer: Peer) -> None:
+        """Forget a session, unless a newer one has taken its place."""
+        if self._agents.get((peer.namespace, peer.id)) is peer:
+            del self._agents[peer.namespace, peer.id]

@@ -1,0 +1,136 @@
+"""The name of every key, in one place.
+
+All keys of a partition share one hash tag, so that a script over any of them is legal in a cluster.
+
+Specification: docs/protocol.md, section "Partitions"; the layout is described in docs/store.md.
+"""
+
+from __future__ import annotations
+
+from protocol.ids import LogKind, LogName, partition_of
+
+__all__ = [
+    "AGENTS",
+    "CONFIG",
+    "HUBS",
+    "LAYOUT_VERSION",
+    "PERMANENT",
+    "PREFIX",
+    "acks",
+    "buckets",
+    "held",
+    "idempotency",
+    "leases",
+    "log_index",
+    "meta",
+    "ops",
+    "partition_prefix",
+    "producers",
+    "queue",
+    "stream",
+    "timers",
+    "wake",
+]
+
+PREFIX = "fl"
+AGENTS = f"{PREFIX}:agents"
+"""HASH `namespace/agent` -> what is known of an agent, JSON. Permanent."""
+HUBS = f"{PREFIX}:hubs"
+"""ZSET hub id -> when it counts as gone, in ms. Permanent."""
+CONFIG = f"{PREFIX}:config"
+"""HASH of what must never change in a deployment: the layout's version and the number of partitions."""
+
+LAYOUT_VERSION = 1
+"""Version of everything that this module names. Written into `CONFIG` once, checked at every start."""
+
+PERMANENT = (
+    AGENTS,
+    HUBS,
+    CONFIG,
+    f"{PREFIX}:{{p??}}:log:*",
+    f"{PREFIX}:{{p??}}:meta:*",
+    f"{PREFIX}:{{p??}}:producers:*",
+    f"{PREFIX}:{{p??}}:acks:*",
+    f"{PREFIX}:{{p??}}:logs:*",
+    f"{PREFIX}:{{p??}}:keys:*",
+    f"{PREFIX}:{{p??}}:queue:*",
+    f"{PREFIX}:{{p??}}:buckets:*",
+    f"{PREFIX}:{{p??}}:held:*",
+    f"{PREFIX}:{{p??}}:leases",
+    f"{PREFIX}:{{p??}}:timers",
+)
+"""Patterns (as of `fnmatch`) of the keys that never expire. Every other key has a time to live."""
+
+
+def _key(partition: int, *parts: str) -> str:
+    return ":".join((PREFIX, f"{{p{partition:02d}}}", *parts))
+
+
+def partition_prefix(partition: int) -> str:
+    """What every key of a partition begins with."""
+    return f"{PREFIX}:{{p{partition:02d}}}:"
+
+
+def stream(log: LogName) -> str:
+    """STREAM of a log: ids `<offset>-0`, fields packed, tag, ts."""
+    return _key(partition_of(log), "log", log.namespace, log.path)
+
+
+def meta(log: LogName) -> str:
+    """HASH of a log: epoch, head, tag, ts, first, trim_tag, commit; for a run also its state."""
+    return _key(partition_of(log), "meta", log.namespace, log.path)
+
+
+def producers(log: LogName) -> str:
+    """HASH `principal/producer` -> owner fence, last seq and what is needed to recognise a retry."""
+    return _key(partition_of(log), "producers", log.namespace, log.path)
+
+
+def acks(log: LogName) -> str:
+    """HASH `principal/name` of a durable subscription -> the offset that it acknowledged."""
+    return _key(partition_of(log), "acks", log.namespace, log.path)
+
+
+def log_index(partition: int, namespace: str, kind: LogKind) -> str:
+    """ZSET of the names of the partition's logs of one kind, by the time they were made, in ms."""
+    return _key(partition, "logs", namespace, kind.value)
+
+
+def ops(partition: int, namespace: str, day: int) -> str:
+    """HASH `principal/op` -> the result of a mutating request, for one day; it lives two."""
+    return _key(partition, "ops", namespace, str(day))
+
+
+def idempotency(partition: int, namespace: str, queue_name: str) -> str:
+    """HASH key of a submit -> run id and digest of its input."""
+    return _key(partition, "keys", namespace, queue_name)
+
+
+def queue(partition: int, namespace: str, queue_name: str, bucket: str) -> str:
+    """ZSET of the runs of a queue that wait, one for each bucket (handler and selector)."""
+    return _key(partition, "queue", namespace, queue_name, bucket)
+
+
+def buckets(partition: int, namespace: str, queue_name: str) -> str:
+    """SET of the buckets that a queue has had runs in."""
+    return _key(partition, "buckets", namespace, queue_name)
+
+
+def leases(partition: int) -> str:
+    """ZSET `namespace/run` -> when its lease ends, in ms."""
+    return _key(partition, "leases")
+
+
+def timers(partition: int) -> str:
+    """ZSET `namespace/run` -> when the run is due for the timekeeper, in ms."""
+    return _key(partition, "timers")
+
+
+def held(partition: int, namespace: str, agent: str) -> str:
+    """HASH run -> fence of the attempts of this partition that an agent holds."""
+    return _key(partition, "held", namespace, agent)
+
+
+def wake(partition: int) -> str:
+    """The sharded channel on which commits are hinted at. Hints only; nothing relies on one."""
+    return _key(partition, "wake")
