@@ -9,6 +9,7 @@ Specification: docs/protocol.md, section "Encoding"; msgpack itself: github.com/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import Any, NoReturn, cast
 
 import msgpack
@@ -18,7 +19,7 @@ from protocol.codes import CloseCode
 from protocol.entry import Record
 from protocol.errors import RemoteProtocolError
 from protocol.frames import FRAMES, Frame, Part
-from protocol.limits import NESTING_MAX
+from protocol.limits import ITEMS_MAX, NESTING_MAX
 
 __all__ = [
     "decode",
@@ -28,11 +29,17 @@ __all__ = [
     "pack_script_arguments",
     "pack_value",
     "unpack_record",
+    "unpack_script_reply",
     "unpack_value",
 ]
 
-_OPEN_FRAMES = frozenset({"request", "response", "nack"})
+_OPEN_FRAMES = frozenset({"request", "response"})
 """Frames with parts that no schema bounds."""
+
+_NUMBERS = (int, type(None))
+_RECORD_FIELDS = 7
+_RECORD_TYPES = frozenset((str, str, *numbers, bytes) for numbers in product(_NUMBERS, repeat=4))
+"""The types that the seven values of an entry may have."""
 
 _WIRE_NAMES: dict[type[BaseModel], tuple[tuple[str, str], ...]] = {}
 
@@ -107,6 +114,8 @@ def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
         object_pairs_hook=_checked_map,
         ext_hook=_refuse_extension,
         max_buffer_size=max(bytes_max, 1),
+        max_array_len=ITEMS_MAX,
+        max_map_len=ITEMS_MAX,
     )
     unpacker.feed(message)
     while unpacker.tell() < len(message):
@@ -162,9 +171,12 @@ def unpack_record(packed: bytes) -> Record:
         ValueError: `packed` is not the array of seven that an entry is.
     """
     try:
-        return Record(*msgpack.unpackb(packed, use_list=False))
-    except (TypeError, msgpack.UnpackException) as fault:
+        values = msgpack.unpackb(packed, use_list=False, max_array_len=_RECORD_FIELDS, max_map_len=0)
+    except (ValueError, TypeError, msgpack.UnpackException) as fault:
         raise ValueError(f"not the packed value of an entry: {fault}") from fault
+    if type(values) is not tuple or tuple(map(type, values)) not in _RECORD_TYPES:
+        raise ValueError("not the packed value of an entry, which is [kind, src, attempt, seq, index, cause, body]")
+    return Record(*values)
 
 
 def pack_value(value: Any) -> bytes:
@@ -186,11 +198,24 @@ def unpack_value(body: bytes) -> Any:
     if not body:
         return None
     try:
+        _check_complete(body)
         return msgpack.unpackb(body, strict_map_key=False)
-    except (TypeError, RecursionError, msgpack.UnpackException) as fault:
-        raise ValueError(f"not one msgpack value: {fault}") from fault
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as fault:
+        raise ValueError(f"not one msgpack value: {type(fault).__name__} {fault}"[:200]) from fault
+
+
+def _check_complete(body: bytes) -> None:
+    """Walk over a value without making it: msgpack makes room for as many items as a header claims."""
+    walker = msgpack.Unpacker(max_buffer_size=len(body))
+    walker.feed(body)
+    walker.skip()
 
 
 def pack_script_arguments(value: Any) -> bytes:
     """Return arguments for a script in the store, whose msgpack knows neither bin nor str8."""
     return cast(bytes, msgpack.packb(value, use_bin_type=False))
+
+
+def unpack_script_reply(reply: bytes) -> Any:
+    """Return what a script in the store packed. Its msgpack has one kind of string; they are bytes here."""
+    return msgpack.unpackb(reply, raw=True, strict_map_key=False)

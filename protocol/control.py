@@ -250,16 +250,7 @@ def read_control(model: type[Model], body: bytes) -> Model:
         ValueError: it is not msgpack, or does not fit the model.
     """
     try:
-        return model.model_validate(_tuples(unpack_value(body)))
+        return model.model_validate(unpack_value(body))
     except ValidationError as fault:
         first = fault.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def _tuples(value: object) -> object:
-    """Lists as tuples, as frames have them."""
-    if isinstance(value, list):
-        return tuple(map(_tuples, value))
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return value

@@ -17,24 +17,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-__all__ = ["Entry", "Position", "Record", "chain", "first_tag", "next_tag", "origin"]
+from pydantic import Field
+
+__all__ = ["Entry", "Position", "Record", "Tag", "UInt", "chain", "first_tag", "next_tag", "origin"]
+
+
+UInt = Annotated[int, Field(ge=0, lt=2**63)]
+Tag = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Position(NamedTuple):
     """A place in a log, after the entry at `offset`: on the wire the array [epoch, offset, tag]."""
 
-    epoch: str
-    offset: int
-    tag: str
+    epoch: Annotated[str, Field(max_length=64)]
+    offset: UInt
+    tag: Tag
 
 
 class Entry(NamedTuple):
     """One entry as it is stored: on the wire the array [offset, ts_ms, packed]."""
 
-    offset: int
-    ts_ms: int
+    offset: UInt
+    ts_ms: UInt
     packed: bytes
 
 

@@ -5,9 +5,11 @@
     │   ├── LocalProtocolError     by this program: a bug of ours
     │   └── RemoteProtocolError    by the other side; the only one that may leave a receive path
     ├── RequestError               one request was refused; nothing else is affected
-    └── InvalidName                a name, log or id that is not of the form the specification allows
+    ├── InvalidName                a name, log or id that is not of the form the specification allows
+    ├── Mismatch                   a frame does not continue the history that the peer has (`protocol.window`)
+    └── BrokenLog                  an entry cannot follow those before it (`protocol.run`)
 
-Every error carries its `code` (see `protocol.codes`) and whether trying again can help.
+A `ProtocolError` carries the close code; a `RequestError` its code and whether trying again can help.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from protocol.entry import Entry, Position
+from protocol.entry import Entry, Position, Tag, UInt
 from protocol.limits import Limits
 
 __all__ = [
@@ -37,6 +37,8 @@ __all__ = [
     "Identify",
     "Lost",
     "Nack",
+    "Name",
+    "Part",
     "Probe",
     "Puback",
     "Publish",
@@ -57,14 +59,14 @@ __all__ = [
     "Subscribed",
     "SubscriptionVerdict",
     "Tags",
+    "UInt",
     "Unsubscribe",
     "Verdict",
     "Window",
+    "WireRecover",
 ]
 
-UInt = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(max_length=160)]
-Tag = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Part(BaseModel):

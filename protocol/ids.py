@@ -36,7 +36,7 @@ class LogKind(StrEnum):
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _KINDS = frozenset(kind.value for kind in LogKind)
-_RUN_ID = re.compile(r"([0-9]{2})-[0-9a-f]{11}-[0-9a-f]{16}")
+_RUN_ID = re.compile(r"([0-5][0-9]|6[0-3])-[0-9a-f]{11}-[0-9a-f]{16}")
 
 
 class LogName(NamedTuple):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DEFAULT_LIMITS", "KEPT_TAGS_MAX", "NESTING_MAX", "UNIDENTIFIED_BYTES_MAX", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "ITEMS_MAX", "KEPT_TAGS_MAX", "NESTING_MAX", "UNIDENTIFIED_BYTES_MAX", "Limits"]
 
 NESTING_MAX = 16
 """Levels of arrays and maps in one frame."""
+
+ITEMS_MAX = 4096
+"""Items of one array or map in a frame: msgpack makes room for as many as a header claims."""
 
 UNIDENTIFIED_BYTES_MAX = 64 * 1024
 """Bytes of a message before the session is identified."""
@@ -24,7 +27,7 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
-    message_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
+    message_bytes_max: int = Field(4 * 1024 * 1024, ge=UNIDENTIFIED_BYTES_MAX)
     body_bytes_max: int = Field(1024 * 1024, ge=1)
     frame_entries_max: int = Field(256, ge=1)
     publish_entries_max: int = Field(8192, ge=1)

@@ -20,6 +20,7 @@ from protocol.control import (
     AttemptLost,
     Claimed,
     Dead,
+    Errored,
     Failed,
     Kind,
     Progress,
@@ -30,6 +31,7 @@ from protocol.control import (
     read_control,
 )
 from protocol.entry import Entry, Record
+from protocol.errors import FleetlineError
 
 __all__ = ["FINAL", "TRANSITIONS", "BrokenLog", "RunState", "RunView", "apply", "fold"]
 
@@ -71,7 +73,7 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
 hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit."""
 
 
-class BrokenLog(ValueError):
+class BrokenLog(FleetlineError, ValueError):
     """An entry that cannot follow the ones before it."""
 
 
@@ -88,7 +90,7 @@ class RunView:
         losses: attempts whose agent was lost.
         cancelling: a cancel was asked for.
         result: the packed result of a run that succeeded.
-        error: what the run last failed with.
+        error: what the run last failed with; None once it succeeded.
         started_ms: when the first attempt began.
         head: offset of the last entry folded.
     """
@@ -127,11 +129,19 @@ def apply(view: RunView, entry: Entry) -> RunView:
     """Return the view after one more entry.
 
     Raises:
-        BrokenLog: the offset is not the next, the run is over, or the entry cannot follow.
+        BrokenLog: the offset is not the next, the run is over, or the entry is malformed or cannot follow.
     """
     if entry.offset != view.head + 1:
         raise BrokenLog(f"offset {entry.offset} after {view.head}")
-    record = unpack_record(entry.packed)
+    try:
+        return _follow(view, entry, unpack_record(entry.packed))
+    except BrokenLog:
+        raise
+    except ValueError as fault:
+        raise BrokenLog(f"entry {entry.offset}: {fault}") from fault
+
+
+def _follow(view: RunView, entry: Entry, record: Record) -> RunView:
     view = replace(view, head=entry.offset)
     if not record.kind.startswith("$"):
         if view.state is not RunState.RUNNING or record.attempt != view.attempt:
@@ -163,6 +173,9 @@ def _note(view: RunView, record: Record, ts_ms: int) -> RunView:
             claim = read_control(Claimed, record.body)
             started = view.started_ms if view.started_ms is not None else ts_ms
             return replace(view, attempt=claim.attempt, fence=claim.fence, agent=claim.agent, started_ms=started)
+        case Kind.ERRORED:
+            error = read_control(Errored, record.body).error
+            return replace(view, error=error, failures=view.failures + 1)
         case Kind.LOST:
             return replace(view, losses=read_control(AttemptLost, record.body).losses)
         case Kind.RETRY:
@@ -172,10 +185,10 @@ def _note(view: RunView, record: Record, ts_ms: int) -> RunView:
         case Kind.PROGRESS:
             return replace(view, progress=read_control(Progress, record.body))
         case Kind.SUCCEEDED:
-            return replace(view, result=read_control(Succeeded, record.body).result)
+            return replace(view, result=read_control(Succeeded, record.body).result, error=None)
         case Kind.FAILED:
             return replace(view, error=read_control(Failed, record.body).error)
         case Kind.DEAD:
-            return replace(view, error=read_control(Dead, record.body).error)
+            return replace(view, error=read_control(Dead, record.body).error or view.error)
         case _:
             return view

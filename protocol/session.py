@@ -151,9 +151,12 @@ class Session:
             LocalProtocolError: this side may not say that now.
         """
         parts = []
+        silent = self.phase is Phase.IDENTIFIED
         for frame in frames:
             self.step_sent(frame.t)  # type: ignore[attr-defined]
             parts.append(encode(frame))
+        if silent and self.phase is Phase.READY:
+            self._heard_ms = now_ms  # until now the peer had nothing that it might say
         self.said(now_ms)
         return b"".join(parts)
 
