@@ -22,6 +22,7 @@ __all__ = [
     "COMMANDS",
     "CONTROL",
     "AttemptLost",
+    "Call",
     "Cancel",
     "Cancelled",
     "Claimed",
@@ -56,6 +57,7 @@ class Kind(StrEnum):
     LOST = "$lost"
     RELEASED = "$released"
     PROGRESS = "$progress"
+    CALL = "$call"
     ERRORED = "$errored"
     RETRY = "$retry"
     CANCEL = "$cancel"
@@ -128,6 +130,18 @@ class Progress(Part):
     current: float
     total: float | None = None
     message: str | None = None
+
+
+class Call(Part):
+    """What a call that a handler made through its journal came to: a packed `result`, or an `error`.
+
+    `digest` is that of the arguments: the same call of another attempt has the same.
+    """
+
+    name: str
+    digest: str
+    result: bytes | None = None
+    error: RunError | None = None
 
 
 class Errored(Part):
@@ -221,6 +235,7 @@ CONTROL: dict[str, Control] = {
     Kind.LOST: Control(LogKind.RUN, AttemptLost, Writer.HUB),
     Kind.RELEASED: Control(LogKind.RUN, Released, Writer.HUB),
     Kind.PROGRESS: Control(LogKind.RUN, Progress, Writer.ATTEMPT),
+    Kind.CALL: Control(LogKind.RUN, Call, Writer.ATTEMPT),
     Kind.ERRORED: Control(LogKind.RUN, Errored, Writer.ATTEMPT),
     Kind.RETRY: Control(LogKind.RUN, Retry, Writer.HUB),
     Kind.CANCEL: Control(LogKind.RUN, Cancel, Writer.HUB),
