@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -67,11 +68,23 @@ class LayerReport:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Install the account of the layers."""
+    config.addinivalue_line("markers", "needs(program): the test runs where the program is installed, and must in CI")
     config.pluginmanager.register(LayerReport(), "fleetline-layers")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the layers in order and give each test its limit, scaled for this machine."""
+def lacks_a_program(item: pytest.Item) -> bool:
+    """Return whether a test's program is missing here; never in CI, where the test has to fail instead."""
+    if os.environ.get("CI"):
+        return False
+    return any(shutil.which(str(mark.args[0])) is None for mark in item.iter_markers("needs"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot run here, put the layers in order, and give each test its limit."""
+    lacking = [item for item in items if lacks_a_program(item)]
+    if lacking:
+        config.hook.pytest_deselected(items=lacking)
+        items[:] = [item for item in items if item not in lacking]
     order = {layer: place for place, layer in enumerate([*LAYERS, OTHER])}
     items.sort(key=lambda item: order[layer_of(item.path)])
     for item in items:
