@@ -7,6 +7,9 @@ Specification: docs/protocol.md, section "Partitions"; the layout is described i
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from protocol.ids import LogKind, LogName, partition_of
 
 __all__ = [
@@ -16,12 +19,14 @@ __all__ = [
     "LAYOUT_VERSION",
     "PERMANENT",
     "PREFIX",
+    "LogKeys",
     "acks",
     "buckets",
     "held",
     "idempotency",
     "leases",
     "log_index",
+    "log_keys",
     "meta",
     "ops",
     "partition_prefix",
@@ -134,3 +139,27 @@ def held(partition: int, namespace: str, agent: str) -> str:
 def wake(partition: int) -> str:
     """The sharded channel on which commits are hinted at. Hints only; nothing relies on one."""
     return _key(partition, "wake")
+
+
+class LogKeys(NamedTuple):
+    """Every key that lives and dies with one log, the index that lists it, and its name on the wake channel."""
+
+    stream: str
+    meta: str
+    producers: str
+    acks: str
+    listed_in: str
+    wake_name: str
+
+
+@lru_cache(maxsize=16_384)
+def log_keys(log: LogName) -> LogKeys:
+    """Return the keys of a log; what is asked for again and again is made once."""
+    return LogKeys(
+        stream(log),
+        meta(log),
+        producers(log),
+        acks(log),
+        log_index(partition_of(log), log.namespace, log.kind),
+        f"{log.namespace}/{log.path}",
+    )

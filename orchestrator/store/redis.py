@@ -1,0 +1,315 @@
+"""The store on a Redis-compatible server.
+
+Two connections of requests, one for what changes the store and one for what reads it, so that a long page
+never stands before a commit's answer; and one for wake hints. Commits go through `redis_commit.Lane`, by
+partition. Nothing here retries: a reply that does not come is `StoreUnavailable`, and the next request
+connects again.
+
+Specification: docs/store.md; docs/protocol.md, section "Durability".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.store import keys
+from orchestrator.store.base import (
+    Commit,
+    Durability,
+    Outcome,
+    Page,
+    Refused,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+    Wake,
+)
+from orchestrator.store.durability import check_server
+from orchestrator.store.keys import log_keys
+from orchestrator.store.redis_commit import Lane
+from orchestrator.store.redis_line import Line, Run, ServerRefused, connect, disconnect, greet_on, to_store_error
+from orchestrator.store.redis_scripts import DELETE, READ, TAGS, TRIM, pack_command
+from orchestrator.store.redis_wakes import WakeChannel
+from protocol.codec import unpack_script_reply
+from protocol.entry import Entry, Position
+from protocol.ids import PARTITIONS, LogKind, LogName
+
+__all__ = ["CHECK_INTERVAL_S", "RedisStore"]
+
+CHECK_INTERVAL_S = 60.0
+"""Between looks at the server's settings."""
+TAGS_AT_ONCE_MAX = 512
+
+Ranked = list[tuple[str, int]]
+
+
+class RedisStore:
+    """A `Store` on one Redis or Valkey primary, for use from one event loop."""
+
+    def __init__(self, url: str, durability: Durability, hub_id: str) -> None:
+        """Make a store; `open` connects it.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://` address of the server.
+            durability: what `commit` waits for; the server's settings are held to it.
+            hub_id: names this hub in wake hints.
+        """
+        self._url = url
+        self._durability = durability
+        self._hub = hub_id
+        self._writes = Line(url, self._greet)
+        self._reads = Line(url, self._greet)
+        self._wakes = WakeChannel(url, hub_id)
+        self._lanes: dict[int, Lane] = {}
+        self._owner: asyncio.Task[None] | None = None
+        self._identity = ""
+
+    # ── opening and closing ──────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Connect, check the server and the deployment's constants.
+
+        Raises:
+            StoreMisconfigured: the server or what it holds will not do; the message says what to change.
+            StoreUnavailable: nobody answers.
+        """
+        assert self._owner is None, "the store is open"
+        await self._look()
+        started = asyncio.Event()
+        self._owner = asyncio.create_task(self._run(started), name="store")
+        await started.wait()
+
+    async def close(self) -> None:
+        """Disconnect. Commits under way end as `StoreUnavailable(unknown=True)`."""
+        owner, self._owner = self._owner, None
+        await self._wakes.close()
+        if owner is not None:
+            owner.cancel()
+            await asyncio.wait([owner])
+            if not owner.cancelled() and (fault := owner.exception()) is not None:
+                raise fault
+
+    async def _run(self, started: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._writes.run())
+            tasks.create_task(self._reads.run())
+            tasks.create_task(self._keep_looking())
+            tasks.create_task(_set(started))
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            try:
+                await self._look()
+            except StoreUnavailable:
+                continue  # requests find that out by themselves
+            except StoreError:
+                await self._writes.break_off()  # each new connection finds the same, until it is put right
+
+    async def _look(self) -> None:
+        connection = await connect(self._url)
+        try:
+            await greet_on(connection, self._greet)
+        finally:
+            await disconnect(connection)
+
+    async def _greet(self, run: Run) -> None:
+        await check_server(run, self._durability)
+        await _check_constants(run)
+        server, replication = _info(await run("INFO", "server")), _info(await run("INFO", "replication"))
+        self._identity = f"{server.get('run_id', '')}:{replication.get('master_replid', '')}"
+
+    def identity(self) -> str:
+        """Return run id and replication id of the server, as last seen."""
+        return self._identity
+
+    # ── commits ──────────────────────────────────────────────────────────────
+
+    async def commit(self, commit: Commit) -> Outcome | Refused:
+        """Do a commit, together with what else waits for its partition (see `Store.commit`)."""
+        lane = self._lanes.get(commit.partition)
+        if lane is None:
+            lane = self._lanes[commit.partition] = Lane(commit.partition, self._hub, self._writes.send)
+        return await lane.commit(commit)
+
+    async def trim(self, log: LogName, keep_from: int) -> Position | None:
+        """Drop the entries before offset `keep_from` (see `Store.trim`)."""
+        names = log_keys(log)
+        reply = await self._writes.call_script(TRIM, [names.stream.encode(), names.meta.encode()], keep_from)
+        if reply is None:
+            return None
+        epoch, offset, tag = reply
+        return Position(epoch.decode(), int(offset), tag.decode())
+
+    async def delete(self, log: LogName) -> bool:
+        """Drop a log with all its keys, in one step."""
+        names = log_keys(log)
+        declared = (names.stream, names.meta, names.producers, names.acks, names.listed_in)
+        reply = await self._writes.call_script(DELETE, [key.encode() for key in declared], log.name)
+        return bool(reply)
+
+    async def hash_put(self, key: str, fields: Mapping[str, str | bytes | None]) -> None:
+        """Set fields of a hash outside any partition; None deletes the field."""
+        given = [item for name, value in fields.items() if value is not None for item in (name, value)]
+        gone = [name for name, value in fields.items() if value is None]
+        commands = []
+        if given:
+            commands.append(pack_command("HSET", key, *given))
+        if gone:
+            commands.append(pack_command("HDEL", key, *gone))
+        await _replies(self._writes, commands)
+
+    async def sorted_put(self, key: str, member: str, score: int | None) -> None:
+        """Put a member into a sorted set outside any partition; None takes it out."""
+        if score is None:
+            await self._writes.call("ZREM", key, member)
+        else:
+            await self._writes.call("ZADD", key, score, member)
+
+    # ── reads ────────────────────────────────────────────────────────────────
+
+    async def meta(self, log: LogName) -> dict[str, str] | None:
+        """Return the log's meta fields, or None where there is no such log."""
+        found = await self.hash_all(log_keys(log).meta)
+        return {name: value.decode(errors="replace") for name, value in found.items()} if found else None
+
+    async def read(self, log: LogName, after: int, limit: int, bytes_max: int = 1 << 20) -> Page | None:
+        """Return up to `limit` entries after offset `after` (see `Store.read`)."""
+        names = log_keys(log)
+        declared = [names.stream.encode(), names.meta.encode()]
+        reply = await self._reads.call_script(READ, declared, after, limit, bytes_max)
+        return None if reply is None else _decode_page(reply)
+
+    async def tags(self, log: LogName, offsets: Sequence[int]) -> list[str | None]:
+        """Return the tag at each offset; None where there is no such entry (any more)."""
+        names = log_keys(log)
+        declared = [names.stream.encode(), names.meta.encode()]
+        found: list[str | None] = []
+        for start in range(0, len(offsets), TAGS_AT_ONCE_MAX):
+            part = offsets[start : start + TAGS_AT_ONCE_MAX]
+            reply = await self._reads.call_script(TAGS, declared, *part)
+            found += [None if tag is None else tag.decode() for tag in reply]
+        return found
+
+    async def hash_get(self, key: str, *fields: str) -> list[bytes | None]:
+        """Return fields of a hash."""
+        if not fields:
+            return []
+        found: list[bytes | None] = await self._reads.call("HMGET", key, *fields)
+        return found
+
+    async def hash_all(self, key: str) -> dict[str, bytes]:
+        """Return a whole hash."""
+        flat = await self._reads.call("HGETALL", key)
+        return {name.decode(): value for name, value in _pairs(flat)}
+
+    async def sorted_range(
+        self, key: str, limit: int, *, score_max: int | None = None, newest_first: bool = False, start: int = 0
+    ) -> Ranked:
+        """Return members with scores, lowest score first, or highest with `newest_first`."""
+        return _ranked(await self._reads.call(*_range_words(key, limit, score_max, newest_first, start)))
+
+    async def set_members(self, key: str) -> frozenset[str]:
+        """Return the members of a set."""
+        return frozenset(member.decode() for member in await self._reads.call("SMEMBERS", key))
+
+    async def log_names(self, namespace: str, kind: LogKind, limit: int, *, newest_first: bool = True) -> Ranked:
+        """Return names of logs of one kind over all partitions with the time each was made, in ms."""
+        commands = [
+            pack_command(*_range_words(keys.log_index(partition, namespace, kind), limit, None, newest_first, 0))
+            for partition in range(PARTITIONS)
+        ]
+        names = [item for reply in await _replies(self._reads, commands) for item in _ranked(reply)]
+        names.sort(key=lambda item: (item[1], item[0]), reverse=newest_first)
+        return names[:limit]
+
+    async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        """Return leases and timers that are due, over all partitions, the longest due first."""
+        commands = [
+            pack_command(*_range_words(key_of(partition), limit, now_ms, False, 0))
+            for key_of in (keys.leases, keys.timers)
+            for partition in range(PARTITIONS)
+        ]
+        replies = [_ranked(reply) for reply in await _replies(self._reads, commands)]
+        return _earliest(replies[:PARTITIONS], limit), _earliest(replies[PARTITIONS:], limit)
+
+    async def now_ms(self) -> int:
+        """Return the store's clock."""
+        seconds, micros = await self._reads.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def wakes(self) -> AsyncIterator[Wake]:
+        """Yield hints of other hubs' commits while the store is open; hints may be lost."""
+        return self._wakes.wakes()
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
+
+
+async def _check_constants(run: Run) -> None:
+    """Write the deployment's constants where they are not there yet, and compare them."""
+    wanted = {b"layout": b"%d" % keys.LAYOUT_VERSION, b"partitions": b"%d" % PARTITIONS}
+    found = dict(_pairs(await run("HGETALL", keys.CONFIG)))
+    if not found:
+        for name, value in wanted.items():
+            await run("HSETNX", keys.CONFIG, name, value)
+        found = dict(_pairs(await run("HGETALL", keys.CONFIG)))
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            held = found.get(name, b"nothing").decode(errors="replace")
+            raise StoreMisconfigured(
+                f"the store holds a deployment whose {name.decode()} is {held}, and this hub needs "
+                f"{value.decode()}: use another store, or the version of Fleetline that made this one"
+            )
+
+
+async def _replies(line: Line, commands: Sequence[bytes]) -> list[Any]:
+    """Send packed commands together and return their replies."""
+    if not commands:
+        return []
+    replies = await line.send(b"".join(commands), len(commands))
+    for reply in replies:
+        if isinstance(reply, ServerRefused):
+            raise to_store_error(reply)
+    return replies
+
+
+def _range_words(key: str, limit: int, score_max: int | None, newest_first: bool, start: int) -> tuple[str | int, ...]:
+    top = "+inf" if score_max is None else score_max
+    if newest_first:
+        return ("ZRANGE", key, top, "-inf", "BYSCORE", "REV", "LIMIT", start, limit, "WITHSCORES")
+    return ("ZRANGE", key, "-inf", top, "BYSCORE", "LIMIT", start, limit, "WITHSCORES")
+
+
+def _pairs(flat: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _ranked(flat: Sequence[bytes]) -> Ranked:
+    return [(member.decode(), int(float(score))) for member, score in _pairs(flat)]
+
+
+def _earliest(by_partition: Sequence[Ranked], limit: int) -> list[tuple[int, str]]:
+    found = [(score, partition, member) for partition, items in enumerate(by_partition) for member, score in items]
+    return [(partition, member) for _, partition, member in sorted(found)[:limit]]
+
+
+def _info(reply: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _decode_page(reply: bytes) -> Page:
+    epoch, head, before, tag_before, tag_after, flat = unpack_script_reply(reply)
+    times, values = flat[::2], flat[1::2]
+    entries = tuple(map(Entry, range(before + 1, before + 1 + len(values)), times, values))
+    name = epoch.decode()
+    return Page(
+        Position(name, before, tag_before.decode()),
+        Position(name, before + len(values), tag_after.decode()),
+        entries,
+        head,
+    )

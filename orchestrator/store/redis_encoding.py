@@ -1,0 +1,142 @@
+"""A batch of commits as the arguments of `scripts/commit.lua`, and its reply as outcomes.
+
+The script's header describes both. Whatever is hot here stays plain: lists and tuples that msgpack packs in C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.store import keys
+from orchestrator.store.base import (
+    PRODUCER_TTL_MS,
+    Append,
+    Appended,
+    Commit,
+    HashDelete,
+    HashSet,
+    Op,
+    Outcome,
+    Refusal,
+    Refused,
+    SetAdd,
+    SortedAdd,
+    SortedRemove,
+    Wake,
+)
+from protocol.codec import pack_script_arguments, unpack_script_reply
+from protocol.entry import Position
+
+__all__ = ["decode_outcomes", "decode_wake", "encode_batch"]
+
+_REFUSALS = (
+    Refusal.GUARD,
+    Refusal.FENCED,
+    Refusal.OUT_OF_ORDER,
+    Refusal.CONFLICT,
+    Refusal.PRODUCER_UNKNOWN,
+    Refusal.EXPECT,
+)
+"""By the numbers that the script gives them, from 1."""
+
+
+class _KeyTable(dict[str, int]):
+    """Indices of keys, from 1, in the order in which they are first asked for."""
+
+    def __missing__(self, key: str) -> int:
+        index = self[key] = len(self) + 1
+        return index
+
+
+def encode_batch(commits: Sequence[Commit], hub: str, partition: int) -> tuple[list[bytes], bytes]:
+    """Return the declared keys and the payload of one call."""
+    table = _KeyTable()
+    payload = (hub, keys.wake(partition), PRODUCER_TTL_MS, [_encode_commit(commit, table) for commit in commits])
+    packed = pack_script_arguments(payload)
+    return [key.encode() for key in table], packed
+
+
+def _encode_commit(commit: Commit, table: _KeyTable) -> tuple[object, ...]:
+    return (
+        commit.id,
+        [
+            (table[guard.key], guard.field, False if guard.expected is None else guard.expected)
+            for guard in commit.guards
+        ],
+        [_encode_append(append, table) for append in commit.appends],
+        [_encode_op(op, table) for op in commit.ops],
+        commit.hints,
+    )
+
+
+def _encode_append(append: Append, table: _KeyTable) -> tuple[object, ...]:
+    names = keys.log_keys(append.log)
+    claim = append.producer
+    return (
+        table[names.stream],
+        table[names.meta],
+        table[names.producers],
+        table[names.listed_in],
+        append.log.name,
+        names.wake_name,
+        append.epoch,
+        False if append.expect is None else append.expect,
+        False if claim is None else (claim.producer, claim.fence, claim.seq, claim.count, claim.digest),
+        append.entries,
+    )
+
+
+def _encode_op(op: Op, table: _KeyTable) -> tuple[object, ...]:
+    match op:
+        case HashSet():
+            flat = [item for pair in op.fields.items() for item in pair]
+            return (1, table[op.key], False if op.ttl_ms is None else op.ttl_ms, flat)
+        case HashDelete():
+            return (2, table[op.key], op.fields)
+        case SortedAdd():
+            return (3, table[op.key], op.member, op.score, op.from_now, op.only_present)
+        case SortedRemove():
+            return (4, table[op.key], op.member)
+        case SetAdd():
+            return (5, table[op.key], op.member)
+
+
+def decode_outcomes(reply: bytes) -> list[Outcome | Refused]:
+    """Return what the script answered, one for each commit of the batch."""
+    now_ms, outcomes = unpack_script_reply(reply)
+    return [_decode_outcome(outcome, now_ms) for outcome in outcomes]
+
+
+def _decode_outcome(outcome: list[Any], now_ms: int) -> Outcome | Refused:
+    status = outcome[0]
+    if status != 2:
+        return Outcome(tuple(map(_decode_appended, outcome[1:])), now_ms, status == 1)
+    _, reason, append, guard, actual, last, head = outcome
+    return Refused(
+        _REFUSALS[reason - 1],
+        append,
+        guard,
+        None if actual is False else actual.decode(errors="replace"),
+        None if last is False else last,
+        None if head is False else head,
+    )
+
+
+def _decode_appended(values: list[Any]) -> Appended:
+    epoch, before, tag_before, after, tag_after, ts_ms, skipped, last_offset = values
+    name = epoch.decode()
+    return Appended(
+        Position(name, before, tag_before.decode()),
+        Position(name, after, tag_after.decode()),
+        ts_ms,
+        skipped,
+        last_offset,
+    )
+
+
+def decode_wake(partition: int, message: bytes) -> tuple[str, Wake]:
+    """Return the hub that sent a wake hint, and the hint."""
+    hub, flat, hints = unpack_script_reply(message)
+    heads = {name.decode(): head for name, head in zip(flat[::2], flat[1::2], strict=True)}
+    return hub.decode(), Wake(partition, heads, tuple(hint.decode() for hint in hints))

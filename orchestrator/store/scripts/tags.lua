@@ -1,0 +1,26 @@
+#!lua flags=no-writes
+-- Look up the tags of entries.
+--
+-- KEYS     stream, meta
+-- ARGV     offsets
+-- Returns  one tag for each offset, false where there is no such entry (any more)
+--
+-- The position before the first entry that is kept has a tag too: tag_0, or the tag at the cut.
+
+local call = redis.call
+local tags = {}
+local meta = call('HMGET', KEYS[2], 'epoch', 'head', 'first', 'trim_tag')
+local head, first = tonumber(meta[2] or 0), tonumber(meta[3] or 1)
+for i = 1, #ARGV do
+  local offset = tonumber(ARGV[i])
+  if not meta[1] or offset < first - 1 or offset > head then
+    tags[i] = false
+  elseif offset == first - 1 then
+    tags[i] = meta[4] or string.sub(redis.sha1hex('fleetline1' .. meta[1]), 1, 16)
+  else
+    local id = string.format('%.0f-0', offset)
+    local found = call('XRANGE', KEYS[1], id, id)[1]
+    tags[i] = found and found[2][4] or false
+  end
+end
+return tags

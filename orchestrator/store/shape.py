@@ -1,0 +1,57 @@
+"""What every commit must look like, whichever store does it.
+
+A commit that fails here is a bug of the hub's: peers' frames are bounded long before.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.store import keys
+from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit
+from protocol.ids import partition_of
+
+__all__ = ["COMMIT_ID_CHARS_MAX", "LONE_COMMIT_FACTOR", "check_commit"]
+
+COMMIT_ID_CHARS_MAX = 64
+LONE_COMMIT_FACTOR = 2
+"""A commit over the bounds of a call goes out alone; one over the bounds times this is refused."""
+
+_COMMIT_ID = re.compile(rf"[!-~]{{1,{COMMIT_ID_CHARS_MAX}}}")
+
+
+def check_commit(commit: Commit) -> tuple[int, int]:
+    """Return how many entries and bytes of packed values a commit has.
+
+    Raises:
+        ValueError: it is too large, its id cannot be stored, it names a log twice or a key of another
+            partition, or a claim counts entries that are not there.
+    """
+    if not _COMMIT_ID.fullmatch(commit.id):
+        raise ValueError(f"a commit id is 1 to {COMMIT_ID_CHARS_MAX} visible characters, not {commit.id!r:.100}")
+    entries = size = 0
+    for append in commit.appends:
+        _check_append(append, commit.partition)
+        entries += len(append.entries)
+        size += sum(map(len, append.entries))
+    if len(commit.appends) > 1 and len({append.log for append in commit.appends}) < len(commit.appends):
+        raise ValueError("a commit appends to one log twice")
+    if entries > COMMIT_ENTRIES_MAX * LONE_COMMIT_FACTOR or size > COMMIT_BYTES_MAX * LONE_COMMIT_FACTOR:
+        raise ValueError(f"a commit of {entries} entries and {size} bytes is too large")
+    prefix = keys.partition_prefix(commit.partition)
+    for part in (*commit.guards, *commit.ops):
+        if not part.key.startswith(prefix):
+            raise ValueError(f"{part.key!r} is no key of partition {commit.partition}")
+    return entries, size
+
+
+def _check_append(append: Append, partition: int) -> None:
+    if partition_of(append.log) != partition:
+        raise ValueError(f"{append.log} does not belong to partition {partition}")
+    claim = append.producer
+    if claim is None:
+        return
+    if not 0 <= claim.count <= len(append.entries) or claim.seq < 1:
+        raise ValueError(f"{claim} does not fit {len(append.entries)} entries")
+    if " " in claim.digest:
+        raise ValueError(f"a digest with a space in it: {claim.digest!r:.100}")
