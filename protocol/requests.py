@@ -118,10 +118,9 @@ class RunCancel(Part):
 
 
 class RunCancelled(Part):
-    """The run's state after the command, and the command's offset (None where it was over before)."""
+    """The run's state after the command; `running` until its handler has stopped."""
 
     state: str
-    offset: UInt | None = None
 
 
 class ProducerOpen(Part):

@@ -17,7 +17,13 @@ __all__ = ["RunMeta"]
 
 @dataclass(frozen=True, slots=True)
 class RunMeta:
-    """The meta fields of a run's log, typed. `retries` is None until somebody has said a number."""
+    """The meta fields of a run's log, typed.
+
+    Attributes:
+        retries: None until somebody has said a number.
+        started: offset of the first `$claimed`, None before it.
+        claimed_at: offset of the latest `$claimed`, 0 before the first.
+    """
 
     log: LogName
     head: int
@@ -36,6 +42,7 @@ class RunMeta:
     losses: int
     cancelling: bool
     started: int | None
+    claimed_at: int
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -58,6 +65,7 @@ class RunMeta:
             losses=int(fields["losses"]),
             cancelling="cancel" in fields,
             started=int(fields["started"]) if "started" in fields else None,
+            claimed_at=int(fields.get("claimed_at", "0")),
         )
 
     @property

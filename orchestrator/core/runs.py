@@ -12,7 +12,7 @@ Specification: docs/protocol.md, section "Runs".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha1
 
 from orchestrator.core.run_meta import RunMeta
@@ -31,6 +31,7 @@ from orchestrator.store.base import (
     SortedAdd,
     SortedRemove,
 )
+from orchestrator.store.producer import ProducerRecord
 from protocol.backoff import backoff_ms
 from protocol.codec import pack_record, pack_value
 from protocol.control import (
@@ -59,6 +60,7 @@ __all__ = [
     "attempt_producer",
     "cancel",
     "claim",
+    "claimed",
     "conclude",
     "conclude_error",
     "fail",
@@ -188,8 +190,9 @@ def claim(
         "recover": spec.recover.value,
         "retries": str(retries),
         "started": str(meta.started or meta.head + 1),
+        "claimed_at": str(meta.head + 1),
     }
-    record = f"{held.fence} 0 0 0 - {store_ms}"
+    record = ProducerRecord(fence=held.fence, ts_ms=store_ms).encode()
     commit = Commit(
         id=ids.commit,
         partition=meta.partition,
@@ -198,12 +201,30 @@ def claim(
         ops=(
             HashSet(keys.meta(log), fields),
             SortedRemove(_queue_key(meta), log.name),
+            SortedRemove(keys.timers(meta.partition), member(log)),
             SortedAdd(keys.leases(meta.partition), member(log), lease_ms, from_now=True),
             HashSet(keys.held(meta.partition, log.namespace, peer.id), {log.name: str(held.fence)}),
             HashSet(keys.producers(log), {attempt_producer(held.attempt): record}),
         ),
     )
     return commit, held
+
+
+def claimed(meta: RunMeta, peer: Peer, spec: HandlerSpec, held: Held) -> RunMeta:
+    """Return what a run's meta says once `claim` has happened."""
+    return replace(
+        meta,
+        state=RunState.RUNNING,
+        head=meta.head + 1,
+        attempt=held.attempt,
+        fence=held.fence,
+        agent=peer.id,
+        instance=peer.instance,
+        session=peer.session,
+        recover=spec.recover.value,
+        started=meta.started or meta.head + 1,
+        claimed_at=meta.head + 1,
+    )
 
 
 def publish(
@@ -218,7 +239,11 @@ def publish(
 ) -> Commit:
     """Propose entries of an attempt; with `ending` they are its last."""
     key = keys.meta(log)
-    guards = (Guard(key, "state", RunState.RUNNING.value), Guard(key, "session", peer.session))
+    guards = (
+        Guard(key, "fence", str(producer.fence)),
+        Guard(key, "state", RunState.RUNNING.value),
+        Guard(key, "session", peer.session),
+    )
     if ending is None:
         appends = (Append(log, packed, "", producer, expect),)
         return Commit(id=ids.commit, partition=partition_of(log), guards=guards, appends=appends)

@@ -1,0 +1,284 @@
+"""The methods of `request`: what a peer may ask, each answered on that request alone.
+
+The table in `protocol.requests` says which there are; here is what each does. A method that changes
+something stores its answer with what it changed, under the peer's `op`, and gives it again on a retry.
+
+Specification: docs/protocol.md, section "Requests".
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from orchestrator.auth.scopes import Action, require
+from orchestrator.core import runs
+from orchestrator.core.publish import check_kind
+from orchestrator.dispatch import Dispatch
+from orchestrator.line import Line
+from orchestrator.peers import Peer
+from orchestrator.reading import Reading
+from orchestrator.registry import Registry
+from orchestrator.settle import settle
+from orchestrator.store import keys
+from orchestrator.store.base import ABSENT, Append, Commit, Guard, HashSet, Outcome, StoreUnavailable
+from orchestrator.store.producer import ProducerRecord
+from protocol.codec import pack_record, pack_value, unpack_value
+from protocol.codes import ErrorCode
+from protocol.control import Cancel
+from protocol.errors import InvalidName, RequestError
+from protocol.frames import Fault, Part, Request, Response
+from protocol.ids import LogKind, LogName, check_name, make_run_id, partition_of, queue_partition
+from protocol.requests import (
+    METHODS,
+    AgentGet,
+    AgentInfo,
+    AgentList,
+    AgentListed,
+    AgentSend,
+    LogGet,
+    LogInfo,
+    LogList,
+    LogListed,
+    LogRead,
+    LogReadPage,
+    Place,
+    ProducerOpen,
+    ProducerOpened,
+    RunCancel,
+    RunCancelled,
+    RunGet,
+    RunInfo,
+    RunList,
+    RunListed,
+    RunSubmit,
+    RunSubmitted,
+)
+from protocol.run import RunState
+
+__all__ = ["Methods"]
+
+DAY_MS = 24 * 3600 * 1000
+OPS_TTL_MS = 2 * DAY_MS
+RETRY_MS = 500
+
+Answer = TypeVar("Answer", bound=Part)
+
+log_ = structlog.get_logger()
+
+
+class Methods:
+    """What this hub answers.
+
+    Args:
+        line: where commits go.
+        reading: what is read of runs and logs.
+        registry: who is there.
+        dispatch: told of every run that is put on a queue.
+    """
+
+    def __init__(self, line: Line, reading: Reading, registry: Registry, dispatch: Dispatch) -> None:
+        self._line = line
+        self._reading = reading
+        self._registry = registry
+        self._dispatch = dispatch
+        self._handlers: dict[str, Callable[[Peer, str, Any], Awaitable[Part]]] = {
+            "run.submit": self._run_submit,
+            "run.get": self._run_get,
+            "run.list": self._run_list,
+            "run.cancel": self._run_cancel,
+            "producer.open": self._producer_open,
+            "log.read": self._log_read,
+            "log.get": self._log_get,
+            "log.list": self._log_list,
+            "agent.list": self._agent_list,
+            "agent.get": self._agent_get,
+            "agent.send": self._agent_send,
+        }
+
+    async def call(self, peer: Peer, request: Request) -> Response:
+        """Answer a request. What is wrong with it is in the answer."""
+        try:
+            result = await self._call(peer, request)
+        except RequestError as fault:
+            return _fault(request, fault.code, fault.message, fault.retry_ms, fault.data)
+        except InvalidName as fault:
+            return _fault(request, ErrorCode.INVALID_PARAMS, str(fault))
+        except StoreUnavailable as fault:
+            code = ErrorCode.STORE_FULL if fault.full else ErrorCode.UNAVAILABLE
+            return _fault(request, code, str(fault), RETRY_MS)
+        return Response(id=request.id, result=result.model_dump(by_alias=True, exclude_none=True))
+
+    async def _call(self, peer: Peer, request: Request) -> Part:
+        method = METHODS.get(request.method)
+        if method is None:
+            raise RequestError(ErrorCode.UNKNOWN_METHOD, f"there is no method {request.method!r}")
+        if method.mutates and request.op is None:
+            raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method} changes something and needs an op")
+        try:
+            params = method.params.model_validate(request.params)
+        except ValidationError as fault:
+            first = fault.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method}: {where}: {first['msg']}") from None
+        return await self._handlers[request.method](peer, request.op or "", params)
+
+    # Runs
+
+    async def _run_submit(self, peer: Peer, _op: str, params: RunSubmit) -> RunSubmitted:
+        require(peer.scopes, Action.SUBMIT)
+        check_name(params.queue)
+        check_name(params.handler)
+        partition = queue_partition(peer.namespace, params.queue)
+        run_id = make_run_id(partition, self._line.now_ms(), secrets.token_bytes(8))
+        log = LogName(peer.namespace, LogKind.RUN, run_id)
+        ids = runs.Ids(self._line.new_commit_id(), peer.principal, self._line.new_epoch())
+        result = await settle(self._line, runs.submit(ids, log, params))
+        if isinstance(result, Outcome):
+            self._dispatch.hint(runs.queue_hint(peer.namespace, params.queue))
+            return RunSubmitted(run=run_id, created=True)
+        known, digest = (result.actual or " ").split(" ")
+        if digest != runs.input_digest(params.handler, params.input):
+            message = f"the key {params.key!r} names run {known}, which has another handler or input"
+            raise RequestError(ErrorCode.KEY_CONFLICT, message, data={"run": known})
+        return RunSubmitted(run=known, created=known == run_id)
+
+    async def _run_get(self, peer: Peer, _op: str, params: RunGet) -> RunInfo:
+        require(peer.scopes, Action.READ)
+        return await self._reading.run(self._run_log(peer, params.run), explain=True)
+
+    async def _run_list(self, peer: Peer, _op: str, params: RunList) -> RunListed:
+        require(peer.scopes, Action.READ)
+        return RunListed(runs=await self._reading.runs(peer.namespace, params))
+
+    async def _run_cancel(self, peer: Peer, op: str, params: RunCancel) -> RunCancelled:
+        require(peer.scopes, Action.CONTROL)
+        log = self._run_log(peer, params.run)
+        while True:
+            known = await self._answered(peer, log, op, RunCancelled)
+            if known is not None:
+                return known
+            meta = await self._reading.meta(log)
+            if meta.final or meta.cancelling:
+                return RunCancelled(state=meta.state.value)
+            state = RunState.CANCELLED if meta.state is RunState.QUEUED else meta.state
+            answer = RunCancelled(state=state.value)
+            ids = runs.Ids(self._line.new_commit_id(), peer.principal)
+            stored = self._answer(peer, log, op, answer)
+            commit = runs.cancel(ids, meta, self._line.src, Cancel(reason=params.reason), stored)
+            result = await settle(self._line, commit)
+            if isinstance(result, Outcome):
+                return answer
+
+    def _run_log(self, peer: Peer, run: str) -> LogName:
+        return LogName.parse(f"run/{run}", peer.namespace)
+
+    # Logs
+
+    async def _producer_open(self, peer: Peer, op: str, params: ProducerOpen) -> ProducerOpened:
+        log = LogName.parse(params.log, peer.namespace)
+        require(peer.scopes, Action.publish_to(log.kind))
+        if log.kind is LogKind.RUN:
+            raise RequestError(ErrorCode.FORBIDDEN, "a run's log has its attempts as producers; they are not opened")
+        key, field = keys.producers(log), f"{peer.principal}/{check_name(params.producer)}"
+        while True:
+            known = await self._answered(peer, log, op, ProducerOpened)
+            if known is not None:
+                return known
+            value = (await self._line.store.hash_get(key, field))[0]
+            record = ProducerRecord.decode(value) if value else ProducerRecord(fence=0)
+            now_ms = self._line.now_ms()
+            opened = replace(record, fence=max(record.fence + 1, now_ms), ts_ms=now_ms)
+            answer = ProducerOpened(fence=opened.fence, last=opened.last)
+            commit = Commit(
+                id=self._line.new_commit_id(),
+                partition=partition_of(log),
+                guards=(Guard(key, field, value.decode() if value else ABSENT),),
+                appends=(Append(log, (), self._line.new_epoch()),),
+                ops=(HashSet(key, {field: opened.encode()}), self._answer(peer, log, op, answer)),
+            )
+            if isinstance(await settle(self._line, commit), Outcome):
+                return answer
+
+    async def _log_read(self, peer: Peer, _op: str, params: LogRead) -> LogReadPage:
+        require(peer.scopes, Action.READ)
+        return await self._reading.page(LogName.parse(params.log, peer.namespace), params)
+
+    async def _log_get(self, peer: Peer, _op: str, params: LogGet) -> LogInfo:
+        require(peer.scopes, Action.READ)
+        return await self._reading.log(LogName.parse(params.log, peer.namespace))
+
+    async def _log_list(self, peer: Peer, _op: str, params: LogList) -> LogListed:
+        require(peer.scopes, Action.READ)
+        return LogListed(logs=await self._reading.logs(peer.namespace, params))
+
+    # Agents
+
+    async def _agent_list(self, peer: Peer, _op: str, params: AgentList) -> AgentListed:
+        require(peer.scopes, Action.READ)
+        agents = await self._registry.agents(peer.namespace)
+        return AgentListed(agents=tuple(agents[: params.limit]))
+
+    async def _agent_get(self, peer: Peer, _op: str, params: AgentGet) -> AgentInfo:
+        require(peer.scopes, Action.READ)
+        info = await self._registry.agent(peer.namespace, check_name(params.agent))
+        if info is None:
+            raise RequestError(ErrorCode.NOT_FOUND, f"no agent {params.agent!r} was ever seen")
+        held = await self._reading.held(peer.namespace, info)
+        return info.model_copy(update={"runs": held})
+
+    async def _agent_send(self, peer: Peer, op: str, params: AgentSend) -> Place:
+        require(peer.scopes, Action.publish_to(LogKind.AGENT))
+        log = LogName(peer.namespace, LogKind.AGENT, check_name(params.agent))
+        check_kind(params.kind)
+        key = keys.meta(log)
+        while True:
+            known = await self._answered(peer, log, op, Place)
+            if known is not None:
+                return known
+            meta = await self._line.store.meta(log)
+            head = meta["head"] if meta else ABSENT
+            answer = Place(log=log.path, offset=int(head or 0) + 1)
+            commit = Commit(
+                id=self._line.new_commit_id(),
+                partition=partition_of(log),
+                guards=(Guard(key, "head", head),),
+                appends=(
+                    Append(log, (pack_record(params.kind, peer.principal, params.body),), self._line.new_epoch()),
+                ),
+                ops=(self._answer(peer, log, op, answer),),
+            )
+            if isinstance(await settle(self._line, commit), Outcome):
+                return answer
+
+    # Answers that are kept
+
+    def _answer(self, peer: Peer, log: LogName, op: str, answer: Part) -> HashSet:
+        """Store an answer, in the same commit as what it is about."""
+        key = keys.ops(partition_of(log), log.namespace, self._line.now_ms() // DAY_MS)
+        return HashSet(key, {f"{peer.principal}/{op}": pack_value(answer.model_dump())}, ttl_ms=OPS_TTL_MS)
+
+    async def _answered(self, peer: Peer, log: LogName, op: str, model: type[Answer]) -> Answer | None:
+        """Return the answer that this op got before, today or yesterday."""
+        today, partition = self._line.now_ms() // DAY_MS, partition_of(log)
+        for day in (today, today - 1):
+            key = keys.ops(partition, log.namespace, day)
+            value = (await self._line.store.hash_get(key, f"{peer.principal}/{op}"))[0]
+            if value:
+                return model.model_validate(unpack_value(value))
+        return None
+
+
+def _fault(
+    request: Request,
+    code: str,
+    message: str,
+    retry_ms: int | None = None,
+    data: dict[str, Any] | None = None,
+) -> Response:
+    return Response(id=request.id, error=Fault(code=code, message=message, retry_ms=retry_ms, data=data or None))

@@ -1,0 +1,180 @@
+"""What people and programs read of runs and logs, outside subscriptions.
+
+A run is shown from its meta and at most three entries: the one that submitted it, the one that first
+claimed it, the one that ended it. So showing a run costs the same however long its log is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from orchestrator.core.run_meta import RunMeta
+from orchestrator.line import Line
+from orchestrator.registry import Registry
+from orchestrator.store import keys
+from orchestrator.store.base import Page
+from protocol.codec import unpack_record
+from protocol.codes import ErrorCode
+from protocol.control import Dead, Failed, Kind, RunError, Succeeded, read_control
+from protocol.entry import Entry, Position
+from protocol.errors import RequestError
+from protocol.ids import LogKind, LogName, check_name, queue_partition
+from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
+from protocol.run import RunState
+
+__all__ = ["Reading"]
+
+PAGE_BYTES_MAX = 2 * 1024 * 1024
+SCAN_MAX = 10_000
+"""Runs looked at for one filtered list."""
+CHUNK = 200
+
+
+class Reading:
+    """What this hub tells of runs and logs.
+
+    Args:
+        line: for the store.
+        registry: knows which agents could take a run that waits.
+    """
+
+    def __init__(self, line: Line, registry: Registry) -> None:
+        self._store = line.store
+        self._registry = registry
+
+    async def meta(self, log: LogName) -> RunMeta:
+        """Return a run's meta.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        fields = await self._store.meta(log)
+        if fields is None:
+            raise RequestError(ErrorCode.NOT_FOUND, f"there is no run {log.name}")
+        return RunMeta.parse(log, fields)
+
+    async def run(self, log: LogName, *, explain: bool = False) -> RunInfo:
+        """Return a run; with `explain`, also why it is not taken where it waits.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        meta = await self.meta(log)
+        offsets = (1, meta.started or 0, meta.head if meta.final else 0)
+        first, started, last = await asyncio.gather(*(self._entry(log, offset) for offset in offsets))
+        result, error = _outcome(last) if last else (None, None)
+        reason = await self._why_waiting(meta) if explain and meta.state is RunState.QUEUED else None
+        return RunInfo(
+            run=log.name,
+            state=meta.state.value,
+            handler=meta.handler,
+            queue=meta.queue,
+            attempt=meta.attempt,
+            agent=meta.agent or None,
+            submitted_ms=first.ts_ms if first else 0,
+            started_ms=started.ts_ms if started else None,
+            finished_ms=last.ts_ms if last else None,
+            result=result,
+            error=error.model_dump(exclude_none=True) if error else None,
+            cancelling=meta.cancelling and not meta.final,
+            head=meta.head,
+            reason=reason,
+        )
+
+    async def runs(self, namespace: str, asked: RunList) -> tuple[RunInfo, ...]:
+        """Return runs, newest first."""
+        names = await self._store.log_names(
+            namespace, LogKind.RUN, SCAN_MAX if asked.state or asked.queue else asked.limit
+        )
+        found: list[RunInfo] = []
+        for start in range(0, len(names), CHUNK):
+            logs = [LogName(namespace, LogKind.RUN, name) for name, _ in names[start : start + CHUNK]]
+            metas = await asyncio.gather(*(self._store.meta(log) for log in logs))
+            fit = [
+                log
+                for log, meta in zip(logs, metas, strict=True)
+                if meta and asked.state in (None, meta["state"]) and asked.queue in (None, meta["queue"])
+            ]
+            found += await asyncio.gather(*(self.run(log) for log in fit[: asked.limit - len(found)]))
+            if len(found) >= asked.limit:
+                break
+        return tuple(found)
+
+    async def page(self, log: LogName, asked: LogRead) -> LogReadPage:
+        """Return a page of a log.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        page = await self._store.read(log, asked.after, asked.limit, PAGE_BYTES_MAX)
+        if page is None:
+            raise _no_log(log)
+        return LogReadPage(before=page.before, after=page.after, head=page.head, entries=page.entries)
+
+    async def log(self, log: LogName) -> LogInfo:
+        """Return what is known of a log.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        meta = await self._store.meta(log)
+        if meta is None:
+            raise _no_log(log)
+        head = Position(meta["epoch"], int(meta["head"]), meta["tag"])
+        return LogInfo(log=log.path, head=head, first=int(meta["first"]), ts_ms=int(meta["ts"]))
+
+    async def logs(self, namespace: str, asked: LogList) -> tuple[LogInfo, ...]:
+        """Return logs, newest first."""
+        if asked.kind is not None and asked.kind not in tuple(LogKind):
+            raise RequestError(ErrorCode.INVALID_PARAMS, f"log.list: {asked.kind!r} is no kind of log")
+        kinds = [LogKind(asked.kind)] if asked.kind else list(LogKind)
+        made = [
+            (made_ms, LogName(namespace, kind, name))
+            for kind in kinds
+            for name, made_ms in await self._store.log_names(namespace, kind, asked.limit)
+        ]
+        newest = sorted(made, reverse=True)[: asked.limit]
+        return tuple(await asyncio.gather(*(self.log(log) for _, log in newest)))
+
+    async def held(self, namespace: str, agent: AgentInfo) -> tuple[str, ...]:
+        """Return the runs that an agent holds, on the queues that it announced."""
+        partitions = {queue_partition(namespace, check_name(queue)) for queue in agent.queues}
+        found = await asyncio.gather(
+            *(self._store.hash_all(keys.held(partition, namespace, agent.agent)) for partition in partitions)
+        )
+        return tuple(sorted(run for held in found for run in held))
+
+    async def _entry(self, log: LogName, offset: int) -> Entry | None:
+        if offset < 1:
+            return None
+        page: Page | None = await self._store.read(log, offset - 1, 1)
+        return page.entries[0] if page and page.entries else None
+
+    async def _why_waiting(self, meta: RunMeta) -> str | None:
+        """Say why a run waits, where no connected agent would ever take it."""
+        agents = [agent for agent in await self._registry.agents(meta.log.namespace) if agent.connected]
+        serving = [agent for agent in agents if meta.queue in agent.queues]
+        if not serving:
+            return f"no connected agent serves the queue {meta.queue!r}"
+        if not any(handler.name == meta.handler for agent in serving for handler in agent.handlers):
+            return f"no connected agent on the queue {meta.queue!r} has the handler {meta.handler!r}"
+        return None
+
+
+def _no_log(log: LogName) -> RequestError:
+    return RequestError(ErrorCode.NOT_FOUND, f"there is no log {log.path}")
+
+
+def _outcome(last: Entry) -> tuple[bytes | None, RunError | None]:
+    """Return what the entry that ended a run says: a result or an error."""
+    record = unpack_record(last.packed)
+    match record.kind:
+        case Kind.SUCCEEDED:
+            return read_control(Succeeded, record.body).result, None
+        case Kind.FAILED:
+            return None, read_control(Failed, record.body).error
+        case Kind.DEAD:
+            dead = read_control(Dead, record.body)
+            return None, dead.error or RunError(type="dead", message=dead.reason)
+        case _:
+            return None, None

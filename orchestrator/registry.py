@@ -1,0 +1,124 @@
+"""Who is there: agents as they last announced themselves, and the hubs that are live.
+
+Presence is a hint for people and for sharing out work; nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from orchestrator.line import Line
+from orchestrator.peers import Peer
+from orchestrator.store import keys
+from orchestrator.store.base import StoreUnavailable
+from protocol.requests import AgentInfo
+
+__all__ = ["Registry"]
+
+HUB_TTL_MS = 10_000
+PERIOD_S = 3.0
+HUBS_MAX = 1_000
+
+log_ = structlog.get_logger()
+
+
+class Registry:
+    """What one hub writes to, and reads from, the registry.
+
+    Args:
+        line: for the store, its clock and this hub's id.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._pending: dict[str, str] = {}
+        self._woken = asyncio.Event()
+        self._hubs = frozenset({line.hub_id})
+
+    def connected(self, peer: Peer) -> None:
+        """Note that a session of an agent opened on this hub."""
+        self._note(peer, connected=True)
+
+    def disconnected(self, peer: Peer) -> None:
+        """Note that an agent's session ended."""
+        self._note(peer, connected=False)
+
+    def live_hubs(self) -> frozenset[str]:
+        """Return the ids of the hubs that are live, this one among them."""
+        return self._hubs
+
+    async def agents(self, namespace: str) -> list[AgentInfo]:
+        """Return every agent of a namespace that was ever seen, by name."""
+        await self._flush()
+        known = await self._line.store.hash_all(keys.AGENTS)
+        mine = sorted(field for field in known if field.startswith(f"{namespace}/"))
+        return [_read(known[field]) for field in mine]
+
+    async def agent(self, namespace: str, agent_id: str) -> AgentInfo | None:
+        """Return what is known of one agent."""
+        await self._flush()
+        value = (await self._line.store.hash_get(keys.AGENTS, f"{namespace}/{agent_id}"))[0]
+        return _read(value) if value else None
+
+    async def run(self) -> None:
+        """Keep the registry up to date until cancelled; then take this hub out of it."""
+        while True:
+            try:
+                await self._beat()
+                await self._flush()
+            except StoreUnavailable as fault:
+                log_.warning("registry_behind", reason=str(fault))
+            try:
+                await asyncio.wait_for(self._woken.wait(), PERIOD_S)
+            except TimeoutError:
+                continue
+
+    async def leave(self) -> None:
+        """Say that this hub is gone."""
+        await self._flush()
+        await self._line.store.sorted_put(keys.HUBS, self._line.hub_id, None)
+
+    def _note(self, peer: Peer, *, connected: bool) -> None:
+        info = AgentInfo(
+            agent=peer.id,
+            connected=connected,
+            hub=self._line.hub_id,
+            instance=peer.instance,
+            session=peer.session,
+            since_ms=self._line.now_ms(),
+            labels=dict(peer.labels),
+            queues=peer.queues,
+            handlers=tuple(peer.handlers.values()),
+            slots=peer.slots,
+        )
+        self._pending[f"{peer.namespace}/{peer.id}"] = info.model_dump_json()
+        self._woken.set()
+
+    async def _flush(self) -> None:
+        self._woken.clear()
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        try:
+            await self._line.store.hash_put(keys.AGENTS, pending)
+        except StoreUnavailable:
+            self._pending = {**pending, **self._pending}
+            raise
+
+    async def _beat(self) -> None:
+        """Say that this hub is live, and see who else is."""
+        store, now_ms = self._line.store, await self._line.store.now_ms()
+        await store.sorted_put(keys.HUBS, self._line.hub_id, now_ms + HUB_TTL_MS)
+        live: set[str] = {self._line.hub_id}
+        for hub, until_ms in await store.sorted_range(keys.HUBS, HUBS_MAX):
+            if until_ms >= now_ms:
+                live.add(hub)
+            else:
+                await store.sorted_put(keys.HUBS, hub, None)
+        self._hubs = frozenset(live)
+
+
+def _read(value: bytes) -> AgentInfo:
+    return AgentInfo.model_validate_json(value, strict=False)

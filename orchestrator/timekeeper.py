@@ -1,0 +1,101 @@
+"""Acts on what is due: leases that ran out, and runs whose wait before a retry is over.
+
+Hubs share the work out by rendezvous hashing (Thaler and Ravishankar, 1998) over the hubs that are
+live; two of them acting at once is harmless, since a guard lets one through.
+
+Leases are judged by the store's clock. After anything that could have kept every agent from renewing
+(this hub's start, an outage or change of the store, a step of its clock) none is judged until a full
+lease time has passed.
+
+Specification: docs/protocol.md, section "Work".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+
+import structlog
+
+from orchestrator.line import Line
+from orchestrator.registry import Registry
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.work import Work
+from protocol.ids import LogKind, LogName
+
+__all__ = ["Timekeeper", "owner_of"]
+
+PERIOD_S = 0.5
+DUE_AT_ONCE_MAX = 256
+CLOCK_STEP_MS = 1_000
+
+log_ = structlog.get_logger()
+
+
+def owner_of(partition: int, hubs: frozenset[str]) -> str:
+    """Return the hub that looks after a partition, the same for every hub that asks."""
+    return max(hubs, key=lambda hub: blake2b(f"{partition}:{hub}".encode(), digest_size=8).digest())
+
+
+class Timekeeper:
+    """What one hub does when time passes.
+
+    Args:
+        line: for the store and its clock.
+        work: does what is due.
+        registry: knows the live hubs.
+        lease_ms: how long leases are left alone after an interruption.
+        monotonic_ms: this machine's clock, which never steps.
+    """
+
+    def __init__(
+        self, line: Line, work: Work, registry: Registry, lease_ms: int, monotonic_ms: Callable[[], int]
+    ) -> None:
+        self._line = line
+        self._work = work
+        self._registry = registry
+        self._lease_ms = lease_ms
+        self._monotonic_ms = monotonic_ms
+        self._judge_from_ms = monotonic_ms() + lease_ms
+        self._clock_gap_ms: int | None = None
+        self._identity = ""
+
+    async def run(self) -> None:
+        """Act on what is due until cancelled."""
+        while True:
+            try:
+                await self._act()
+            except StoreUnavailable as fault:
+                self._hold("store_unavailable", reason=str(fault))
+            await asyncio.sleep(PERIOD_S)
+
+    def _hold(self, why: str, **facts: str | int) -> None:
+        """Judge no lease for a full lease time."""
+        self._judge_from_ms = self._monotonic_ms() + self._lease_ms
+        log_.info("leases_held", why=why, for_ms=self._lease_ms, **facts)
+
+    async def _act(self) -> None:
+        store_ms = await self._line.store.now_ms()
+        self._watch_clock(store_ms)
+        leases, timers = await self._line.store.due(store_ms, DUE_AT_ONCE_MAX)
+        if self._monotonic_ms() >= self._judge_from_ms:
+            await self._each(leases, self._work.expire)
+        await self._each(timers, self._work.wake)
+
+    def _watch_clock(self, store_ms: int) -> None:
+        gap_ms = store_ms - self._monotonic_ms()
+        before_ms, self._clock_gap_ms = self._clock_gap_ms, gap_ms
+        if before_ms is not None and abs(gap_ms - before_ms) > CLOCK_STEP_MS:
+            self._hold("clock_step", step_ms=gap_ms - before_ms)
+        identity = self._line.store.identity()
+        if self._identity and identity != self._identity:
+            self._hold("store_changed", identity=identity)
+        self._identity = identity
+
+    async def _each(self, due: list[tuple[int, str]], act: Callable[[LogName], Awaitable[None]]) -> None:
+        hubs = self._registry.live_hubs()
+        mine = [member for partition, member in due if owner_of(partition, hubs) == self._line.hub_id]
+        for member in mine:
+            namespace, _, run = member.partition("/")
+            await act(LogName(namespace, LogKind.RUN, run))

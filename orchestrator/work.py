@@ -1,0 +1,278 @@
+"""Attempts: how agents keep them, write to them, hand them back and lose them.
+
+The store's word counts: an attempt is an agent's while the run's meta says so. What this hub knows of it
+(`Peer.held`) only saves asking. Every change is a proposal of `orchestrator.core.runs`; where its guard is
+refused, somebody else was first, and the run is read again.
+
+Specification: docs/protocol.md, section "Work".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+
+from orchestrator.core import publish as publishing
+from orchestrator.core import runs
+from orchestrator.core.run_meta import RunMeta
+from orchestrator.dispatch import Dispatch, assignment
+from orchestrator.line import Line
+from orchestrator.peers import Held, Peer
+from orchestrator.settle import settle
+from orchestrator.store import keys
+from orchestrator.store.base import Commit, Outcome, Refusal, Refused, StoreUnavailable
+from protocol.codes import ErrorCode
+from protocol.control import Errored, Kind, RunError, read_control
+from protocol.frames import (
+    AttemptClaim,
+    AttemptVerdict,
+    HeldAttempt,
+    Nack,
+    Puback,
+    Publish,
+    Release,
+    Verdict,
+)
+from protocol.ids import LogKind, LogName, queue_partition
+from protocol.run import FINAL, RunState
+
+__all__ = ["Work"]
+
+RUN_ENTRIES_MAX = 1_000_000
+"""A run whose log reaches this many entries is ended as failed, with `run_log_full`."""
+
+ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
+"""The kinds with which an attempt says that it ended."""
+
+log_ = structlog.get_logger()
+
+
+class Work:
+    """The attempts of the agents that are connected to this hub.
+
+    Args:
+        line: where commits go.
+        dispatch: told of every slot that becomes free.
+        lease_ms: how long an attempt holds without being renewed.
+    """
+
+    def __init__(self, line: Line, dispatch: Dispatch, lease_ms: int) -> None:
+        self._line = line
+        self._dispatch = dispatch
+        self._lease_ms = lease_ms
+
+    # Sessions
+
+    async def reopen(self, peer: Peer, claims: tuple[AttemptClaim, ...]) -> tuple[AttemptVerdict, ...]:
+        """Decide about the attempts of an agent that opens a session, before it is told `ready`.
+
+        Those that it lists and holds go on in the new session. Those that it holds and did not list are
+        bound to the session too, to be assigned again by `opened`. Those of another process of the same
+        agent are lost at once: that process may not write any more.
+        """
+        verdicts = await asyncio.gather(*(self._judge(peer, claim) for claim in claims))
+        others = [log for log in await self._held(peer) if log.name not in peer.held]
+        await asyncio.gather(*(self._take_up(peer, log) for log in others))
+        return tuple(verdicts)
+
+    async def opened(self, peer: Peer, claims: tuple[AttemptClaim, ...]) -> None:
+        """Assign what the agent holds and did not list, once it was told `ready`; then let it have more."""
+        listed = {claim.run for claim in claims}
+        for run in tuple(peer.held.keys() - listed):
+            log = LogName(peer.namespace, LogKind.RUN, run)
+            meta = await self._meta(log)
+            if meta is not None and meta.session == peer.session:
+                peer.send(await assignment(self._line, meta, self._lease_ms, await self._last_seq(meta)))
+        self._dispatch.offer(peer)
+
+    async def _judge(self, peer: Peer, claim: AttemptClaim) -> AttemptVerdict:
+        log = LogName(peer.namespace, LogKind.RUN, claim.run)
+        while True:
+            meta = await self._meta(log)
+            verdict = _verdict(peer, claim, meta)
+            if meta is None or verdict is Verdict.FENCED:
+                return AttemptVerdict(run=claim.run, fence=claim.fence, verdict=Verdict.FENCED)
+            if verdict is Verdict.FINISHED or await self._bind(peer, meta):
+                seq = await self._last_seq(meta)
+                return AttemptVerdict(run=claim.run, fence=claim.fence, verdict=verdict, seq=seq)
+
+    async def _take_up(self, peer: Peer, log: LogName) -> None:
+        """Take over a lease of the same agent that this session did not list."""
+        meta = await self._meta(log)
+        if meta is None or meta.state is not RunState.RUNNING or meta.agent != peer.id:
+            return
+        if meta.instance == peer.instance:
+            await self._bind(peer, meta)
+        else:
+            await self._lose(meta, "another process took its agent's id")
+
+    async def _bind(self, peer: Peer, meta: RunMeta) -> bool:
+        """Let an attempt go on in this session. Returns False where the run changed meanwhile."""
+        result = await settle(self._line, runs.rebind(self._ids(), meta, peer.session, self._lease_ms))
+        if isinstance(result, Refused):
+            return False
+        peer.held[meta.log.name] = Held(meta.attempt, meta.fence)
+        return True
+
+    async def _held(self, peer: Peer) -> list[LogName]:
+        """Return the runs that the agent's leases are on, in the partitions of its queues."""
+        partitions = {queue_partition(peer.namespace, queue) for queue in peer.queues}
+        found = await asyncio.gather(
+            *(self._line.store.hash_all(keys.held(each, peer.namespace, peer.id)) for each in partitions)
+        )
+        return [LogName(peer.namespace, LogKind.RUN, run) for held in found for run in held]
+
+    # While a session is open
+
+    async def renew(self, peer: Peer, attempts: tuple[HeldAttempt, ...]) -> None:
+        """Renew the leases that a heartbeat lists; tell the agent of those that are not its own."""
+        results = await asyncio.gather(*(self._renew(peer, held) for held in attempts))
+        for held, kept in zip(attempts, results, strict=True):
+            if not kept:
+                self._tell_fenced(peer, held)
+
+    async def _renew(self, peer: Peer, held: HeldAttempt) -> bool:
+        log = LogName(peer.namespace, LogKind.RUN, held.run)
+        commit = runs.renew(self._ids(), log, held.fence, peer.session, self._lease_ms)
+        result = await self._line.commit(commit)
+        if isinstance(result, Outcome):
+            return True
+        meta = await self._meta(log)
+        return meta is not None and meta.fence == held.fence and (meta.final or meta.session == peer.session)
+
+    @staticmethod
+    def _tell_fenced(peer: Peer, held: HeldAttempt) -> None:
+        known = peer.held.get(held.run)
+        if known is None or known.fence != held.fence:
+            return
+        del peer.held[held.run]
+        peer.send(
+            Nack(
+                log=f"run/{held.run}",
+                producer=runs.attempt_producer(known.attempt),
+                seq=0,
+                code=ErrorCode.FENCED,
+                message="the run was given to another attempt",
+            )
+        )
+
+    async def release(self, peer: Peer, frame: Release) -> None:
+        """Take back an attempt that the agent does not want."""
+        log = LogName(peer.namespace, LogKind.RUN, frame.run)
+        meta = await self._meta(log)
+        mine = meta is not None and (meta.fence, meta.session) == (frame.fence, peer.session)
+        if meta is not None and mine and meta.state is RunState.RUNNING:
+            await settle(self._line, runs.release(self._ids(), meta, frame.reason.value))
+        peer.held.pop(frame.run, None)
+        self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue) if meta else "")
+        self._dispatch.offer(peer)
+
+    async def expire(self, log: LogName) -> None:
+        """Take an attempt from an agent whose lease ran out."""
+        meta = await self._meta(log)
+        if meta is not None and meta.state is RunState.RUNNING:
+            await self._lose(meta, "its lease ran out")
+
+    async def wake(self, log: LogName) -> None:
+        """Put a run whose wait before a retry is over back on its queue."""
+        meta = await self._meta(log)
+        if meta is not None and meta.state is RunState.QUEUED:
+            await settle(self._line, runs.requeue(self._ids(), meta))
+            self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
+
+    async def _lose(self, meta: RunMeta, reason: str) -> None:
+        result = await settle(self._line, runs.lose(self._ids(), meta, reason))
+        if isinstance(result, Outcome):
+            log_.info("attempt_lost", run=meta.log.name, attempt=meta.attempt, agent=meta.agent, reason=reason)
+            self._dispatch.hint(runs.queue_hint(meta.log.namespace, meta.queue))
+
+    # Publishing
+
+    async def publish(self, peer: Peer, log: LogName, frame: Publish) -> Puback | Nack:
+        """Append what an attempt publishes; with its last entry, end it."""
+        prepared = publishing.prepare_attempt(frame, peer.principal)
+        if isinstance(prepared, Nack):
+            return prepared
+        kind = frame.entries[-1][0]
+        try:
+            commit = await self._proposal(peer, log, frame, prepared)
+            result = await self._line.commit(commit)
+            while isinstance(result, Refused) and _cancelled_meanwhile(kind, commit, result):
+                commit = await self._proposal(peer, log, frame, prepared)
+                result = await self._line.commit(commit)
+        except StoreUnavailable as fault:
+            return publishing.unavailable(frame, fault)
+        if isinstance(result, Refused):
+            return _refused(frame, commit, result)
+        if kind in ENDINGS:
+            peer.held.pop(log.name, None)
+            self._dispatch.offer(peer)
+        elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
+            await self._overflow(log)
+        return publishing.puback(frame, result, self._line.level)
+
+    async def _proposal(self, peer: Peer, log: LogName, frame: Publish, prepared: publishing.Prepared) -> Commit:
+        """Propose the commit of a publish. Only an attempt that errored costs a read of the run."""
+        kind, body, _, _ = frame.entries[-1]
+        ending = None
+        if kind == Kind.ERRORED:
+            meta = await self._meta(log)
+            if meta is not None:
+                errored = read_control(Errored, body)
+                ending = runs.conclude_error(self._ids(), meta, errored, random.random())
+        elif kind in ENDINGS:
+            ending = runs.conclude(log, peer.id, Kind(kind))
+        return runs.publish(self._ids(), log, peer, prepared.claim, prepared.packed, expect=frame.expect, ending=ending)
+
+    async def _overflow(self, log: LogName) -> None:
+        meta = await self._meta(log)
+        if meta is not None and meta.state is RunState.RUNNING:
+            message = f"the run's log reached {RUN_ENTRIES_MAX} entries"
+            await settle(self._line, runs.fail(self._ids(), meta, RunError(type="run_log_full", message=message)))
+
+    # Reading
+
+    async def _meta(self, log: LogName) -> RunMeta | None:
+        fields = await self._line.store.meta(log)
+        return RunMeta.parse(log, fields) if fields else None
+
+    async def _last_seq(self, meta: RunMeta) -> int:
+        producer = runs.attempt_producer(meta.attempt)
+        record = (await self._line.store.hash_get(keys.producers(meta.log), producer))[0]
+        return int(record.split()[1]) if record else 0
+
+    def _ids(self) -> runs.Ids:
+        return runs.Ids(self._line.new_commit_id(), self._line.src)
+
+
+def _verdict(peer: Peer, claim: AttemptClaim, meta: RunMeta | None) -> Verdict:
+    """Judge an attempt that an agent lists by what the store says of its run."""
+    if meta is None or meta.fence != claim.fence or meta.agent != peer.id:
+        return Verdict.FENCED
+    if meta.final:
+        return Verdict.FINISHED
+    holds = meta.state is RunState.RUNNING and meta.instance == peer.instance
+    return Verdict.CONTINUE if holds else Verdict.FENCED
+
+
+def _cancelled_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
+    """Whether a cancel came between reading the run and ending its attempt with an error."""
+    decided = kind == Kind.ERRORED and refused.reason is Refusal.GUARD
+    return decided and commit.guards[refused.guard].field == "cancel"
+
+
+def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
+    """Say why an attempt's entries were refused."""
+    if refused.reason is not Refusal.GUARD:
+        return publishing.nack(frame, refused)
+    field = commit.guards[refused.guard].field
+    code, message = ErrorCode.FENCED, "the attempt is over"
+    if field == "cancel":
+        code, message = ErrorCode.INVALID_ENTRY, "the run was not told to cancel"
+    elif field == "session":
+        code, message = ErrorCode.SUPERSEDED, "the attempt goes on in a newer session"
+    elif field == "state" and refused.actual is not None and RunState(refused.actual) in FINAL:
+        code, message = ErrorCode.RUN_FINISHED, f"the run is {refused.actual}"
+    return Nack(log=frame.log, producer=frame.producer, seq=frame.seq, code=code, message=message)

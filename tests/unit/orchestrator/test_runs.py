@@ -1,0 +1,339 @@
+"""The life of a run as the hub proposes it: every event in every state, folded and compared with the meta."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from orchestrator.core import runs
+from orchestrator.core.run_meta import RunMeta
+from orchestrator.peers import Peer
+from orchestrator.store import keys
+from orchestrator.store.base import Commit, Outcome, ProducerClaim, Refused
+from orchestrator.store.memory import MemoryServer, MemoryStore
+from protocol.codec import pack_record, pack_value, unpack_record
+from protocol.control import Cancel, Cancelled, Errored, Kind, RunError, Succeeded
+from protocol.frames import HandlerSpec, Recover, Role
+from protocol.ids import LogKind, LogName, make_run_id, queue_partition
+from protocol.requests import RunSubmit
+from protocol.run import RunState, RunView, fold
+
+LEASE_MS = 15_000
+
+
+@dataclass
+class Bench:
+    """One run on a store in memory, and the agent that works on it."""
+
+    now_ms: int = 1_000_000
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.server = MemoryServer(lambda: self.now_ms)
+        self.store = MemoryStore(self.server, "hub-1")
+        partition = queue_partition("default", "work")
+        self.log = LogName("default", LogKind.RUN, make_run_id(partition, self.now_ms, b"12345678"))
+        self.peer = self.agent("one", "instance-1", "session-1")
+        self.spec = HandlerSpec(name="review", recover=Recover.JOURNAL)
+        self.sent = 0
+
+    def agent(self, name: str, instance: str, session: str) -> Peer:
+        """Return a session of an agent."""
+        return Peer(
+            namespace="default",
+            principal=f"agent:{name}",
+            role=Role.AGENT,
+            id=name,
+            instance=instance,
+            session=session,
+            fence=1,
+            scopes=frozenset({"agent"}),
+            send=lambda _frame: None,
+            slots=1,
+        )
+
+    def ids(self) -> runs.Ids:
+        """Return new ids for a commit."""
+        return runs.Ids(f"commit-{next(self.numbers)}", "hub:hub-1", "0123456789abcdef")
+
+    async def meta(self) -> RunMeta:
+        """Return the run's meta as it is now."""
+        fields = await self.store.meta(self.log)
+        assert fields is not None
+        return RunMeta.parse(self.log, fields)
+
+    async def do(self, commit: Commit) -> Outcome | Refused:
+        """Do a commit, and check that log and meta still say the same."""
+        result = await self.store.commit(commit)
+        await self.check()
+        return result
+
+    async def check(self) -> RunView:
+        """Fold the log, and compare with what the meta and the indexes say."""
+        page = await self.store.read(self.log, 0, 1000)
+        if page is None:
+            return RunView()
+        view, meta = fold(RunView(), page.entries), await self.meta()
+        assert (view.state, view.attempt, view.fence) == (meta.state, meta.attempt, meta.fence)
+        assert (view.failures, view.losses, view.cancelling) == (meta.failures, meta.losses, meta.cancelling)
+        leased = await self.store.sorted_range(keys.leases(meta.partition), 10)
+        assert [name for name, _ in leased] == ([f"default/{self.log.name}"] if view.agent else [])
+        held = await self.store.hash_all(keys.held(meta.partition, "default", "one"))
+        assert held == ({self.log.name: str(meta.fence).encode()} if view.agent == "one" else {})
+        waiting = await self.store.sorted_range(keys.queue(meta.partition, "default", "work", "review"), 10)
+        timers = await self.store.sorted_range(keys.timers(meta.partition), 10)
+        assert len(waiting) + len(timers) == (view.state is RunState.QUEUED)
+        return view
+
+    # Events
+
+    async def submit(self, retries: int | None = None) -> Outcome | Refused:
+        """Submit the run."""
+        params = RunSubmit(queue="work", handler="review", input=pack_value({}), key="k", retries=retries)
+        return await self.do(runs.submit(self.ids(), self.log, params))
+
+    async def claim(self) -> Outcome | Refused:
+        """Give the run to the agent."""
+        commit, self.held = runs.claim(
+            self.ids(), await self.meta(), self.peer, self.spec, store_ms=self.now_ms, lease_ms=LEASE_MS
+        )
+        self.sent = 0
+        return await self.do(commit)
+
+    async def publish(self, kind: str, body: bytes, ending: runs.Ending | None = None) -> Outcome | Refused:
+        """Publish one entry as the attempt that was claimed last."""
+        self.sent += 1
+        producer = ProducerClaim(f"attempt/{self.held.attempt}", self.held.fence, self.sent, 1, f"digest-{self.sent}")
+        packed = pack_record(kind, self.peer.principal, body, attempt=self.held.attempt, seq=self.sent)
+        return await self.do(runs.publish(self.ids(), self.log, self.peer, producer, (packed,), ending=ending))
+
+    async def succeed(self) -> Outcome | Refused:
+        """Let the attempt return."""
+        ending = runs.conclude(self.log, self.peer.id, Kind.SUCCEEDED)
+        return await self.publish(Kind.SUCCEEDED, pack_value(Succeeded(result=b"\xc0")), ending)
+
+    async def stop(self) -> Outcome | Refused:
+        """Let the attempt stop since it was told to."""
+        ending = runs.conclude(self.log, self.peer.id, Kind.CANCELLED)
+        return await self.publish(Kind.CANCELLED, pack_value(Cancelled()), ending)
+
+    async def fail(self, *, retryable: bool = True) -> Outcome | Refused:
+        """Let the attempt raise."""
+        errored = Errored(error=RunError(type="ValueError", message="no"), retryable=retryable)
+        ending = runs.conclude_error(self.ids(), await self.meta(), errored, 0.5)
+        return await self.publish(Kind.ERRORED, pack_value(errored), ending)
+
+    async def lose(self) -> Outcome | Refused:
+        """Take the attempt from its agent."""
+        return await self.do(runs.lose(self.ids(), await self.meta(), "its lease ran out"))
+
+    async def release(self) -> Outcome | Refused:
+        """Let the agent hand the attempt back."""
+        return await self.do(runs.release(self.ids(), await self.meta(), "drain"))
+
+    async def cancel(self) -> Outcome | Refused:
+        """Ask the run to stop."""
+        return await self.do(runs.cancel(self.ids(), await self.meta(), "hub:hub-1", Cancel(reason="enough"), None))
+
+    async def requeue(self) -> Outcome | Refused:
+        """Let the wait before a retry be over."""
+        return await self.do(runs.requeue(self.ids(), await self.meta()))
+
+    async def emit(self) -> Outcome | Refused:
+        """Publish something that ends nothing."""
+        return await self.publish("finding", b"\x01")
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    """Return a run that is not there yet."""
+    bench = Bench()
+    await bench.store.open()
+    return bench
+
+
+async def reach(bench: Bench, state: str) -> None:
+    """Bring a run into a state."""
+    steps: dict[str, tuple[str, ...]] = {
+        "queued": ("submit",),
+        "running": ("submit", "claim"),
+        "cancelling": ("submit", "claim", "cancel"),
+        "retrying": ("submit_retries", "claim", "fail"),
+        "succeeded": ("submit", "claim", "succeed"),
+        "failed": ("submit", "claim", "fail"),
+        "cancelled": ("submit", "cancel"),
+    }
+    for step in steps[state]:
+        name, _, retries = step.partition("_")
+        event: Callable[..., Awaitable[Outcome | Refused]] = getattr(bench, name)
+        result = await (event(2) if retries else event())
+        assert isinstance(result, Outcome), (step, result)
+
+
+FINAL_STATES = ("succeeded", "failed", "cancelled")
+
+EXPECTED: dict[tuple[str, str], str] = {
+    ("queued", "claim"): "running",
+    ("queued", "cancel"): "cancelled",
+    ("running", "succeed"): "succeeded",
+    ("running", "fail"): "failed",
+    ("running", "lose"): "queued",
+    ("running", "release"): "queued",
+    ("running", "cancel"): "running",
+    ("running", "emit"): "running",
+    ("cancelling", "succeed"): "succeeded",
+    ("cancelling", "stop"): "cancelled",
+    ("cancelling", "fail"): "cancelled",
+    ("cancelling", "lose"): "cancelled",
+    ("cancelling", "release"): "cancelled",
+    ("cancelling", "emit"): "running",
+    ("retrying", "claim"): "running",
+    ("retrying", "cancel"): "cancelled",
+    ("retrying", "requeue"): "queued",
+}
+"""What each event does in each state; every other pair is refused by the store."""
+
+ATTEMPT_EVENTS = ("succeed", "stop", "fail", "emit")
+STATES = ("queued", "running", "cancelling", "retrying", *FINAL_STATES)
+NEVER_PROPOSED = {
+    *(("queued", event) for event in ("lose", "release", "requeue", *ATTEMPT_EVENTS)),
+    *((state, event) for state in ("running", "cancelling") for event in ("claim", "requeue")),
+    ("cancelling", "cancel"),
+    ("retrying", "lose"),
+    ("retrying", "release"),
+    *((state, event) for state in FINAL_STATES for event in ("claim", "lose", "release", "cancel", "requeue")),
+    *(("cancelled", event) for event in ATTEMPT_EVENTS),
+}
+"""Pairs that the hub never proposes: it looks at the state, or at who holds the attempt, before."""
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (state, event)
+        for state in STATES
+        for event in ("claim", *ATTEMPT_EVENTS, "lose", "release", "cancel", "requeue")
+        if (state, event) not in NEVER_PROPOSED
+    ],
+)
+async def test_every_event_in_every_state(bench: Bench, state: str, event: str) -> None:
+    await reach(bench, state)
+    before = await bench.check()
+    result = await getattr(bench, event)()
+    after = await bench.check()
+    wanted = EXPECTED.get((state, event))
+    if wanted is None:
+        assert isinstance(result, Refused)
+        assert after == before
+    else:
+        assert isinstance(result, Outcome)
+        assert after.state == wanted
+
+
+async def test_a_second_submit_with_the_same_key_changes_nothing_and_names_the_run(bench: Bench) -> None:
+    await bench.submit()
+    again = await bench.submit()
+    assert isinstance(again, Refused)
+    assert again.actual == f"{bench.log.name} {runs.input_digest('review', pack_value({}))}"
+
+
+async def test_of_two_claims_only_one_happens(bench: Bench) -> None:
+    await bench.submit()
+    meta = await bench.meta()
+    rival = bench.agent("two", "instance-2", "session-2")
+    first, _ = runs.claim(bench.ids(), meta, bench.peer, bench.spec, store_ms=1, lease_ms=LEASE_MS)
+    second, _ = runs.claim(bench.ids(), meta, rival, bench.spec, store_ms=1, lease_ms=LEASE_MS)
+    assert isinstance(await bench.do(first), Outcome)
+    assert isinstance(await bench.do(second), Refused)
+    assert (await bench.meta()).agent == "one"
+
+
+async def test_a_fenced_attempt_cannot_write_though_its_agent_holds_the_next_one(bench: Bench) -> None:
+    await reach(bench, "running")
+    old = bench.held
+    await bench.lose()
+    await bench.claim()
+    assert bench.held.fence > old.fence
+    bench.held = old
+    assert isinstance(await bench.emit(), Refused)
+
+
+async def test_an_older_session_of_the_same_process_cannot_write(bench: Bench) -> None:
+    await reach(bench, "running")
+    await bench.do(runs.rebind(bench.ids(), await bench.meta(), "session-2", LEASE_MS))
+    assert isinstance(await bench.emit(), Refused)
+    bench.sent -= 1
+    bench.peer.session = "session-2"
+    assert isinstance(await bench.emit(), Outcome)
+
+
+async def test_a_retry_of_the_last_entries_is_accepted_after_the_end(bench: Bench) -> None:
+    await reach(bench, "succeeded")
+    bench.sent -= 1
+    again = await bench.succeed()
+    assert isinstance(again, Outcome)
+    assert again.repeated
+    page = await bench.store.read(bench.log, 0, 100)
+    assert page is not None
+    kinds = [unpack_record(entry.packed).kind for entry in page.entries]
+    assert kinds == [Kind.SUBMITTED, Kind.CLAIMED, Kind.SUCCEEDED]
+
+
+async def test_a_run_that_fails_more_often_than_it_may_is_dead(bench: Bench) -> None:
+    await bench.submit(2)
+    for state in (RunState.QUEUED, RunState.QUEUED, RunState.DEAD):
+        if (await bench.meta()).failures:
+            await bench.requeue()
+        await bench.claim()
+        await bench.fail()
+        assert (await bench.meta()).state is state
+
+
+async def test_an_error_that_another_try_cannot_mend_fails_the_run_at_once(bench: Bench) -> None:
+    await bench.submit(5)
+    await bench.claim()
+    await bench.fail(retryable=False)
+    assert (await bench.meta()).state is RunState.FAILED
+
+
+async def test_a_run_whose_agents_keep_getting_lost_is_dead(bench: Bench) -> None:
+    await bench.submit()
+    for _ in range(runs.LOSSES_MAX):
+        assert (await bench.meta()).state is RunState.QUEUED
+        await bench.claim()
+        await bench.lose()
+    assert (await bench.meta()).state is RunState.DEAD
+
+
+async def test_releases_are_not_counted(bench: Bench) -> None:
+    await bench.submit()
+    for _ in range(runs.LOSSES_MAX + 1):
+        await bench.claim()
+        await bench.release()
+    meta = await bench.meta()
+    assert (meta.state, meta.losses, meta.failures) == (RunState.QUEUED, 0, 0)
+
+
+async def test_a_renewed_lease_ends_later_and_only_its_session_renews_it(bench: Bench) -> None:
+    await reach(bench, "running")
+    bench.now_ms += 1_000
+    mine = runs.renew(bench.ids(), bench.log, bench.held.fence, "session-1", LEASE_MS)
+    assert isinstance(await bench.do(mine), Outcome)
+    leased = await bench.store.sorted_range(keys.leases(int(bench.log.name[:2])), 1)
+    assert leased[0][1] == bench.now_ms + LEASE_MS
+    theirs = runs.renew(bench.ids(), bench.log, bench.held.fence, "session-0", LEASE_MS)
+    assert isinstance(await bench.do(theirs), Refused)
+
+
+async def test_higher_priorities_come_first_then_older_runs() -> None:
+    partition = queue_partition("default", "work")
+    scores = []
+    for made_ms, priority in ((1_000, 0), (2_000, 0), (3_000, 9)):
+        log = LogName("default", LogKind.RUN, make_run_id(partition, made_ms, b"12345678"))
+        params = RunSubmit(queue="work", handler="review", input=b"", key="k", priority=priority)
+        commit = runs.submit(runs.Ids("c", "client:me", "0123456789abcdef"), log, params)
+        scores += [op.score for op in commit.ops if hasattr(op, "score")]
+    assert sorted(scores) == [scores[2], scores[0], scores[1]]
