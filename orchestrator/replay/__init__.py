@@ -1,0 +1,1 @@
+"""What was recorded, looked at again: timelines, export files, verification."""

@@ -1,0 +1,216 @@
+"""The timeline of a log: what happened when, attempt by attempt, for a person who looks for a cause.
+
+Pure: takes entries in order, returns rows. A run's rows say what an entry meant for the run (an attempt
+began, was lost, was taken up again); any other log's rows are simply its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from protocol.codec import unpack_record
+from protocol.control import CONTROL, AttemptLost, Claimed, Kind, Released, read_control
+from protocol.entry import Entry, Record
+from protocol.frames import Part, Recover
+from protocol.readable import json_line, readable_body
+from protocol.run import BrokenLog, RunView, apply
+
+__all__ = ["BEGINS", "Mark", "Row", "Timeline", "seconds", "short_body"]
+
+Body = TypeVar("Body", bound=Part)
+
+BODY_CHARACTERS_MAX = 100
+
+
+class Mark(Enum):
+    """What an entry meant for its run."""
+
+    NONE = ""
+    STARTED = "started"
+    RESUMED = "resumed"
+    RESTARTED = "restarted"
+    RETRIED = "retried"
+    LOST = "lost"
+    RELEASED = "released"
+    ERRORED = "errored"
+    COMMAND = "command"
+    ENDED = "ended"
+    BROKEN = "broken"
+
+
+BEGINS = frozenset({Mark.STARTED, Mark.RESUMED, Mark.RESTARTED, Mark.RETRIED})
+"""The marks that open an attempt."""
+
+_MARKS: dict[str, Mark] = {
+    Kind.LOST: Mark.LOST,
+    Kind.RELEASED: Mark.RELEASED,
+    Kind.ERRORED: Mark.ERRORED,
+    Kind.CANCEL: Mark.COMMAND,
+}
+
+_ABOUT_ATTEMPTS: dict[str, type[Claimed] | type[AttemptLost] | type[Released]] = {
+    Kind.CLAIMED: Claimed,
+    Kind.LOST: AttemptLost,
+    Kind.RELEASED: Released,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry on the timeline.
+
+    Attributes:
+        offset: in the log.
+        at_ms: since the first entry of the log; for a run, since it was submitted.
+        attempt: that the entry belongs to, None outside one.
+        kind: of the entry.
+        mark: what it meant for the run.
+        note: that in words, where there is more to say than the mark; else empty.
+        body: the body, shortened to one line.
+    """
+
+    offset: int
+    at_ms: int
+    attempt: int | None
+    kind: str
+    mark: Mark
+    note: str
+    body: str
+
+
+class Timeline:
+    """Folds the entries of one log into rows, and counts what happened.
+
+    Attributes:
+        view: the run as far as it was read; its state is None for other logs.
+        started: attempts that began.
+        lost: attempts whose agent was lost.
+        resumed: attempts that took up a journal.
+        broken: why the run's log does not fold, where it does not.
+    """
+
+    def __init__(self, log: str) -> None:
+        self.log = log
+        self.view = RunView()
+        self.count = 0
+        self.started = 0
+        self.lost = 0
+        self.resumed = 0
+        self.first_ms = 0
+        self.last_ms = 0
+        self.broken: str | None = None
+        self._ended_by: Mark = Mark.NONE
+        self._ended_ms = 0
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this is the log of a run."""
+        return self.log.startswith("run/")
+
+    @property
+    def duration_ms(self) -> int:
+        """From the first entry to the last that was read."""
+        return self.last_ms - self.first_ms
+
+    def rows(self, entries: Iterable[Entry]) -> Iterator[Row]:
+        """Yield a row for each entry; may be called again with the entries that follow."""
+        for entry in entries:
+            yield self._row(entry)
+
+    def _row(self, entry: Entry) -> Row:
+        record = unpack_record(entry.packed)
+        if self.count == 0:
+            self.first_ms = entry.ts_ms
+        self.count += 1
+        self.last_ms = entry.ts_ms
+        mark, note = self._meaning(entry, record) if self.is_run else (Mark.NONE, "")
+        attempt = record.attempt if record.attempt is not None else _attempt_named(record)
+        return Row(
+            offset=entry.offset,
+            at_ms=entry.ts_ms - self.first_ms,
+            attempt=attempt,
+            kind=record.kind,
+            mark=mark,
+            note=note,
+            body=short_body(readable_body(record.kind, record.body)),
+        )
+
+    def _meaning(self, entry: Entry, record: Record) -> tuple[Mark, str]:
+        if self.broken is None:
+            try:
+                self.view = apply(self.view, entry)
+            except (BrokenLog, ValueError) as fault:
+                self.broken = str(fault)
+                return Mark.BROKEN, self.broken
+        control = CONTROL.get(record.kind)
+        if control is not None and control.terminal:
+            span = seconds(entry.ts_ms - self.first_ms)
+            return Mark.ENDED, f"{record.kind.removeprefix('$')}, {span} after it was submitted"
+        if record.kind == Kind.CLAIMED:
+            return self._begin(entry, record)
+        mark = _MARKS.get(record.kind, Mark.NONE)
+        if mark is Mark.LOST:
+            self.lost += 1
+        if mark in (Mark.LOST, Mark.RELEASED, Mark.ERRORED):
+            self._ended_by, self._ended_ms = mark, entry.ts_ms
+        return mark, self._note(mark, record)
+
+    def _begin(self, entry: Entry, record: Record) -> tuple[Mark, str]:
+        claim = _read(Claimed, record)
+        self.started += 1
+        before, self._ended_by = self._ended_by, Mark.NONE
+        if claim is None:
+            return Mark.STARTED, ""
+        after = f", {seconds(entry.ts_ms - self._ended_ms)} after the last one was {before.value}"
+        if before is Mark.NONE:
+            return Mark.STARTED, f"attempt {claim.attempt} on {claim.agent}"
+        if claim.recover is Recover.JOURNAL:
+            self.resumed += 1
+            return Mark.RESUMED, f"attempt {claim.attempt} resumed from the journal on {claim.agent}{after}"
+        mark = Mark.RETRIED if before is Mark.ERRORED else Mark.RESTARTED
+        return mark, f"attempt {claim.attempt} {mark.value} on {claim.agent}{after}"
+
+    def _note(self, mark: Mark, record: Record) -> str:
+        if mark is Mark.LOST:
+            lost = _read(AttemptLost, record)
+            return f"the agent of attempt {lost.attempt} was lost ({lost.reason})" if lost else ""
+        if mark is Mark.RELEASED:
+            return "the agent handed the attempt back"
+        return "the run is asked to stop" if mark is Mark.COMMAND else ""
+
+
+def seconds(ms: int) -> str:
+    """Return a span of time for people: 12 ms, 3.4 s, 2 min 5 s, 3 h 0 min."""
+    if ms < 1000:
+        return f"{ms} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f} s"
+    minutes, rest_ms = divmod(ms, 60_000)
+    if minutes < 60:
+        return f"{minutes} min {rest_ms // 1000} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def short_body(body: Any, characters_max: int = BODY_CHARACTERS_MAX) -> str:
+    """Return a readable body on one line, with what does not fit left out; null is empty."""
+    if body is None:
+        return ""
+    text = json_line(body)
+    return text if len(text) <= characters_max else f"{text[: characters_max - 3]}..."
+
+
+def _read(model: type[Body], record: Record) -> Body | None:
+    try:
+        return read_control(model, record.body)
+    except ValueError:
+        return None
+
+
+def _attempt_named(record: Record) -> int | None:
+    """Return the attempt that an entry of the hub is about."""
+    model = _ABOUT_ATTEMPTS.get(record.kind)
+    found = _read(model, record) if model else None
+    return found.attempt if found else None
