@@ -93,6 +93,10 @@ def _refused(fault: RedisError) -> ServerRefused:
     return ServerRefused(code, message)
 
 
+def _said(fault: BaseException) -> str:
+    return str(fault) or type(fault).__name__
+
+
 class _Broken(Exception):
     """The connection cannot be used any more."""
 
@@ -123,7 +127,7 @@ async def connect(url: str) -> AbstractConnection:
             await connection.connect()  # type: ignore[no-untyped-call]
     except (RedisError, OSError, TimeoutError) as fault:
         await disconnect(connection)
-        raise StoreUnavailable(f"the store does not answer: {fault or type(fault).__name__}") from fault
+        raise StoreUnavailable(f"the store does not answer: {_said(fault)}") from fault
     return connection
 
 
@@ -159,7 +163,7 @@ async def _run(connection: AbstractConnection, *args: bytes | str | int) -> Any:
     except ResponseError:
         raise  # `greet` knows what to make of a refusal
     except (RedisError, OSError, TimeoutError) as fault:
-        raise StoreUnavailable(f"the store's connection broke: {fault or type(fault).__name__}") from fault
+        raise StoreUnavailable(f"the store's connection broke: {_said(fault)}") from fault
 
 
 class Line:
@@ -284,7 +288,7 @@ class Line:
             try:
                 await connection.send_packed_command(chunks, check_health=False)
             except (RedisError, OSError) as fault:
-                raise _Broken(str(fault)) from fault
+                raise _Broken(_said(fault)) from fault
 
     async def _read(self, connection: AbstractConnection) -> None:
         while True:
@@ -296,7 +300,7 @@ class Line:
             except BusyLoadingError as fault:
                 reply = _refused(fault)
             except (RedisError, OSError) as fault:
-                raise _Broken(str(fault)) from fault
+                raise _Broken(_said(fault)) from fault
             if not self._sent:
                 raise _Broken(f"the store said something that it was not asked: {reply!r:.100}")
             request = self._sent[0]

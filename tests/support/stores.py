@@ -100,11 +100,11 @@ class StoreServer:
         """Let a frozen server go on."""
         os.kill(self.pid, signal.SIGCONT)
 
-    async def command(self, *args: str | int) -> bytes:
+    async def command(self, *args: bytes | str | int) -> bytes:
         """Execute one command on a connection of its own and return the reply's first 64 KiB as they came."""
         reader, writer = await asyncio.open_unix_connection(self.socket)
         try:
-            words = [str(arg).encode() for arg in args]
+            words = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
             writer.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words))
             return await reader.read(65_536)
         finally:

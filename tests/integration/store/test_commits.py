@@ -1,0 +1,336 @@
+"""Commits: what they write, what they check, and that each happens whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from orchestrator.store import keys
+from orchestrator.store.base import (
+    ABSENT,
+    COMMIT_ENTRIES_MAX,
+    Guard,
+    HashDelete,
+    HashSet,
+    Outcome,
+    Refusal,
+    Refused,
+    SetAdd,
+    SortedAdd,
+    SortedRemove,
+    Store,
+)
+from protocol.entry import chain, origin
+from protocol.ids import LogName, partition_of
+from tests.support.commits import EPOCH, append, commit, done, topic, topics_of_one_partition
+from tests.support.timing import eventually
+
+LOG = topic()
+META = keys.meta(LOG)
+P = partition_of(LOG)
+STATE = f"fl:{{p{P:02d}}}:held:default:a1"
+LEASES = keys.leases(P)
+
+
+async def texts(store: Store, log: LogName = LOG) -> list[bytes]:
+    """Everything in a log."""
+    page = await store.read(log, 0, 1000)
+    return [] if page is None else [entry.packed for entry in page.entries]
+
+
+async def test_the_first_commit_makes_the_log(store: Store) -> None:
+    outcome = await done(store, commit(append(LOG, b"one", b"two")))
+
+    [appended] = outcome.appended
+    assert appended.before == origin(EPOCH)
+    assert (appended.after.epoch, appended.after.offset) == (EPOCH, 2)
+    assert (appended.skipped, appended.last_offset, outcome.repeated) == (0, 2, False)
+    meta = await store.meta(LOG)
+    assert meta is not None
+    assert (meta["epoch"], meta["head"], meta["first"], meta["tag"]) == (EPOCH, "2", "1", appended.after.tag)
+    assert int(meta["ts"]) == appended.ts_ms
+
+
+async def test_later_commits_keep_the_epoch_and_continue_the_chain(store: Store) -> None:
+    first = await done(store, commit(append(LOG, b"one")))
+    second = await done(
+        store,
+        commit(
+            append(LOG, b"two", b"\xff\x00three"),
+        ),
+    )
+    third = await done(store, commit(append(LOG, b"four", epoch="other")))
+
+    assert second.appended[0].before == first.appended[0].after
+    assert third.appended[0].after.epoch == EPOCH
+    page = await store.read(LOG, 0, 10)
+    assert page is not None
+    assert [entry.packed for entry in page.entries] == [b"one", b"two", b"\xff\x00three", b"four"]
+    assert chain(origin(EPOCH).tag, page.entries) == third.appended[0].after.tag == page.after.tag
+
+
+async def test_times_never_decrease_and_are_the_stores(store: Store) -> None:
+    before_ms = await store.now_ms()
+    outcomes = [await done(store, commit(append(LOG, b"x"))) for _ in range(5)]
+    after_ms = await store.now_ms()
+
+    times = [outcome.appended[0].ts_ms for outcome in outcomes]
+    assert times == sorted(times)
+    assert before_ms <= times[0]
+    assert times[-1] <= after_ms
+    assert before_ms <= outcomes[0].now_ms <= after_ms
+
+
+async def test_a_clock_that_went_back_does_not_take_the_log_along(store: Store) -> None:
+    await done(store, commit(append(LOG, b"x"), ops=(HashSet(META, {"ts": "99999999999999"}),)))
+
+    outcome = await done(store, commit(append(LOG, b"y")))
+
+    assert outcome.appended[0].ts_ms == 99_999_999_999_999
+    assert outcome.now_ms < 99_999_999_999_999
+    page = await store.read(LOG, 1, 1)
+    assert page is not None
+    assert page.entries[0].ts_ms == 99_999_999_999_999
+    assert chain(page.before.tag, page.entries) == page.after.tag
+
+
+async def test_a_large_number_is_written_out_in_full(store: Store) -> None:
+    await done(store, commit(append(LOG), ops=(SortedAdd(LEASES, "default/r", 10**14),)))
+
+    assert await store.sorted_range(LEASES, 5) == [("default/r", 10**14)]
+
+
+async def test_an_append_without_entries_makes_the_log_and_nothing_else(store: Store) -> None:
+    outcome = await done(store, commit(append(LOG)))
+    assert outcome.appended[0].before == outcome.appended[0].after == origin(EPOCH)
+
+    await done(store, commit(append(LOG, b"x")))
+    again = await done(store, commit(append(LOG, epoch="other")))
+
+    assert again.appended[0].after.offset == 1
+    assert again.appended[0].after.epoch == EPOCH
+    assert await texts(store) == [b"x"]
+
+
+async def test_the_same_commit_again_is_answered_as_accepted_and_not_done_again(store: Store) -> None:
+    proposed = commit(append(LOG, b"one", b"two"), ops=(SortedAdd(LEASES, "default/r", 7),))
+    first = await done(store, proposed)
+    await done(store, commit(append(LOG), ops=(SortedRemove(LEASES, "default/r"),)))
+
+    again = await done(store, proposed)
+
+    assert again.repeated
+    assert again.appended[0].before == again.appended[0].after == first.appended[0].after
+    assert again.appended[0].skipped == 2
+    assert await texts(store) == [b"one", b"two"]
+    assert await store.sorted_range(LEASES, 5) == []
+
+
+async def test_a_repeated_commit_is_a_success_whatever_its_guards_say_by_now(store: Store) -> None:
+    guard = Guard(META, "state", ABSENT)
+    proposed = commit(append(LOG, b"one", expect=0), guards=(guard,), ops=(HashSet(META, {"state": "queued"}),))
+    await done(store, proposed)
+
+    assert (await done(store, proposed)).repeated
+
+
+async def test_commits_of_one_lost_call_are_each_recognised(store: Store) -> None:
+    lost = [commit(append(LOG, b"%d" % number)) for number in range(8)]
+    await asyncio.gather(*(store.commit(proposed) for proposed in lost))
+    await done(store, commit(append(LOG, b"later")))
+
+    again = await asyncio.gather(*(done(store, proposed) for proposed in lost))
+
+    assert all(outcome.repeated for outcome in again)
+    assert len(await texts(store)) == 9
+
+
+async def test_the_ids_that_a_log_remembers_are_bounded(store: Store) -> None:
+    for number in range(40):
+        await done(store, commit(append(LOG, b"x"), commit_id=f"{number:032d}"))
+
+    meta = await store.meta(LOG)
+
+    assert meta is not None
+    assert meta["commit"].split() == [f"{number:032d}" for number in range(39, 24, -1)]
+    assert re.fullmatch(r"( [!-~]+)+ ", meta["commit"])
+
+
+@pytest.mark.parametrize(
+    ("field", "expected", "actual"),
+    [("state", "running", "queued"), ("state", ABSENT, "queued"), ("nobody", "x", None)],
+)
+async def test_a_guard_that_fails_refuses_the_commit_and_says_what_is(
+    store: Store, field: str, expected: str | None, actual: str | None
+) -> None:
+    await done(store, commit(append(LOG, b"x"), ops=(HashSet(META, {"state": "queued"}),)))
+    guards = (Guard(META, "state", "queued"), Guard(META, field, expected))
+
+    refused = await store.commit(commit(append(LOG, b"y"), guards=guards))
+
+    assert refused == Refused(Refusal.GUARD, guard=1, actual=actual)
+    assert await texts(store) == [b"x"]
+
+
+async def test_guards_see_the_fields_of_earlier_commits_of_the_same_call(store: Store) -> None:
+    guard = (Guard(META, "attempt", ABSENT),)
+    proposals = [commit(append(LOG, b"%d" % n), guards=guard, ops=(HashSet(META, {"attempt": "1"}),)) for n in range(5)]
+
+    outcomes = await asyncio.gather(*(store.commit(proposed) for proposed in proposals))
+
+    assert isinstance(outcomes[0], Outcome)
+    assert outcomes[1:] == [Refused(Refusal.GUARD, guard=0, actual="1")] * 4
+    assert await texts(store) == [b"0"]
+
+
+async def test_guards_may_look_at_the_head(store: Store) -> None:
+    proposals = [commit(append(LOG, b"%d" % n), guards=(Guard(META, "head", "1"),)) for n in range(2)]
+
+    outcomes = await asyncio.gather(
+        store.commit(commit(append(LOG, b"x"))), *(store.commit(proposed) for proposed in proposals)
+    )
+
+    assert [isinstance(outcome, Outcome) for outcome in outcomes] == [True, True, False]
+
+
+async def test_expect_is_the_head_that_the_log_must_have(store: Store) -> None:
+    await done(store, commit(append(LOG, b"one", expect=0)))
+    await done(store, commit(append(LOG, b"two", expect=1)))
+
+    refused = await store.commit(commit(append(LOG, b"three", expect=1)))
+
+    assert refused == Refused(Refusal.EXPECT, append=0, head=2)
+    assert await texts(store) == [b"one", b"two"]
+
+
+async def test_expect_of_a_log_that_is_not_there(store: Store) -> None:
+    assert await store.commit(commit(append(LOG, b"x", expect=3))) == Refused(Refusal.EXPECT, append=0, head=0)
+    assert await store.meta(LOG) is None
+
+
+async def test_of_two_that_expect_the_same_head_the_first_wins(store: Store) -> None:
+    outcomes = await asyncio.gather(*(store.commit(commit(append(LOG, b"%d" % n, expect=0))) for n in range(2)))
+
+    assert isinstance(outcomes[0], Outcome)
+    assert outcomes[1] == Refused(Refusal.EXPECT, append=0, head=1)
+
+
+async def test_guards_come_before_expect(store: Store) -> None:
+    refused = await store.commit(commit(append(LOG, b"x", expect=9), guards=(Guard(META, "state", "running"),)))
+
+    assert isinstance(refused, Refused)
+    assert refused.reason is Refusal.GUARD
+
+
+async def test_a_commit_appends_to_several_logs_or_to_none(store: Store) -> None:
+    a, b, c = topics_of_one_partition(3)
+    both = await done(store, commit(append(a, b"1"), append(b, b"2", b"3")))
+    assert [appended.after.offset for appended in both.appended] == [1, 2]
+
+    refused = await store.commit(
+        commit(
+            append(a, b"4"),
+            append(c, b"5"),
+            append(b, b"6", expect=1),
+            ops=(SetAdd(keys.buckets(partition_of(a), "default", "q"), "x"),),
+        )
+    )
+
+    assert refused == Refused(Refusal.EXPECT, append=2, head=2)
+    assert await texts(store, a) == [b"1"]
+    assert await texts(store, b) == [b"2", b"3"]
+    assert await store.meta(c) is None
+    assert await store.set_members(keys.buckets(partition_of(a), "default", "q")) == frozenset()
+
+
+async def test_a_refused_commit_does_not_touch_the_others_of_its_call(store: Store) -> None:
+    proposals = [commit(append(LOG, b"%d" % n, expect=None if n % 2 == 0 else 99)) for n in range(10)]
+
+    outcomes = await asyncio.gather(*(store.commit(proposed) for proposed in proposals))
+
+    assert [isinstance(outcome, Outcome) for outcome in outcomes] == [True, False] * 5
+    assert await texts(store) == [b"0", b"2", b"4", b"6", b"8"]
+
+
+async def test_commits_of_a_partition_happen_in_the_order_they_were_asked_for(store: Store) -> None:
+    a, b = topics_of_one_partition(2)
+    numbers = range(600)
+
+    outcomes = await asyncio.gather(*(done(store, commit(append(a if n % 3 else b, b"%d" % n))) for n in numbers))
+
+    assert await texts(store, a) == [b"%d" % n for n in numbers if n % 3]
+    assert await texts(store, b) == [b"%d" % n for n in numbers if not n % 3]
+    offsets = [outcome.appended[0].after.offset for n, outcome in enumerate(outcomes) if n % 3]
+    assert offsets == list(range(1, 401))
+
+
+async def test_every_operation(store: Store) -> None:
+    bucket = keys.buckets(P, "default", "q")
+    now_ms = (await done(store, commit(append(LOG), ops=(HashSet(STATE, {"r1": "5", "r2": b"\xff\x00"}),)))).now_ms
+    outcome = await done(
+        store,
+        commit(
+            ops=(
+                HashSet(STATE, {"r3": "7"}),
+                HashDelete(STATE, ("r1", "r9")),
+                SortedAdd(LEASES, "default/r1", 100),
+                SortedAdd(LEASES, "default/r2", 5000, from_now=True),
+                SortedAdd(LEASES, "default/r3", 300, only_present=True),
+                SortedAdd(LEASES, "default/r1", 400, only_present=True),
+                SortedAdd(keys.timers(P), "default/r1", 1),
+                SortedRemove(keys.timers(P), "default/r1"),
+                SetAdd(bucket, "b1"),
+                SetAdd(bucket, "b1"),
+            ),
+            partition=P,
+        ),
+    )
+
+    assert outcome.appended == ()
+    assert outcome.now_ms >= now_ms
+    assert await store.hash_all(STATE) == {"r2": b"\xff\x00", "r3": b"7"}
+    assert await store.sorted_range(LEASES, 9) == [("default/r1", 400), ("default/r2", outcome.now_ms + 5000)]
+    assert await store.sorted_range(keys.timers(P), 9) == []
+    assert await store.set_members(bucket) == {"b1"}
+
+
+async def test_a_hash_with_a_time_to_live_goes_when_it_is_over(store: Store) -> None:
+    key = keys.ops(P, "default", 19_000)
+    await done(store, commit(append(LOG), ops=(HashSet(key, {"ann/1": "r"}, ttl_ms=1),)))
+
+    async def is_gone() -> bool:
+        return await store.hash_all(key) == {}
+
+    assert await eventually(is_gone)
+
+
+async def test_operations_may_change_what_later_commits_of_the_call_look_at(store: Store) -> None:
+    await done(store, commit(append(LOG, b"x")))
+    outcomes = await asyncio.gather(
+        store.commit(commit(append(LOG, b"y"), ops=(HashSet(META, {"ts": "99999999999999"}),))),
+        store.commit(commit(append(LOG, b"z"))),
+    )
+
+    assert isinstance(outcomes[1], Outcome)
+    assert outcomes[1].appended[0].ts_ms == 99_999_999_999_999
+
+
+async def test_a_commit_as_large_as_a_call_may_be(store: Store) -> None:
+    entries = tuple(b"%d" % n for n in range(COMMIT_ENTRIES_MAX + 1))
+
+    outcome = await done(store, commit(append(LOG, *entries)))
+
+    assert outcome.appended[0].after.offset == COMMIT_ENTRIES_MAX + 1
+    assert await texts(store) == list(entries)
+
+
+async def test_a_commit_that_is_none_is_told_to_its_author(store: Store) -> None:
+    with pytest.raises(ValueError, match="partition"):
+        await store.commit(commit(append(LOG, b"x"), guards=(Guard("fl:agents", "x", ABSENT),)))
+    with pytest.raises(ValueError, match="too large"):
+        await store.commit(commit(append(LOG, *[b"x"] * (2 * COMMIT_ENTRIES_MAX + 1))))
+    with pytest.raises(ValueError, match="twice"):
+        await store.commit(commit(append(LOG, b"x"), append(LOG, b"y")))
+    assert await store.meta(LOG) is None
