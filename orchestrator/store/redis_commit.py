@@ -24,7 +24,13 @@ from orchestrator.store.redis_line import ServerRefused, to_store_error
 from orchestrator.store.redis_scripts import COMMIT
 from orchestrator.store.shape import check_commit
 
-__all__ = ["WAITING_COMMITS_MAX", "Lane"]
+__all__ = ["CALL_COMMITS_MAX", "CALL_ENTRIES_MAX", "WAITING_COMMITS_MAX", "Lane"]
+
+CALL_ENTRIES_MAX = 4 * COMMIT_ENTRIES_MAX
+"""Entries of one call. Each call costs a sync to disk, and keeps the server to itself for some 10 µs an entry."""
+
+CALL_COMMITS_MAX = 256
+"""Commits of one call. Their checks cost as much as a few entries each."""
 
 WAITING_COMMITS_MAX = 16_384
 """Commits of one partition that wait for their call; more are refused as unavailable."""
@@ -34,8 +40,7 @@ class _Waiting:
     __slots__ = ("commit", "entries", "future", "size")
 
     def __init__(self, commit: Commit, future: asyncio.Future[Outcome | Refused]) -> None:
-        entries, self.size = check_commit(commit)
-        self.entries = max(entries, 1)
+        self.entries, self.size = check_commit(commit)
         self.commit = commit
         self.future = future
 
@@ -105,7 +110,7 @@ class Lane:
             waiting = self._waiting[0]
             entries += waiting.entries
             size += waiting.size
-            if batch and (entries > COMMIT_ENTRIES_MAX or size > COMMIT_BYTES_MAX):
+            if batch and (entries > CALL_ENTRIES_MAX or size > COMMIT_BYTES_MAX or len(batch) == CALL_COMMITS_MAX):
                 break
             self._waiting.popleft()
             if not waiting.future.done():  # a caller that was cancelled asks for nothing

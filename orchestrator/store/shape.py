@@ -15,7 +15,7 @@ __all__ = ["COMMIT_ID_CHARS_MAX", "LONE_COMMIT_FACTOR", "check_commit"]
 
 COMMIT_ID_CHARS_MAX = 64
 LONE_COMMIT_FACTOR = 2
-"""A commit over the bounds of a call goes out alone; one over the bounds times this is refused."""
+"""A commit may exceed its bounds (a full frame and an entry of the hub's own, say), but not by this factor."""
 
 _COMMIT_ID = re.compile(rf"[!-~]{{1,{COMMIT_ID_CHARS_MAX}}}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Outcome
+from orchestrator.store.base import COMMIT_BYTES_MAX, Outcome
 from orchestrator.store.redis import RedisStore
+from orchestrator.store.redis_commit import CALL_COMMITS_MAX, CALL_ENTRIES_MAX
 from protocol.ids import partition_of
 from tests.support.commits import append, commit, done, topic
 from tests.support.stores import StoreServer
@@ -48,11 +49,11 @@ async def test_a_call_carries_no_more_entries_than_its_bound(redis_store: RedisS
     await done(redis_store, commit(append(LOG, b"x")))
     before = calls(redis_store)
 
-    commits = [commit(append(LOG, *[b"x"] * 100)) for _ in range(6)]
+    commits = [commit(append(LOG, *[b"x"] * 100)) for _ in range(12)]
     outcomes = await asyncio.gather(*map(redis_store.commit, commits))
 
     assert all(isinstance(outcome, Outcome) for outcome in outcomes)
-    assert calls(redis_store) == before + 6 * 100 // COMMIT_ENTRIES_MAX + 1
+    assert calls(redis_store) == before + 12 * 100 // CALL_ENTRIES_MAX + 1
 
 
 async def test_a_call_carries_no_more_bytes_than_its_bound(redis_store: RedisStore) -> None:
@@ -64,11 +65,11 @@ async def test_a_call_carries_no_more_bytes_than_its_bound(redis_store: RedisSto
     assert calls(redis_store) == before + 2
 
 
-async def test_commits_without_entries_count_towards_the_bound(redis_store: RedisStore) -> None:
+async def test_a_call_carries_no_more_commits_than_its_bound(redis_store: RedisStore) -> None:
     await done(redis_store, commit(append(LOG, b"x")))
     before = calls(redis_store)
 
-    await asyncio.gather(*(done(redis_store, commit(append(LOG))) for _ in range(COMMIT_ENTRIES_MAX * 2)))
+    await asyncio.gather(*(done(redis_store, commit(append(LOG))) for _ in range(CALL_COMMITS_MAX * 2)))
 
     assert calls(redis_store) == before + 2
 
