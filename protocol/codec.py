@@ -53,6 +53,8 @@ def _wire_names(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
 
 
 def _part_to_map(part: object) -> dict[str, Any]:
+    if isinstance(part, int):
+        raise OverflowError("an int of more than 64 bits has no place in a frame or body")
     if not isinstance(part, BaseModel):
         raise TypeError(f"{type(part).__name__} has no place in a frame or body")
     values = part.__dict__
@@ -88,16 +90,14 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
 
 
 def _check_nesting(value: object, depth: int) -> None:
+    if isinstance(value, msgpack.Timestamp):
+        _malformed("extension type -1 is not allowed")
+    if not isinstance(value, (tuple, dict)):
+        return
     if depth > NESTING_MAX:
         raise RemoteProtocolError(CloseCode.TOO_LARGE, f"more than {NESTING_MAX} levels of arrays and maps")
-    if isinstance(value, tuple):
-        for item in value:
-            _check_nesting(item, depth + 1)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _check_nesting(item, depth + 1)
-    elif isinstance(value, msgpack.Timestamp):
-        _malformed("extension type -1 is not allowed")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_nesting(item, depth + 1)
 
 
 def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
@@ -216,6 +216,6 @@ def pack_script_arguments(value: Any) -> bytes:
     return cast(bytes, msgpack.packb(value, use_bin_type=False))
 
 
-def unpack_script_reply(reply: bytes) -> Any:
-    """Return what a script in the store packed. Its msgpack has one kind of string; they are bytes here."""
-    return msgpack.unpackb(reply, raw=True, strict_map_key=False)
+def unpack_script_reply(reply: bytes, *, text: bool = False) -> Any:
+    """Return what a script in the store packed. Its msgpack has one kind of string: all are bytes, or all text."""
+    return msgpack.unpackb(reply, raw=not text, unicode_errors="replace", strict_map_key=False)

@@ -15,6 +15,7 @@ from protocol.frames import (
     Entries,
     Error,
     Fault,
+    Frame,
     Goaway,
     HandlerSpec,
     Heartbeat,
@@ -23,7 +24,6 @@ from protocol.frames import (
     Identify,
     Lost,
     Nack,
-    Part,
     Probe,
     Puback,
     Publish,
@@ -94,7 +94,7 @@ def _entries(start: int, upto: int, entries: tuple[Entry, ...], *, caught_up: bo
 
 _LOST = Lost(from_=2, to=3, exact=True)
 
-SAMPLES: dict[str, Part] = {
+SAMPLES: dict[str, Frame] = {
     "hello": Hello(
         versions=(1,),
         hub="hub-1",

@@ -1,0 +1,77 @@
+"""What each module of the protocol makes public. A name that comes or goes is a decision, made here too."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+
+import protocol
+
+PUBLIC = {
+    "backoff": """
+        RECONNECT_CAP_MS RECONNECT_FIRST_MS backoff_ms
+    """,
+    "codec": """
+        decode encode encode_all pack_record pack_script_arguments pack_value unpack_record
+        unpack_script_reply unpack_value
+    """,
+    "codes": """
+        TERMINAL_FROM CloseCode ErrorCode explain is_terminal
+    """,
+    "control": """
+        COMMANDS CONTROL AttemptLost Call Cancel Cancelled Claimed Connected Control Dead Disconnected
+        Errored Expired Failed Kind Progress Released Retry RunError Submitted Succeeded Superseded Writer
+        is_control read_control
+    """,
+    "effects": """
+        Deliver Fail SendHeartbeat
+    """,
+    "entry": """
+        Entry Position Record Tag UInt chain first_tag next_tag origin
+    """,
+    "errors": """
+        FleetlineError InvalidName LocalProtocolError ProtocolError RemoteProtocolError RequestError
+    """,
+    "frames": """
+        FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec
+        Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Ready Recover Refresh
+        Refreshed Release ReleaseReason Request Reset ResetReason Response Resumption Role Start Subscribe
+        Subscribed SubscriptionVerdict Tags UInt Unsubscribe Verdict Window WireRecover
+    """,
+    "ids": """
+        PARTITIONS LogKind LogName check_name make_run_id partition_of queue_partition
+    """,
+    "limits": """
+        DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX NESTING_MAX UNIDENTIFIED_BYTES_MAX Limits
+    """,
+    "readable": """
+        READABLE_DEPTH_MAX entry_object json_line readable readable_body
+    """,
+    "requests": """
+        METHODS AgentGet AgentInfo AgentList AgentListed AgentSend LogGet LogInfo LogList LogListed LogRead
+        LogReadPage Method Place ProducerOpen ProducerOpened RunCancel RunCancelled RunGet RunInfo RunList
+        RunListed RunSubmit RunSubmitted
+    """,
+    "run": """
+        FINAL TRANSITIONS BrokenLog RunState RunView apply fold
+    """,
+    "session": """
+        DEFAULT_HANDSHAKE_MS STEPS Phase Session Side
+    """,
+    "window": """
+        Cursor Mismatch SendWindow
+    """,
+}
+
+
+def test_every_module_is_listed() -> None:
+    assert {info.name for info in pkgutil.iter_modules(protocol.__path__)} == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_is_what_is_listed(name: str) -> None:
+    module = importlib.import_module(f"protocol.{name}")
+    assert list(module.__all__) == PUBLIC[name].split()
+    assert not [public for public in module.__all__ if not hasattr(module, public)]
