@@ -104,7 +104,7 @@ def _encode_op(op: Op, table: _KeyTable) -> tuple[object, ...]:
 
 def decode_outcomes(reply: bytes) -> list[Outcome | Refused]:
     """Return what the script answered, one for each commit of the batch."""
-    now_ms, outcomes = unpack_script_reply(reply)
+    now_ms, outcomes = unpack_script_reply(reply, text=True)
     return [_decode_outcome(outcome, now_ms) for outcome in outcomes]
 
 
@@ -117,7 +117,7 @@ def _decode_outcome(outcome: list[Any], now_ms: int) -> Outcome | Refused:
         _REFUSALS[reason - 1],
         append,
         guard,
-        None if actual is False else actual.decode(errors="replace"),
+        None if actual is False else actual,
         None if last is False else last,
         None if head is False else head,
     )
@@ -125,18 +125,12 @@ def _decode_outcome(outcome: list[Any], now_ms: int) -> Outcome | Refused:
 
 def _decode_appended(values: list[Any]) -> Appended:
     epoch, before, tag_before, after, tag_after, ts_ms, skipped, last_offset = values
-    name = epoch.decode()
     return Appended(
-        Position(name, before, tag_before.decode()),
-        Position(name, after, tag_after.decode()),
-        ts_ms,
-        skipped,
-        last_offset,
+        Position(epoch, before, tag_before), Position(epoch, after, tag_after), ts_ms, skipped, last_offset
     )
 
 
 def decode_wake(partition: int, message: bytes) -> tuple[str, Wake]:
     """Return the hub that sent a wake hint, and the hint."""
-    hub, flat, hints = unpack_script_reply(message)
-    heads = {name.decode(): head for name, head in zip(flat[::2], flat[1::2], strict=True)}
-    return hub.decode(), Wake(partition, heads, tuple(hint.decode() for hint in hints))
+    hub, flat, hints = unpack_script_reply(message, text=True)
+    return hub, Wake(partition, dict(zip(flat[::2], flat[1::2], strict=True)), tuple(hints))

@@ -9,7 +9,6 @@ import re
 
 from orchestrator.store import keys
 from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit
-from protocol.ids import partition_of
 
 __all__ = ["COMMIT_ID_CHARS_MAX", "LONE_COMMIT_FACTOR", "check_commit"]
 
@@ -30,24 +29,24 @@ def check_commit(commit: Commit) -> tuple[int, int]:
     if not _COMMIT_ID.fullmatch(commit.id):
         raise ValueError(f"a commit id is 1 to {COMMIT_ID_CHARS_MAX} visible characters, not {commit.id!r:.100}")
     entries = size = 0
+    prefix = keys.partition_prefix(commit.partition)
     for append in commit.appends:
-        _check_append(append, commit.partition)
+        _check_append(append, prefix)
         entries += len(append.entries)
         size += sum(map(len, append.entries))
     if len(commit.appends) > 1 and len({append.log for append in commit.appends}) < len(commit.appends):
         raise ValueError("a commit appends to one log twice")
     if entries > COMMIT_ENTRIES_MAX * LONE_COMMIT_FACTOR or size > COMMIT_BYTES_MAX * LONE_COMMIT_FACTOR:
         raise ValueError(f"a commit of {entries} entries and {size} bytes is too large")
-    prefix = keys.partition_prefix(commit.partition)
     for part in (*commit.guards, *commit.ops):
         if not part.key.startswith(prefix):
             raise ValueError(f"{part.key!r} is no key of partition {commit.partition}")
     return entries, size
 
 
-def _check_append(append: Append, partition: int) -> None:
-    if partition_of(append.log) != partition:
-        raise ValueError(f"{append.log} does not belong to partition {partition}")
+def _check_append(append: Append, prefix: str) -> None:
+    if not keys.log_keys(append.log).stream.startswith(prefix):
+        raise ValueError(f"{append.log} does not belong to partition {prefix}")
     claim = append.producer
     if claim is None:
         return

@@ -16,6 +16,8 @@
 --
 -- The channel is no declared key: nothing is stored there. Lua does not roll back, so every check of a commit
 -- comes before its first write. The shebang makes the server refuse the whole script where it is full or read-only.
+-- Where logs end and what producers sent is kept at hand and written once, at the end or before somebody looks:
+-- `written` below, which runs even where the server refuses a write, so that no entry is without its head.
 
 local GUARD, FENCED, OUT_OF_ORDER, CONFLICT, PRODUCER_UNKNOWN, EXPECT = 1, 2, 3, 4, 5, 6
 local COMMITS_KEPT_BYTES = 512
@@ -34,6 +36,44 @@ local heads, hints = {}, {}
 
 local function digits(number)
   return format('%.0f', number)
+end
+
+local KEPT_AT_HAND = {epoch = true, head = true, tag = true, ts = true, first = true, commit = true}
+
+local function write_log(key)
+  local log = logs[key]
+  if log and log.changed then
+    log.changed = false
+    if log.made then
+      log.made = false
+      call('HSET', KEYS[key], 'epoch', log.epoch, 'head', digits(log.head), 'tag', log.tag, 'ts', digits(log.ts),
+        'first', '1', 'commit', log.commits)
+    elseif log.remembered then
+      call('HSET', KEYS[key], 'head', digits(log.head), 'tag', log.tag, 'ts', digits(log.ts), 'commit', log.commits)
+    else
+      call('HSET', KEYS[key], 'head', digits(log.head), 'tag', log.tag, 'ts', digits(log.ts))
+    end
+    log.remembered = false
+  end
+end
+
+local function write_records(key)
+  for field, record in pairs(records[key] or {}) do
+    if record.changed then
+      record.changed = false
+      call('HSET', KEYS[key], field, format('%.0f %.0f %.0f %.0f %s %.0f',
+        record.fence, record.last, record.last_offset, record.first, record.digest, record.ts))
+    end
+  end
+end
+
+local function written()
+  for key in pairs(logs) do
+    write_log(key)
+  end
+  for key in pairs(records) do
+    write_records(key)
+  end
 end
 
 local function log_of(append)
@@ -126,6 +166,10 @@ local function check(commit)
   local guards = commit[2]
   for i = 1, #guards do
     local guard = guards[i]
+    if KEPT_AT_HAND[guard[2]] then
+      write_log(guard[1])
+    end
+    write_records(guard[1])
     local actual = call('HGET', KEYS[guard[1]], guard[2])
     if actual ~= guard[3] then
       return nil, {2, GUARD, 0, i - 1, actual, false, false}
@@ -161,7 +205,7 @@ local function remember(log, id)
   if #kept > COMMITS_KEPT_BYTES then
     kept = match(sub(kept, 1, COMMITS_KEPT_BYTES), '^.* ')
   end
-  log.commits = kept
+  log.commits, log.remembered, log.changed = kept, true, true
 end
 
 local function add_entries(append, log, skip)
@@ -185,34 +229,25 @@ local function write_record(append, skip, before)
     record.last, record.last_offset = claim[3] + claim[4] - 1, before + added
     record.first, record.digest = claim[3], claim[5]
   end
-  record.ts = now
-  call('HSET', KEYS[append[3]], claim[1], format('%.0f %.0f %.0f %.0f %s %.0f',
-    record.fence, record.last, record.last_offset, record.first, record.digest, record.ts))
+  record.ts, record.changed = now, true
   return record.last_offset
 end
 
 local function write_append(append, skip, id)
-  local log, meta = log_of(append), KEYS[append[2]]
+  local log = log_of(append)
   local made = not log.epoch
   if made then
+    log.made, log.changed = true, true
     log.epoch, log.tag, log.ts = append[7], sub(sha1hex('fleetline1' .. append[7]), 1, 16), now
     call('ZADD', KEYS[append[4]], digits(now), append[5])
   end
   local before, tag_before = log.head, log.tag
   if skip < #append[10] then
-    log.ts = math.max(log.ts, now)
+    log.ts, log.changed = math.max(log.ts, now), true
     add_entries(append, log, skip)
   end
   if id then
     remember(log, id)
-  end
-  if made then
-    call('HSET', meta, 'epoch', log.epoch, 'head', digits(log.head), 'tag', log.tag, 'ts', digits(log.ts),
-      'first', '1', 'commit', log.commits)
-  elseif id then
-    call('HSET', meta, 'head', digits(log.head), 'tag', log.tag, 'ts', digits(log.ts), 'commit', log.commits)
-  elseif log.head > before then
-    call('HSET', meta, 'head', digits(log.head), 'tag', log.tag, 'ts', digits(log.ts))
   end
   local last_offset = log.head
   if append[9] then
@@ -259,6 +294,8 @@ local function write(commit, skips)
   end
   for i = 1, #ops do
     local op = ops[i]
+    write_log(op[2])
+    write_records(op[2])
     apply[op[1]](op)
     logs[op[2]], records[op[2]] = nil, nil -- it may have changed what was read
   end
@@ -268,18 +305,26 @@ local function write(commit, skips)
   return outcome
 end
 
-local outcomes = {}
-for i = 1, #commits do
-  local skips, answer = check(commits[i])
-  if not skips then
-    outcomes[i] = answer
-  elseif answer then
-    outcomes[i] = repeated(commits[i])
-  else
-    outcomes[i] = write(commits[i], skips)
+local function commit_all()
+  local outcomes = {}
+  for i = 1, #commits do
+    local skips, answer = check(commits[i])
+    if not skips then
+      outcomes[i] = answer
+    elseif answer then
+      outcomes[i] = repeated(commits[i])
+    else
+      outcomes[i] = write(commits[i], skips)
+    end
   end
+  return outcomes
 end
 
+local ok, outcomes = pcall(commit_all)
+written()
+if not ok then
+  return redis.error_reply('FLSCRIPT ' .. tostring(type(outcomes) == 'table' and outcomes.err or outcomes))
+end
 if next(heads) or #hints > 0 then
   local flat = {}
   for name, head in pairs(heads) do

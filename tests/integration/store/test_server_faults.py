@@ -304,3 +304,18 @@ async def test_a_hole_in_a_log_is_said_not_skipped(server: StoreServer, redis_st
         await redis_store.read(LOG, 0, 10)
     with pytest.raises(StoreError, match="has no entry 5"):
         await redis_store.read(LOG, 5, 10)
+
+
+async def test_a_key_of_the_wrong_type_is_told_and_leaves_the_log_whole(
+    server: StoreServer, redis_store: RedisStore
+) -> None:
+    leases = keys.leases(partition_of(LOG))
+    await server.command("SET", leases, "not a sorted set")
+    proposals = [commit(append(LOG, b"1")), commit(append(LOG, b"2"), ops=(SortedAdd(leases, "default/r", 5),))]
+
+    faults = await asyncio.gather(*map(redis_store.commit, proposals), return_exceptions=True)
+
+    assert all(isinstance(fault, StoreError) and "WRONGTYPE" in str(fault) for fault in faults)
+    assert not any(isinstance(fault, StoreUnavailable) for fault in faults)
+    outcome = await done(redis_store, commit(append(LOG, b"3")))
+    assert outcome.appended[0].after.offset == len(await texts(redis_store)) == 3
