@@ -244,7 +244,7 @@ class EmbeddedStore:
     async def _probe(self, record: ServerRecord) -> _Health:
         """Ask the server how it is; it counts only if it is the very process that was written down."""
         try:
-            async with _client(record) as client:
+            async with asyncio.timeout(PROBE_S), _client(record) as client:
                 info = await client.info()
         except (RedisError, OSError, ValueError):
             return _Health.SILENT
@@ -266,7 +266,7 @@ class EmbeddedStore:
         if record is not None:
             # It answers a SHUTDOWN by closing the connection, which the client takes for an error.
             with contextlib.suppress(RedisError, OSError):
-                async with _client(record) as client:
+                async with asyncio.timeout(SHUTDOWN_S), _client(record) as client:
                     await client.execute_command("SHUTDOWN", "NOSAVE")  # type: ignore[no-untyped-call]
         if not await self._freed(SHUTDOWN_S):
             await self._kill(signal.SIGKILL, KILL_S)
@@ -289,10 +289,15 @@ class EmbeddedStore:
 
 @contextlib.asynccontextmanager
 async def _client(record: ServerRecord) -> AsyncIterator[redis.asyncio.Redis]:
+    """Connect to the server. The caller sets the time limit.
+
+    The client's own limit is off: it waits with `asyncio.wait_for`, which before Python 3.12 loses a
+    cancellation that comes as the wait ends.
+    """
     client = redis.asyncio.Redis(
         unix_socket_path=str(record.socket),
-        socket_timeout=PROBE_S,
-        socket_connect_timeout=PROBE_S,
+        socket_timeout=None,
+        socket_connect_timeout=None,
         retry=Retry(NoBackoff(), 0),
     )
     try:

@@ -38,7 +38,7 @@ EXIT_LOCKED = 3
 
 LOOK_EVERY_S = 1.0
 STOP_S = 15.0
-"""How long the server gets to end by itself; with the grace time and a look this stays under a minute."""
+"""How long the server gets to end by itself, at most; with the grace time this stays under a minute."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -76,7 +76,7 @@ def _keep(store: Path, grace_s: float, command: list[str], lock: int) -> int:
         if not _take(hub_lock):
             hub_seen_s = time.monotonic()
         elif time.monotonic() - hub_seen_s >= grace_s:
-            _end(server)
+            _end(server, min(STOP_S, grace_s))
             break
         else:
             fcntl.flock(hub_lock, fcntl.LOCK_UN)
@@ -92,10 +92,10 @@ def _take(lock: int) -> bool:
     return True
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end(server: subprocess.Popen[bytes], within_s: float) -> None:
     server.terminate()
     try:
-        server.wait(STOP_S)
+        server.wait(within_s)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
