@@ -37,13 +37,14 @@ class StoreGate:
 
     Attributes:
         caught: set while a request is held in flight.
+        back: the store's own socket, for connections that pass the gate by.
     """
 
     def __init__(self, front: Path, back: Path) -> None:
-        """Name the socket to listen on and the store's."""
+        """Name the socket to listen on, and where the store's was moved."""
         self.caught = asyncio.Event()
         self._front = front
-        self._back = back
+        self.back = back
         self._mark = b""
         self._fate: Fate | None = None
         self._replies_pass = asyncio.Event()
@@ -56,7 +57,10 @@ class StoreGate:
 
     @classmethod
     def interpose(cls, socket: Path) -> StoreGate:
-        """Return a gate that takes the place of a running store's socket, which is renamed."""
+        """Return a gate that takes the place of a running store's socket, which is renamed.
+
+        Call it while no hub runs, and enter the gate before one starts.
+        """
         back = socket.with_name("behind")
         socket.rename(back)
         return cls(socket, back)
@@ -85,12 +89,10 @@ class StoreGate:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close every connection, and put the store's socket back where it was if it was moved."""
+        """Put the store's socket back where it was, and close every connection."""
         assert self._main is not None
         self._stop.set()
         await self._main
-        if self._back.exists() and self._back.parent == self._front.parent:
-            self._back.replace(self._front)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as self._group:
@@ -101,6 +103,8 @@ class StoreGate:
                 await self._stop.wait()
             finally:
                 self._replies_pass.set()
+                with contextlib.suppress(FileNotFoundError):
+                    self.back.replace(self._front)  # at no moment there is no socket: a hub takes that for the end
                 server.close()
                 for writer in self._writers:
                     writer.transport.abort()
@@ -116,7 +120,7 @@ class StoreGate:
         self._writers.add(hub)
         store: asyncio.StreamWriter | None = None
         try:
-            from_store, store = await asyncio.open_unix_connection(self._back, limit=CHUNK_BYTES)
+            from_store, store = await asyncio.open_unix_connection(self.back, limit=CHUNK_BYTES)
             self._writers.add(store)
             replies = asyncio.create_task(self._replies(from_store, hub))
             try:
