@@ -1,0 +1,115 @@
+"""The acks of durable subscriptions: noted in memory, stored every second and when a session ends.
+
+What is stored only grows, save after a reset. It says how far a peer that lost its memory may resume from
+`acked`; storing it late costs such a peer entries twice, never an entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from orchestrator.line import Line
+from orchestrator.store import keys
+from orchestrator.store.base import Commit, Guard, HashSet, Refused, Store, StoreUnavailable
+from protocol.ids import LogName, partition_of
+
+__all__ = ["Acks", "DurableAck"]
+
+PERIOD_S = 1.0
+
+log_ = structlog.get_logger()
+
+
+class DurableAck:
+    """What one durable subscription acknowledged.
+
+    Attributes:
+        log: the log that is followed.
+        field: `principal/name`.
+        stored: what the store has, or None.
+        acked: the highest that was acknowledged here, or None.
+    """
+
+    __slots__ = ("_lower", "acked", "field", "log", "stored")
+
+    def __init__(self, log: LogName, field: str, stored: int | None) -> None:
+        self.log = log
+        self.field = field
+        self.stored = stored
+        self.acked: int | None = None
+        self._lower = False
+
+    @classmethod
+    async def load(cls, store: Store, log: LogName, field: str) -> DurableAck:
+        """Return what the store has of a durable subscription."""
+        value = (await store.hash_get(keys.acks(log), field))[0]
+        return cls(log, field, int(value) if value else None)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to store."""
+        return self.acked is not None and (self._lower or self.stored is None or self.acked > self.stored)
+
+    def note(self, offset: int) -> None:
+        """Take an acknowledgement."""
+        self.acked = offset if self.acked is None else max(self.acked, offset)
+
+    def reset(self, offset: int) -> None:
+        """Go back: the entries after `offset` are others than those that were acknowledged."""
+        if self.stored is not None and self.stored > offset:
+            self.acked, self._lower = offset, True
+        elif self.acked is not None:
+            self.acked = min(self.acked, offset)
+
+    async def save(self, line: Line) -> None:
+        """Store what was acknowledged, unless more is stored already.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        while self.pending:
+            acked = self.acked
+            key, old = keys.acks(self.log), None if self.stored is None else str(self.stored)
+            commit = Commit(
+                id=line.new_commit_id(),
+                partition=partition_of(self.log),
+                guards=(Guard(key, self.field, old),),
+                ops=(HashSet(key, {self.field: str(acked)}),),
+            )
+            result = await line.commit(commit)
+            if isinstance(result, Refused):
+                self.stored = None if result.actual is None else int(result.actual)
+            else:
+                self.stored, self._lower = acked, False
+
+
+class Acks:
+    """Stores the acks of this hub's durable subscriptions."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._noted: set[DurableAck] = set()
+
+    def note(self, ack: DurableAck) -> None:
+        """Store this one soon."""
+        self._noted.add(ack)
+
+    async def flush(self) -> None:
+        """Store everything that was noted."""
+        noted, self._noted = self._noted, set()
+        await asyncio.gather(*(self._save(ack) for ack in noted))
+
+    async def run(self) -> None:
+        """Store what is noted until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            await self.flush()
+
+    async def _save(self, ack: DurableAck) -> None:
+        try:
+            await ack.save(self._line)
+        except StoreUnavailable as fault:
+            self._noted.add(ack)
+            log_.debug("ack_not_stored", log=ack.log.path, reason=str(fault))

@@ -1,0 +1,132 @@
+"""Tokens: who a peer is, signed by the hub's key.
+
+A token is a JWT (EdDSA) with issuer and audience `fleetline`, `sub` the name, `ns` the namespace, `scopes`,
+`agents` (ids that it may identify as, or `*`), `iat`, `exp` and `jti`.
+
+Specification: docs/protocol.md, section "Tokens".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from orchestrator.auth.principal import ANY_AGENT, Grant, Principal
+from orchestrator.auth.scopes import Scope
+from protocol.errors import FleetlineError, InvalidName
+from protocol.ids import check_name
+
+__all__ = ["Token", "TokenRefused", "Tokens"]
+
+ALGORITHM = "EdDSA"
+PARTY = "fleetline"
+TOKEN_CHARS_MAX = 8192
+VERIFIED_MAX = 16_384
+"""Tokens whose signature was checked, kept until they end: 2,000 agents that come back cost no signature."""
+SKEW_S = 60
+"""How far ahead the clock of whoever issued a token may be."""
+
+
+class Token(str):
+    """A token. Its repr hides it, so that it reaches no log line and no traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Token(...)"
+
+
+class TokenRefused(FleetlineError):
+    """The token is not one of ours, is not valid now, or says what no token says."""
+
+
+class Tokens:
+    """Issues and verifies tokens with one key."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self._public = key.public_key()
+        self._verified: OrderedDict[str, Principal] = OrderedDict()
+
+    def issue(self, grant: Grant, *, now_s: int, ttl_s: int, token_id: str) -> Token:
+        """Return a token that permits what `grant` says, for `ttl_s` seconds.
+
+        Raises:
+            InvalidName: a name in the grant is none.
+            ValueError: a scope is unknown.
+        """
+        check_name(grant.name)
+        check_name(grant.namespace)
+        agents: str | list[str] = sorted(map(check_name, grant.agents - {ANY_AGENT}))
+        if ANY_AGENT in grant.agents:
+            agents = ANY_AGENT
+        claims = {
+            "iss": PARTY,
+            "aud": PARTY,
+            "sub": grant.name,
+            "ns": grant.namespace,
+            "scopes": sorted(Scope(scope).value for scope in grant.scopes),
+            "agents": agents,
+            "iat": now_s,
+            "exp": now_s + ttl_s,
+            "jti": token_id,
+        }
+        return Token(jwt.encode(claims, self._key, algorithm=ALGORITHM))
+
+    def verify(self, token: str, now_s: int) -> Principal:
+        """Return who a token says that somebody is.
+
+        Raises:
+            TokenRefused: with what is wrong, in words that say nothing of the token itself.
+        """
+        principal = self._verified.get(token)
+        if principal is None:
+            principal = self._check(token, now_s)
+            self._verified[str(token)] = principal
+            if len(self._verified) > VERIFIED_MAX:
+                self._verified.popitem(last=False)
+        if principal.expires_s <= now_s:
+            self._verified.pop(token, None)
+            raise TokenRefused(f"the token expired {now_s - principal.expires_s} s ago")
+        return principal
+
+    def _check(self, token: str, now_s: int) -> Principal:
+        if len(token) > TOKEN_CHARS_MAX:
+            raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
+        # The times are compared with the clock that is given, not with the one that the library reads.
+        options: Any = {"require": ["exp", "iat", "jti", "sub"], "verify_exp": False, "verify_iat": False}
+        try:
+            claims = jwt.decode(
+                token, self._public, algorithms=[ALGORITHM], audience=PARTY, issuer=PARTY, options=options
+            )
+        except jwt.InvalidTokenError as fault:
+            raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
+        principal = _read(claims)
+        if claims["iat"] > now_s + SKEW_S:
+            raise TokenRefused("the token was issued in the future; check the clocks")
+        return principal
+
+
+def _read(claims: dict[str, Any]) -> Principal:
+    scopes, agents = claims.get("scopes"), claims.get("agents", [])
+    if agents == ANY_AGENT:
+        agents = [ANY_AGENT]
+    times_fit = all(type(claims[name]) is int for name in ("iat", "exp"))
+    lists_fit = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (scopes, agents))
+    if not (times_fit and lists_fit and isinstance(claims.get("ns"), str)):
+        raise TokenRefused("the token's claims do not have the types of a token's claims")
+    assert scopes is not None
+    try:
+        return Principal(
+            name=check_name(claims["sub"]),
+            namespace=check_name(claims["ns"]),
+            scopes=frozenset(scopes),
+            agents=frozenset(agents),
+            expires_s=claims["exp"],
+            id=str(claims["jti"]),
+        )
+    except InvalidName as fault:
+        raise TokenRefused(f"the token names what is no name: {fault}") from fault

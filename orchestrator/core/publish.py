@@ -1,0 +1,196 @@
+"""From a `publish` frame to the commit that appends it, and back to the answer: pure decisions.
+
+The hub packs an entry once, here; store, wire, export and tag use those bytes.
+
+Specification: docs/protocol.md, section "Publishing".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha1
+
+from orchestrator.store.base import Append, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
+from protocol.codec import pack_record
+from protocol.codes import ErrorCode
+from protocol.control import CONTROL, Kind, Writer, read_control
+from protocol.errors import RequestError
+from protocol.frames import Nack, Puback, Publish
+from protocol.ids import LogKind, LogName, partition_of
+from protocol.limits import Limits
+
+__all__ = [
+    "RETRY_MS",
+    "Prepared",
+    "check_kind",
+    "check_size",
+    "nack",
+    "prepare",
+    "prepare_attempt",
+    "propose",
+    "puback",
+    "refuse",
+    "unavailable",
+]
+
+RETRY_MS = 500
+"""When to try again what the store could not take."""
+
+_KIND = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_ATTEMPT = re.compile(r"attempt/([1-9][0-9]{0,9})")
+_ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a publish comes to: the packed values of its entries, and who claims to publish them."""
+
+    packed: tuple[bytes, ...]
+    claim: ProducerClaim
+
+
+@lru_cache(maxsize=4096)
+def check_kind(kind: str) -> None:
+    """Do nothing where a kind is one that peers may choose.
+
+    Raises:
+        RequestError: `invalid_entry`, where it is not.
+    """
+    if not _KIND.fullmatch(kind):
+        message = f"{kind[:160]!r} is not a kind that a peer may write here; a kind is 1 to 128 of a-z 0-9 . _ -"
+        raise RequestError(ErrorCode.INVALID_ENTRY, message)
+
+
+def check_size(frame: Publish, limits: Limits) -> Nack | None:
+    """Decide whether a publish keeps to the limits that the hub announced."""
+    if len(frame.entries) > limits.frame_entries_max:
+        message = f"a frame of {len(frame.entries)} entries; the limit is {limits.frame_entries_max}"
+        return refuse(frame, ErrorCode.INVALID_ENTRY, message)
+    largest = max(len(body) for _, body, _, _ in frame.entries)
+    if largest > limits.body_bytes_max:
+        return refuse(
+            frame, ErrorCode.ENTRY_TOO_LARGE, f"a body of {largest} bytes; the limit is {limits.body_bytes_max}"
+        )
+    return None
+
+
+def prepare(frame: Publish, principal: str) -> Prepared | Nack:
+    """Prepare what a peer publishes to a topic or to an agent's log, as `principal`."""
+    try:
+        for kind, _, _, _ in frame.entries:
+            check_kind(kind)
+    except RequestError as fault:
+        return refuse(frame, ErrorCode(fault.code), fault.message)
+    return _prepared(frame, principal, None, f"{principal}/{frame.producer}")
+
+
+def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
+    """Prepare what an attempt publishes to its run's log; the producer is `attempt/<number>`."""
+    match = _ATTEMPT.fullmatch(frame.producer)
+    if match is None:
+        return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, "the producers of a run's log are attempt/1, attempt/2, ...")
+    try:
+        for kind, body, _, _ in frame.entries:
+            if kind.startswith("$"):
+                _check_control(kind, body)
+            else:
+                check_kind(kind)
+    except RequestError as fault:
+        return refuse(frame, ErrorCode(fault.code), fault.message)
+    if any(kind in _ENDINGS for kind, _, _, _ in frame.entries[:-1]):
+        return refuse(frame, ErrorCode.INVALID_ENTRY, "the entry that ends an attempt is its last")
+    return _prepared(frame, principal, int(match[1]), frame.producer)
+
+
+def propose(commit_id: str, epoch: str, log: LogName, prepared: Prepared, expect: int | None) -> Commit:
+    """Propose to append what was prepared to a topic or to an agent's log."""
+    append = Append(log, prepared.packed, epoch, prepared.claim, expect)
+    return Commit(id=commit_id, partition=partition_of(log), appends=(append,))
+
+
+def puback(frame: Publish, outcome: Outcome, level: str) -> Puback:
+    """Return the answer to a publish that happened, now or before."""
+    seq = frame.seq + len(frame.entries) - 1
+    offset = outcome.appended[0].last_offset
+    return Puback(log=frame.log, producer=frame.producer, seq=seq, offset=offset, level=level)
+
+
+def nack(frame: Publish, refused: Refused, acked: int = 0) -> Nack:
+    """Return the answer to a publish that the store refused.
+
+    Args:
+        frame: the publish.
+        refused: why.
+        acked: the highest seq of this producer that was acknowledged before; where the store now says
+            less, it lost entries that the peer need not hold any more.
+    """
+    last = refused.last
+    if refused.reason in (Refusal.OUT_OF_ORDER, Refusal.PRODUCER_UNKNOWN) and (last or 0) < acked:
+        message = f"entries {(last or 0) + 1} to {acked} were acknowledged, and the store has lost them"
+        return refuse(frame, ErrorCode.PUBLISHER_LOST, message, last=last or 0)
+    match refused.reason:
+        case Refusal.FENCED:
+            return refuse(frame, ErrorCode.FENCED, "the producer was opened again since", last=last)
+        case Refusal.OUT_OF_ORDER:
+            return refuse(frame, ErrorCode.OUT_OF_ORDER, f"the next entry's number is {(last or 0) + 1}", last=last)
+        case Refusal.CONFLICT:
+            message = f"other entries were accepted with the numbers up to {last}"
+            return refuse(frame, ErrorCode.PRODUCER_CONFLICT, message, last=last)
+        case Refusal.PRODUCER_UNKNOWN:
+            return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, "the producer was never opened, or not used for long")
+        case Refusal.EXPECT:
+            message = f"the log's head is {refused.head}, not {frame.expect}"
+            return refuse(frame, ErrorCode.EXPECT_FAILED, message, head=refused.head)
+        case Refusal.GUARD:
+            return refuse(frame, ErrorCode.FENCED, "the log has another owner now")
+
+
+def unavailable(frame: Publish, fault: StoreUnavailable) -> Nack:
+    """Return the answer to a publish that the store did not answer; the same publish can succeed later."""
+    code = ErrorCode.STORE_FULL if fault.full else ErrorCode.UNAVAILABLE
+    return refuse(frame, code, str(fault), retry_ms=RETRY_MS)
+
+
+def refuse(
+    frame: Publish,
+    code: ErrorCode,
+    message: str,
+    *,
+    last: int | None = None,
+    head: int | None = None,
+    retry_ms: int | None = None,
+) -> Nack:
+    """Return the refusal of a publish."""
+    return Nack(
+        log=frame.log,
+        producer=frame.producer,
+        seq=frame.seq,
+        code=code.value,
+        message=message,
+        last=last,
+        head=head,
+        retry_ms=retry_ms,
+    )
+
+
+def _prepared(frame: Publish, principal: str, attempt: int | None, producer: str) -> Prepared:
+    packed = tuple(
+        [
+            pack_record(kind, principal, body, attempt=attempt, seq=seq, index=index, cause=cause)
+            for seq, (kind, body, index, cause) in enumerate(frame.entries, frame.seq)
+        ]
+    )
+    digest = sha1(b"".join(packed), usedforsecurity=False).hexdigest()
+    return Prepared(packed, ProducerClaim(producer, frame.fence, frame.seq, len(packed), digest))
+
+
+def _check_control(kind: str, body: bytes) -> None:
+    row = CONTROL.get(kind)
+    if row is None or row.log is not LogKind.RUN or row.writer is not Writer.ATTEMPT:
+        raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind[:160]!r} is not an attempt's to write")
+    try:
+        read_control(row.body, body)
+    except ValueError as fault:
+        raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: {fault}") from fault

@@ -1,0 +1,152 @@
+"""Who may open a session, and what opening and ending one writes: pure decisions.
+
+An agent's session is numbered by a fence that lives in the meta of the agent's own log. Opening one is a
+commit guarded on the fence that was read: of two that open at once, one is refused, reads again and gets
+the higher fence. So there is always one newest session of an agent id, and everybody can tell which.
+
+Specification: docs/protocol.md, section "Sessions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.auth.principal import Principal
+from orchestrator.auth.scopes import may_open
+from orchestrator.store import keys
+from orchestrator.store.base import Append, Commit, Guard, HashSet
+from protocol.codec import pack_record, pack_value
+from protocol.codes import CloseCode
+from protocol.control import Connected, Disconnected, Kind, Superseded
+from protocol.errors import InvalidName
+from protocol.frames import Identify, Role
+from protocol.ids import LogKind, LogName, check_name, partition_of
+
+__all__ = [
+    "VERSION",
+    "VERSIONS",
+    "Denied",
+    "Newcomer",
+    "Opening",
+    "agent_log",
+    "close_session",
+    "judge",
+    "open_session",
+    "principal_name",
+]
+
+VERSION = 1
+VERSIONS = (VERSION,)
+OPEN = "1"
+CLOSED = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why a peer gets no session."""
+
+    code: CloseCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """An agent's session that is to be opened: ids that the hub minted, and its own."""
+
+    session: str
+    instance: str
+    hub_id: str
+    src: str
+    commit: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A proposal to open an agent's session.
+
+    Attributes:
+        commit: refused where another session opened meanwhile; read again and propose anew.
+        fence: the session's, once it is committed.
+        takeover: whether another process had the id before.
+        previous: the session before, or "".
+    """
+
+    commit: Commit
+    fence: int
+    takeover: bool
+    previous: str
+
+
+def principal_name(principal: Principal, frame: Identify) -> str:
+    """Return what entries of this peer carry as `src`. A client is who its token says, whatever its id."""
+    return f"agent:{frame.id}" if frame.role is Role.AGENT else f"client:{principal.name}"
+
+
+def judge(frame: Identify, principal: Principal) -> Denied | None:
+    """Decide whether an authenticated peer may open the session that it asks for."""
+    if frame.version not in VERSIONS:
+        spoken = ", ".join(map(str, VERSIONS))
+        return Denied(CloseCode.VERSION_UNSUPPORTED, f"version {frame.version} is not spoken here, only {spoken}")
+    try:
+        check_name(frame.id)
+        check_name(frame.instance)
+        for name in (*frame.queues, *(handler.name for handler in frame.handlers)):
+            check_name(name)
+    except InvalidName as fault:
+        return Denied(CloseCode.INVALID_FRAME, f"identify: {fault}")
+    if not may_open(principal.scopes, frame.role):
+        return Denied(CloseCode.FORBIDDEN, f"the token's scopes permit no session as {frame.role.value}")
+    if frame.role is Role.AGENT and not principal.may_be(frame.id):
+        return Denied(CloseCode.FORBIDDEN, f"the token does not permit to be agent {frame.id!r}")
+    return None
+
+
+def agent_log(namespace: str, agent_id: str) -> LogName:
+    """Return the log of an agent."""
+    return LogName(namespace, LogKind.AGENT, agent_id)
+
+
+def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcomer, store_ms: int) -> Opening:
+    """Propose to open a session of the agent whose log this is, given the log's meta."""
+    known = meta or {}
+    fence = max(int(known.get("fence", 0)) + 1, store_ms)
+    previous = known.get("session", "")
+    takeover = known.get("instance", newcomer.instance) != newcomer.instance
+    connected = Connected(
+        session=newcomer.session, fence=fence, instance=newcomer.instance, hub=newcomer.hub_id, takeover=takeover
+    )
+    entries = [pack_record(Kind.CONNECTED, newcomer.src, pack_value(connected))]
+    if previous and known.get("open") == OPEN:
+        gone = Superseded(session=previous, by=newcomer.session)
+        entries.insert(0, pack_record(Kind.SUPERSEDED, newcomer.src, pack_value(gone)))
+    key = keys.meta(log)
+    fields = {
+        "fence": str(fence),
+        "session": newcomer.session,
+        "instance": newcomer.instance,
+        "hub": newcomer.hub_id,
+        "open": OPEN,
+    }
+    commit = Commit(
+        id=newcomer.commit,
+        partition=partition_of(log),
+        guards=(Guard(key, "fence", known.get("fence")),),
+        appends=(Append(log, tuple(entries), newcomer.epoch),),
+        ops=(HashSet(key, fields),),
+    )
+    return Opening(commit, fence, takeover, previous)
+
+
+def close_session(log: LogName, session: str, reason: str, src: str, commit: str) -> Commit:
+    """Propose to write down that a session ended; refused where a newer one opened."""
+    entry = pack_record(Kind.DISCONNECTED, src, pack_value(Disconnected(session=session, reason=reason)))
+    key = keys.meta(log)
+    return Commit(
+        id=commit,
+        partition=partition_of(log),
+        guards=(Guard(key, "session", session),),
+        appends=(Append(log, (entry,), ""),),
+        ops=(HashSet(key, {"open": CLOSED}),),
+    )

@@ -1,0 +1,44 @@
+"""Small files in the data directory: written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+__all__ = ["replace_file", "write_new_private"]
+
+
+def replace_file(path: Path, content: bytes, mode: int) -> None:
+    """Put `content` in the place of whatever is there, in one step, with this mode."""
+    beside = _write_beside(path, content, mode)
+    beside.replace(path)
+
+
+def write_new_private(path: Path, content: bytes) -> bool:
+    """Make a file that only its owner reads. Returns False where it is there already, and leaves it alone."""
+    beside = _write_beside(path, content, 0o600)
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink()
+    return True
+
+
+def _write_beside(path: Path, content: bytes, mode: int) -> Path:
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    return beside

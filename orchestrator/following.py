@@ -1,0 +1,461 @@
+"""One subscription of one session: what was sent, what may be sent, and where the next comes from.
+
+A subscription is verified (is its position in the log's history?), perhaps searched (where did the histories
+part?), and then sends: from the tail's ring where the next entry is in it, else page by page from the store.
+It sends as far as the peer's window is open and the connection takes it; the rest stays in the log. So a
+slow peer costs lag, not memory.
+
+With `kinds` the entries of other kinds are passed over: the range is scanned, and closed with the next entry
+that is sent, or with an empty frame once a heartbeat.
+
+Specification: docs/protocol.md, section "Following a log".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Protocol
+
+import structlog
+
+from orchestrator.acks import DurableAck
+from orchestrator.core.resume import (
+    LogState,
+    NeedsTag,
+    Probing,
+    ResetTo,
+    Resumed,
+    Search,
+    resume,
+    resume_acked,
+    start_at,
+)
+from orchestrator.line import Line
+from orchestrator.store.base import Append, Commit, StoreUnavailable
+from orchestrator.tail import Chunk, Tail
+from protocol.codec import encode, pack_record, pack_value
+from protocol.codes import CloseCode, ErrorCode
+from protocol.entry import Entry, Position, chain
+from protocol.errors import RemoteProtocolError
+from protocol.frames import (
+    Entries,
+    Part,
+    Probe,
+    Reset,
+    Resumption,
+    Start,
+    Subscribe,
+    Subscribed,
+    SubscriptionVerdict,
+    Tags,
+    Window,
+)
+from protocol.ids import LogKind, LogName, partition_of
+from protocol.limits import Limits
+from protocol.window import SendWindow
+
+__all__ = ["Reader", "Subscription", "refused"]
+
+PAGE_ENTRIES_MAX = 512
+PAGE_BYTES_MAX = 512 * 1024
+STORE_RETRY_S = 0.5
+VERIFY_TRIES_MAX = 5
+
+log_ = structlog.get_logger()
+
+
+class Reader(Protocol):
+    """The connection, as its subscriptions see it."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the transport holds as much as it should; `pump` is called when that is over."""
+
+    def send(self, frame: Part) -> None:
+        """Put a frame on its way."""
+
+    def send_entries(self, frame: bytes, entries: int) -> None:
+        """Put an encoded `entries` frame on its way."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for this connection; what goes wrong in it ends the connection."""
+
+
+class Stage(Enum):
+    """What a subscription is doing."""
+
+    VERIFYING = "verifying"
+    PROBING = "probing"
+    REPLAYING = "replaying"
+    FOLLOWING = "following"
+    ENDED = "ended"
+
+
+class Subscription:
+    """One log, for one session.
+
+    Attributes:
+        tail: the log's tail; it calls `pump` and `reverify`.
+        durable: where acks are stored, for a durable subscription.
+        window: what was sent and acknowledged.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_caught_up",
+        "_closed_tag",
+        "_epoch",
+        "_line",
+        "_offset",
+        "_prefixes",
+        "_reader",
+        "_search",
+        "_stage",
+        "_tag",
+        "_turn",
+        "durable",
+        "tail",
+        "window",
+    )
+
+    def __init__(self, line: Line, reader: Reader, log: LogName, frame: Subscribe, limits: Limits) -> None:
+        self._line = line
+        self._reader = reader
+        self._stage = Stage.VERIFYING
+        self._turn = 0
+        self._epoch = self._tag = self._closed_tag = ""
+        self._offset = 0
+        self._prefixes = _prefixes(frame.kinds) if frame.kinds else None
+        self._search: Search | None = None
+        self._begun = self._caught_up = False
+        self.durable: DurableAck | None = None
+        window = frame.window
+        if window.entries > limits.window_entries_max or window.bytes > limits.window_bytes_max:
+            entries = min(window.entries, limits.window_entries_max)
+            window = Window(entries=entries, bytes=min(window.bytes, limits.window_bytes_max))
+        self.window = SendWindow(window, 0)
+        self.tail: Tail = line.tails.join(log, self)
+
+    # ── verifying ────────────────────────────────────────────────────────────
+
+    async def verify(self, frame: Subscribe, principal: str) -> SubscriptionVerdict:
+        """Decide where delivery begins. Nothing is sent before `begin`.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        state = await self._state()
+        if state is None:
+            self.end()
+            return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
+        if frame.durable is not None:
+            self.durable = await DurableAck.load(self._line.store, self.tail.log, f"{principal}/{frame.durable}")
+        start = frame.from_
+        if isinstance(start, Position):
+            decision = await self._decide(state, start)
+        elif start is not Start.ACKED:
+            decision = Resumed(start_at(state, start))
+        elif self.durable is None:
+            self.end()
+            return refused(frame.log, ErrorCode.INVALID_PARAMS, "only a durable subscription has stored acks")
+        else:
+            decision = await self._decide(state, self.durable.stored)
+        return self._verdict(frame.log, state, decision)
+
+    def begin(self) -> None:
+        """Start sending: the peer has been told the verdict."""
+        self._begun = True
+        if self._turn:
+            self.reverify()  # the history changed since the verdict
+        elif self._stage is Stage.PROBING:
+            self._probe()
+        elif self._stage is Stage.VERIFYING:
+            self._stage = Stage.FOLLOWING
+            self.pump()
+
+    def reverify(self) -> None:
+        """Verify the position anew, since the log's history may not be what it was."""
+        self._turn += 1
+        if self._stage is not Stage.ENDED and self._begun:
+            self._stage = Stage.VERIFYING
+            self._search = None
+            self._reader.spawn(self._verify_again(self._turn))
+
+    async def _verify_again(self, turn: int) -> None:
+        while self._turn == turn:
+            try:
+                state = await self._state()
+                closed = Position(self._epoch, self.window.sent, self._closed_tag)
+                decision = await self._decide(state, closed) if state else None
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_S)
+                continue
+            if self._turn == turn:
+                self._go_on(decision)
+            return
+
+    def _go_on(self, decision: Resumed | ResetTo | Search | None) -> None:
+        match decision:
+            case None:
+                self._reader.send(
+                    Subscribed(subscription=refused(self.tail.path, ErrorCode.NOT_FOUND, "the log is gone"))
+                )
+                self.end()
+            case Resumed(at):
+                self._offset, self._tag = at.offset, at.tag
+                self._stage = Stage.FOLLOWING
+                self.pump()
+            case ResetTo():
+                self._reset(decision)
+            case Search():
+                self._search = decision
+                self._stage = Stage.PROBING
+                self._probe()
+
+    async def _state(self) -> LogState | None:
+        """Return the log as the store has it; a topic that is not there is made."""
+        log = self.tail.log
+        meta = await self._line.store.meta(log)
+        if meta is None and log.kind is LogKind.TOPIC:
+            append = Append(log, (), self._line.new_epoch())
+            await self._line.commit(Commit(self._line.new_commit_id(), partition_of(log), appends=(append,)))
+            meta = await self._line.store.meta(log)
+        if meta is None:
+            return None
+        state = LogState.parse(meta)
+        if not self.tail.prime(state):
+            self._line.tails.changed(self.tail)
+            self.tail.prime(state)
+        elif state.head > self.tail.head:
+            self._line.tails.check_soon(self.tail)
+        return state
+
+    async def _decide(self, state: LogState, place: Position | int | None) -> Resumed | ResetTo | Search:
+        log, tag = self.tail.log, None
+        for _ in range(VERIFY_TRIES_MAX):
+            decision = resume(state, place, tag) if isinstance(place, Position) else resume_acked(state, place, tag)
+            if isinstance(decision, Probing):
+                search = Search(state, decision.position)
+                return search.result or search
+            if not isinstance(decision, NeedsTag):
+                return decision
+            tag = (await self._line.store.tags(log, (decision.offset,)))[0]
+            if tag is None:  # trimmed or replaced since
+                meta = await self._line.store.meta(log)
+                state = LogState.parse(meta) if meta else state
+        raise StoreUnavailable(f"{log.path} changes faster than it can be read")
+
+    def _verdict(self, path: str, state: LogState, decision: Resumed | ResetTo | Search) -> SubscriptionVerdict:
+        match decision:
+            case Resumed(at):
+                self._place(at)
+                return SubscriptionVerdict(log=path, verdict=Resumption.RESUMED, at=at, head=state.head)
+            case ResetTo(reason, lost, at):
+                self._place(at)
+                if self.durable is not None:
+                    self.durable.reset(at.offset)
+                return SubscriptionVerdict(
+                    log=path, verdict=Resumption.RESET, at=at, head=state.head, reason=reason, lost=lost
+                )
+            case Search():
+                self._place(decision.position)
+                self._search = decision
+                self._stage = Stage.PROBING
+                return SubscriptionVerdict(log=path, verdict=Resumption.PROBING, head=state.head)
+
+    def _place(self, at: Position) -> None:
+        self._epoch, self._offset, self._tag = at
+        self._closed_tag = at.tag
+        self.window.restart(at.offset)
+
+    # ── searching ────────────────────────────────────────────────────────────
+
+    def on_tags(self, frame: Tags) -> None:
+        """Take the peer's answer to a probe.
+
+        Raises:
+            RemoteProtocolError: it does not answer the probe.
+        """
+        search = self._search
+        if search is None or self._stage is not Stage.PROBING or not search.asked:
+            return  # the answer to a search that is over
+        if len(frame.tags) != len(search.asked):
+            message = f"tags: {len(frame.tags)} tags for {len(search.asked)} offsets of {frame.log}"
+            raise RemoteProtocolError(CloseCode.INVALID_FRAME, message)
+        self._reader.spawn(self._compare(search, frame.tags, self._turn))
+
+    async def _compare(self, search: Search, theirs: tuple[str | None, ...], turn: int) -> None:
+        while self._turn == turn and self._search is search:
+            try:
+                ours = await self._line.store.tags(self.tail.log, search.asked)
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_S)
+                continue
+            if self._turn == turn and self._search is search:
+                search.answer(theirs, ours)
+                self._probe()
+            return
+
+    def _probe(self) -> None:
+        assert self._search is not None
+        if self._search.result is not None:
+            self._reset(self._search.result)
+        else:
+            self._reader.send(Probe(log=self.tail.path, offsets=self._search.asked))
+
+    def _reset(self, to: ResetTo) -> None:
+        self._search = None
+        self._caught_up = False
+        self._place(to.at)
+        self._reader.send(Reset(log=self.tail.path, reason=to.reason, lost=to.lost, at=to.at))
+        log_.info("subscription_reset", log=self.tail.path, reason=to.reason.value, at=to.at.offset)
+        if self.durable is not None:
+            self.durable.reset(to.at.offset)
+        self._stage = Stage.FOLLOWING
+        self.pump()
+
+    # ── sending ──────────────────────────────────────────────────────────────
+
+    def on_ack(self, offset: int) -> None:
+        """Take an acknowledgement.
+
+        Raises:
+            RemoteProtocolError: the peer acknowledged what it was never sent.
+        """
+        freed = self.window.on_ack(offset)
+        if self.durable is not None:
+            self.durable.note(self.window.acked)
+        if freed:
+            self.pump()
+
+    def end(self) -> None:
+        """Follow no more."""
+        if self._stage is not Stage.ENDED:
+            self._stage = Stage.ENDED
+            self._turn += 1
+            self._line.tails.leave(self.tail, self)
+
+    def pump(self) -> None:
+        """Send what there is and may be sent."""
+        while self._stage is Stage.FOLLOWING and not self._reader.congested:
+            if self._offset >= self.tail.head:
+                if not self._caught_up and self.tail.epoch:
+                    self._caught_up = True
+                    self._send((), self._offset, self._tag, 0, caught_up=True)
+                return
+            if not self.window.room()[0]:
+                return
+            chunk = self.tail.chunk_after(self._offset)
+            if chunk is None:
+                self._turn += 1
+                self._stage = Stage.REPLAYING
+                self._reader.spawn(self._replay(self._turn))
+            elif chunk.prev == self._offset and chunk.prev_tag != self._tag:
+                self._line.tails.changed(self.tail)
+            else:
+                self._send_chunk(chunk)
+
+    def close_range(self) -> None:
+        """Tell a peer that follows some kinds how far the log was scanned for it."""
+        if self._stage in (Stage.FOLLOWING, Stage.REPLAYING) and self._offset > self.window.sent:
+            self._send((), self._offset, self._tag, 0)
+
+    async def _replay(self, turn: int) -> None:
+        """Send from the store until the window is shut or the tail's ring has what comes next."""
+        tail, line = self.tail, self._line
+        while self._turn == turn:
+            entries, size = self.window.room()
+            behind = self._offset < tail.head and tail.chunk_after(self._offset) is None
+            if not entries or self._reader.congested or not behind:
+                self._stage = Stage.FOLLOWING
+                self.pump()
+                return
+            limit = PAGE_ENTRIES_MAX if self._prefixes else min(entries, PAGE_ENTRIES_MAX)
+            try:
+                async with line.tails.reads:
+                    page = await line.store.read(tail.log, self._offset, limit, min(size, PAGE_BYTES_MAX))
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_S)
+                continue
+            if self._turn != turn:
+                return
+            if page is None or page.before != Position(self._epoch, self._offset, self._tag):
+                self.reverify()
+                return
+            if page.after.offset > tail.head:
+                line.tails.take_page(tail, page)
+            if page.entries:
+                self._send_chunk(Chunk(page.before.offset, page.before.tag, page.entries, page.after.tag))
+
+    def _send_chunk(self, chunk: Chunk) -> None:
+        """Send what fits of a chunk, from where this subscription is."""
+        entries, size = self.window.room()
+        if self._prefixes is not None:
+            self._send_matching(chunk, entries, size)
+            return
+        if chunk.prev == self._offset and len(chunk.entries) <= entries and chunk.size <= size:
+            self._reader.send_entries(chunk.frame(self.tail.path), len(chunk.entries))
+            self.window.on_sent(chunk.upto, len(chunk.entries), chunk.size)
+            self._offset = chunk.upto
+            self._tag = self._closed_tag = chunk.tag
+            return
+        part: list[Entry] = []
+        used = 0
+        for entry in chunk.entries[self._offset - chunk.prev :]:
+            if len(part) == entries or (part and used + len(entry.packed) > size):
+                break
+            part.append(entry)
+            used += len(entry.packed)
+        upto = self._offset + len(part)
+        tag = chunk.tag if upto == chunk.upto else chain(self._tag, part)
+        self._send(tuple(part), upto, tag, used)
+
+    def _send_matching(self, chunk: Chunk, entries: int, size: int) -> None:
+        """Scan a chunk for the kinds asked for; send those that fit, and pass over the rest."""
+        assert self._prefixes is not None
+        start = self._offset - chunk.prev
+        part: list[Entry] = []
+        used = scanned = 0
+        for entry in chunk.entries[start:]:
+            if entry.packed.startswith(self._prefixes):
+                if len(part) == entries or (part and used + len(entry.packed) > size):
+                    break
+                part.append(entry)
+                used += len(entry.packed)
+            scanned += 1
+        upto = self._offset + scanned
+        tag = chunk.tag if upto == chunk.upto else chain(self._tag, chunk.entries[start : start + scanned])
+        if part:
+            self._send(tuple(part), upto, tag, used)
+        else:
+            self._offset, self._tag = upto, tag
+            self._line.tails.unclosed.add(self)
+
+    def _send(self, entries: tuple[Entry, ...], upto: int, tag: str, size: int, *, caught_up: bool = False) -> None:
+        frame = Entries.model_construct(
+            log=self.tail.path,
+            prev=self.window.sent,
+            prev_tag=self._closed_tag,
+            upto=upto,
+            tag=tag,
+            entries=entries,
+            caught_up=caught_up,
+        )
+        self._reader.send_entries(encode(frame), len(entries))
+        self.window.on_sent(upto, len(entries), size)
+        self._offset = upto
+        self._tag = self._closed_tag = tag
+
+
+def refused(path: str, code: ErrorCode, message: str) -> SubscriptionVerdict:
+    """Return the verdict that a log may not, or cannot, be followed."""
+    return SubscriptionVerdict(log=path, verdict=Resumption.REFUSED, code=code.value, message=message)
+
+
+@lru_cache(maxsize=256)
+def _prefixes(kinds: tuple[str, ...]) -> tuple[bytes, ...]:
+    """What the packed values of entries of these kinds begin with."""
+    return tuple(pack_record(kind, "", b"")[: 1 + len(pack_value(kind))] for kind in kinds)

@@ -1,0 +1,306 @@
+"""The hub: builds the parts, owns every task, and ends all of it in good order.
+
+    async with Hub(settings) as hub:      # listening at hub.url
+        ...
+
+Stopping tells every peer to go elsewhere, waits for what is under way, closes, and only then lets go of the
+store. A hub that is killed instead loses nothing that was acknowledged: it has no state of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+
+from orchestrator.acks import Acks
+from orchestrator.auth.keys import load_signing_key
+from orchestrator.auth.principal import ANY_AGENT, Grant
+from orchestrator.auth.scopes import Scope
+from orchestrator.auth.tokens import Tokens
+from orchestrator.connection import Services, supersede
+from orchestrator.core.sessions import agent_log
+from orchestrator.dispatch import Dispatch
+from orchestrator.files import replace_file
+from orchestrator.line import Line, monotonic_ms
+from orchestrator.methods import Methods
+from orchestrator.peers import Peer, Peers
+from orchestrator.reading import Reading
+from orchestrator.registry import Registry
+from orchestrator.server import Server
+from orchestrator.settings import Settings
+from orchestrator.store.base import Store, StoreUnavailable, Wake
+from orchestrator.tail import Tails
+from orchestrator.telemetry import Counters
+from orchestrator.timekeeper import Timekeeper
+from orchestrator.web.health import Health
+from orchestrator.work import Work
+from protocol.codec import encode
+from protocol.frames import Heartbeat
+from protocol.ids import LogKind
+
+__all__ = ["HUB_FILE", "TOKEN_FILE", "Hub", "run_hub"]
+
+HUB_FILE = "hub.json"
+TOKEN_FILE = "local.token"  # noqa: S105 - the name of a file
+LOCAL_NAME = "local"
+LOCAL_TOKEN_TTL_S = 365 * 24 * 3600
+TICKS_A_HEARTBEAT = 4
+TICK_S_MAX = 1.0
+WAKES_RETRY_S = 0.2
+GOAWAY_SPREAD_MS = 2_000
+"""Peers of a stopping hub come back spread over this long."""
+FAREWELL_S = 4.0
+FENCES_AT_ONCE_MAX = 64
+
+log_ = structlog.get_logger()
+
+
+class Hub:
+    """One coordinator.
+
+    Args:
+        settings: what it is told.
+        store: an open or unopened store to use instead of the one that the settings name; the hub opens and
+            closes it.
+
+    Attributes:
+        url: where it listens, once it does.
+        services: what its connections share.
+    """
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        self.settings = settings
+        self.url = ""
+        self.hub_id = secrets.token_hex(8)
+        self._given_store = store
+        self._stack = contextlib.AsyncExitStack()
+        self._tasks = asyncio.TaskGroup()
+        self._work: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+
+    # ── starting ─────────────────────────────────────────────────────────────
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        try:
+            await self._start()
+        except BaseException:
+            self._cancel_all()
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        data = self.settings.data
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tokens = Tokens(load_signing_key(data))
+        store = await self._open_store()
+        await self._stack.enter_async_context(self._tasks)
+        self._build(store, tokens)
+        self.url = await self._server.start()
+        self._announce(data, tokens)
+        log_.info("hub_started", url=self.url, hub=self.hub_id, durability=self.settings.durability.value)
+
+    async def _open_store(self) -> Store:
+        """Open the store; what was opened is closed at the end, after everything that uses it."""
+        store = self._given_store
+        if store is None:
+            from orchestrator.store.redis import RedisStore
+
+            url = self.settings.store or await self._embedded()
+            store = RedisStore(url, self.settings.durability, self.hub_id)
+        await store.open()
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def _embedded(self) -> str:
+        from orchestrator.store.embedded import EmbeddedStore
+
+        embedded = EmbeddedStore(self.settings.data)
+        url = await embedded.start()
+        self._stack.push_async_callback(embedded.stop)
+        watch = await self._stack.enter_async_context(asyncio.TaskGroup())
+        task = watch.create_task(embedded.watch(), name="embedded store")
+        self._stack.callback(task.cancel)
+        return url
+
+    def _build(self, store: Store, tokens: Tokens) -> None:
+        settings, counters, peers = self.settings, Counters(), Peers()
+        tails = Tails(store, self._spawn, settings.replay_reads_max)
+        line = Line(store, tails, self.hub_id, settings.durability.value, counters)
+        registry = Registry(line)
+        dispatch = Dispatch(line, peers, settings.lease_ms)
+        work = Work(line, dispatch, settings.lease_ms)
+        timekeeper = Timekeeper(line, work, registry, settings.lease_ms, monotonic_ms)
+        methods = Methods(line, Reading(line, registry), registry, dispatch)
+        acks = Acks(line)
+        self.services = Services(settings, line, tokens, peers, registry, work, methods, acks, counters, self._spawn)
+        self._dispatch, self._registry, self._acks = dispatch, registry, acks
+        self._server = Server(self.services, Health(line))
+        interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000
+        for name, run in {
+            "clock": line.run(),
+            "tails": tails.run(recheck_s),
+            "ranges": tails.close_ranges(interval_s),
+            "acks": acks.run(),
+            "dispatch": dispatch.run(),
+            "timekeeper": timekeeper.run(),
+            "registry": registry.run(),
+            "wakes": self._listen(store),
+            "ticks": self._tick(min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
+            "fences": self._check_fences(recheck_s),
+        }.items():
+            self._background.append(self._tasks.create_task(run, name=name))
+
+    def _announce(self, data: Path, tokens: Tokens) -> None:
+        """Write down where the hub is and a token for this machine's user."""
+        grant = Grant(LOCAL_NAME, "default", frozenset({Scope.OPERATOR, Scope.AGENT}), frozenset({ANY_AGENT}))
+        token = tokens.issue(grant, now_s=int(time.time()), ttl_s=LOCAL_TOKEN_TTL_S, token_id=secrets.token_hex(8))
+        replace_file(data / TOKEN_FILE, token.encode(), 0o600)
+        place = {"url": self.url, "pid": os.getpid()}
+        replace_file(data / HUB_FILE, (json.dumps(place) + "\n").encode(), 0o644)
+
+    # ── running ──────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and stop."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, self._stopping.set)
+        try:
+            async with self:
+                await self._stopping.wait()
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside everything else."""
+        try:
+            task = self._tasks.create_task(work)
+        except RuntimeError:  # the hub has stopped
+            work.close()
+            return
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def _listen(self, store: Store) -> None:
+        """Pass on what other hubs hint at."""
+        while True:
+            try:
+                async for wake in store.wakes():
+                    self._hear(wake)
+            except StoreUnavailable as fault:
+                log_.debug("wakes_interrupted", reason=str(fault))
+            await asyncio.sleep(WAKES_RETRY_S)
+
+    def _hear(self, wake: Wake) -> None:
+        self.services.line.tails.hint(wake.heads)
+        for word in wake.hints:
+            self._dispatch.hint(word)
+        for name in wake.heads:
+            namespace, kind, agent_id = name.split("/", 2)
+            peer = self.services.peers.agent(namespace, agent_id) if kind == LogKind.AGENT else None
+            if peer is not None:
+                self._spawn(self._check_fence(peer))
+
+    async def _tick(self, period_s: float) -> None:
+        services = self.services
+        while True:
+            await asyncio.sleep(period_s)
+            heartbeat = encode(Heartbeat(store_ms=services.line.now_ms()))
+            now_ms, now_s = monotonic_ms(), int(time.time())
+            for connection in tuple(services.connections):
+                connection.tick(now_ms, now_s, heartbeat)
+
+    async def _check_fences(self, period_s: float) -> None:
+        """See every so often whether an agent here was taken over by another hub, in case a hint was lost."""
+        while True:
+            await asyncio.sleep(period_s)
+            agents = tuple(self.services.peers)
+            for start in range(0, len(agents), FENCES_AT_ONCE_MAX):
+                await asyncio.gather(*map(self._check_fence, agents[start : start + FENCES_AT_ONCE_MAX]))
+
+    async def _check_fence(self, peer: Peer) -> None:
+        try:
+            meta = await self.services.line.store.meta(agent_log(peer.namespace, peer.id))
+        except StoreUnavailable:
+            return
+        if meta is not None and int(meta.get("fence", 0)) > peer.fence:
+            supersede(peer)
+
+    # ── stopping ─────────────────────────────────────────────────────────────
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        log_.info("hub_stopping", connections=len(self.services.connections))
+        try:
+            await self._drain()
+        finally:
+            self._cancel_all()
+            await self._stack.__aexit__(kind, fault, trace)
+        self._withdraw()
+        log_.info("hub_stopped", hub=self.hub_id)
+
+    async def _drain(self) -> None:
+        services = self.services
+        services.draining = True
+        self._server.stop_listening()
+        connections = tuple(services.connections)
+        for place, connection in enumerate(connections):
+            connection.go_away(GOAWAY_SPREAD_MS * place // len(connections), "the hub is stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_ms / 1000):
+                while any(connection.busy for connection in services.connections):
+                    await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
+        for connection in tuple(services.connections):
+            connection.say_bye("the hub is stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._server.wait_closed()
+                while self._work:
+                    await asyncio.wait(self._work)
+                await self._acks.flush()
+                await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            await self._registry.leave()
+        except StoreUnavailable as fault:
+            log_.debug("registry_not_left", reason=str(fault))
+
+    def _cancel_all(self) -> None:
+        for task in (*self._background, *self._work):
+            task.cancel()
+
+    def _withdraw(self) -> None:
+        """Take back the note of where the hub is, unless another hub has written its own."""
+        path = self.settings.data / HUB_FILE
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text()).get("url") == self.url:
+                path.unlink()
+
+
+def run_hub(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, on the fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(Hub(settings).run())
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Hub(settings).run())

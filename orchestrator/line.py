@@ -1,0 +1,93 @@
+"""The one way into the store: every commit of the hub goes through here, and feeds the hub's own tails.
+
+    connection -> core (pure) -> Line.commit -> store -> Line -> tails -> connections
+
+Nothing about a log is shown before `Store.commit` returned for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from itertools import count
+
+import structlog
+
+from orchestrator.store.base import Commit, Outcome, Refused, Store, StoreUnavailable
+from orchestrator.tail import Tails
+from orchestrator.telemetry import Counters
+
+__all__ = ["Line", "monotonic_ms"]
+
+CLOCK_SYNC_S = 60.0
+
+log_ = structlog.get_logger()
+
+
+def monotonic_ms() -> int:
+    """Return this machine's clock that never steps, in ms."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Line:
+    """Commits to one store, for one hub.
+
+    Attributes:
+        store: for reads; commits go through `commit`.
+        tails: the logs that this hub's peers follow.
+        hub_id: random, new for each process.
+        level: the durability that acknowledgements name.
+    """
+
+    def __init__(self, store: Store, tails: Tails, hub_id: str, level: str, counters: Counters) -> None:
+        self.store = store
+        self.tails = tails
+        self.hub_id = hub_id
+        self.level = level
+        self._counters = counters
+        self._clock_gap_ms = time.time_ns() // 1_000_000 - monotonic_ms()
+        self._numbers = count(1)
+
+    @property
+    def src(self) -> str:
+        """What the hub's own entries carry as `src`."""
+        return f"hub:{self.hub_id}"
+
+    def new_commit_id(self) -> str:
+        """Return the id of a new proposal: unique, since the hub's id is new for each process."""
+        return f"{self.hub_id}.{next(self._numbers):x}"
+
+    def new_epoch(self) -> str:
+        """Return the epoch for a log that a commit may make."""
+        return secrets.token_hex(8)
+
+    def now_ms(self) -> int:
+        """Return what the store's clock says now, as far as this hub knows."""
+        return monotonic_ms() + self._clock_gap_ms
+
+    async def commit(self, commit: Commit) -> Outcome | Refused:
+        """Do a commit, and let the hub's own tails see what it appended.
+
+        Raises:
+            StoreUnavailable: as `Store.commit`.
+        """
+        try:
+            outcome = await self.store.commit(commit)
+        except StoreUnavailable:
+            self._counters.store_failures += 1
+            raise
+        if isinstance(outcome, Outcome):
+            self._counters.commits += 1
+            self._clock_gap_ms = outcome.now_ms - monotonic_ms()
+            self.tails.take(commit, outcome)
+        return outcome
+
+    async def run(self) -> None:
+        """Keep the store's clock in mind until cancelled."""
+        while True:
+            try:
+                self._clock_gap_ms = await self.store.now_ms() - monotonic_ms()
+            except StoreUnavailable as fault:
+                log_.debug("clock_not_synced", reason=str(fault))
+            await asyncio.sleep(CLOCK_SYNC_S)

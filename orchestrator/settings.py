@@ -1,0 +1,183 @@
+"""What a hub is told: environment, a TOML file and flags, in rising order.
+
+The environment has the prefix `FLEETLINE_`. The file is the one that `FLEETLINE_CONFIG` names, else
+`fleetline.toml` in the data directory, else in the current directory. `load` also tells where each
+value came from, for `fleetline doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from orchestrator.store.base import Durability
+from protocol.errors import FleetlineError
+from protocol.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["CONFIG_NAME", "Loaded", "Settings", "SettingsInvalid", "data_dir", "load"]
+
+ENV_PREFIX = "FLEETLINE_"
+CONFIG_ENV = "FLEETLINE_CONFIG"
+CONFIG_NAME = "fleetline.toml"
+LOCAL_DATA = Path(".fleetline")
+BEATS_A_LEASE = 3
+"""A lease outlives at least this many heartbeats, so that one lost heartbeat loses no lease."""
+STORE_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class SettingsInvalid(FleetlineError):
+    """A value cannot be used. The message names it, where it came from and what would do."""
+
+
+def data_dir(*, here: bool = False) -> Path:
+    """Return the data directory that is used where none is named.
+
+    Args:
+        here: take `.fleetline` in the current directory even where it is not there yet.
+    """
+    if here or LOCAL_DATA.is_dir():
+        return LOCAL_DATA.absolute()
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "fleetline"
+
+
+def _check_listen(listen: str) -> str:
+    host, colon, port = listen.rpartition(":")
+    if not (colon and host and port.isdecimal() and int(port) < 2**16):
+        raise ValueError("is HOST:PORT, say 127.0.0.1:7420 or [::1]:7420")
+    return listen
+
+
+def _check_store(store: str | None) -> str | None:
+    if store is not None and not store.startswith(STORE_SCHEMES):
+        raise ValueError(f"is an address that begins with one of {', '.join(STORE_SCHEMES)}")
+    return store
+
+
+class Settings(BaseSettings):
+    """What a hub is told. Make it with `load`, or with keywords alone in tests."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
+    )
+
+    data: Path = Field(default_factory=data_dir, description="directory of keys, the embedded store and hub.json")
+    store: Annotated[str | None, AfterValidator(_check_store)] = Field(
+        None, description="address of a Redis-compatible server; the embedded one where none is given"
+    )
+    durability: Durability = Field(
+        Durability.LOCAL, description="what an acknowledgement means: memory, or local (fsynced)"
+    )
+    listen: Annotated[str, AfterValidator(_check_listen)] = Field(
+        "127.0.0.1:7420", description="address to listen on; port 0 takes a free one"
+    )
+    heartbeat_ms: int = Field(
+        5_000, ge=50, le=600_000, description="longest silence of a side; never more than a third of the lease"
+    )
+    handshake_ms: int = Field(10_000, ge=100, description="time for a connection to identify itself")
+    lease_ms: int = Field(30_000, ge=150, description="how long an attempt is an agent's without a heartbeat")
+    drain_ms: int = Field(5_000, ge=0, description="longest that a stopping hub waits for what is under way")
+    connections_max: int = Field(100_000, ge=1, description="connections at once")
+    unidentified_max: int = Field(8_192, ge=1, description="connections at once that have not identified themselves")
+    replay_reads_max: int = Field(16, ge=1, description="pages of history read from the store at once")
+    recheck_ms: int = Field(10_000, ge=50, description="how often followed logs are compared with the store")
+    log_level: str = Field("info", description="debug, info, warning or error")
+    limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_replicated(cls, values: Any) -> Any:
+        level = values.get("durability") if isinstance(values, dict) else None
+        if isinstance(level, str) and level.startswith("replicated"):
+            raise ValueError(f"durability {level!r} is not offered yet; take memory or local")
+        return values
+
+    @property
+    def interval_ms(self) -> int:
+        """The heartbeat interval that peers are told."""
+        return min(self.heartbeat_ms, self.lease_ms // BEATS_A_LEASE)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Name the sources, the strongest first."""
+        del dotenv_settings, file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, _config_file(init_settings(), env_settings()))
+        return init_settings, toml, env_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each came from: `flag`, a file, `environment` or `default`."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load(flags: Mapping[str, Any] | None = None) -> Loaded:
+    """Read the settings that are in force.
+
+    Args:
+        flags: what the command line says; None means not said.
+
+    Raises:
+        SettingsInvalid: a value cannot be used, or the named file cannot be read.
+    """
+    said = {name: value for name, value in (flags or {}).items() if value is not None}
+    environment = {
+        name.lower().removeprefix(ENV_PREFIX.lower()).split("__")[0]
+        for name in os.environ
+        if name.lower().startswith(ENV_PREFIX.lower())
+    }
+    file = _config_file(said, {"data": os.environ.get(f"{ENV_PREFIX}DATA")})
+    in_file: set[str] = set()
+    try:
+        in_file = set(TomlConfigSettingsSource(Settings, file)()) if file else in_file
+        settings = Settings(**said)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        origin = _origin(name.split(".")[0], said, in_file, environment, file)
+        raise SettingsInvalid(f"{name or 'settings'} (from {origin}): {first['msg']}") from None
+    except (OSError, ValueError) as fault:
+        raise SettingsInvalid(f"{file}: {fault}") from fault
+    names = Settings.model_fields
+    return Loaded(settings, {name: _origin(name, said, in_file, environment, file) for name in names})
+
+
+def _origin(name: str, flags: Mapping[str, Any], in_file: set[str], environment: set[str], file: Path | None) -> str:
+    if name in flags:
+        return "flag"
+    if name in in_file:
+        return str(file)
+    return "environment" if name in environment else "default"
+
+
+def _config_file(flags: Mapping[str, Any], environment: Mapping[str, Any]) -> Path | None:
+    """Return the file to read, or None where there is none."""
+    named = os.environ.get(CONFIG_ENV)
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise SettingsInvalid(f"{CONFIG_ENV} names {named}, which is not a file")
+        return path
+    data = Path(flags.get("data") or environment.get("data") or data_dir())
+    return next((path for path in (data / CONFIG_NAME, Path(CONFIG_NAME).absolute()) if path.is_file()), None)

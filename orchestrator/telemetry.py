@@ -1,0 +1,96 @@
+"""What the hub tells of itself: events on standard error, and counters for `/metrics`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+import structlog
+
+__all__ = ["Counters", "configure_logs", "exposition"]
+
+
+def configure_logs(level: str = "info", *, as_json: bool | None = None) -> None:
+    """Send events to standard error: key=value on a terminal, else one JSON object a line.
+
+    Args:
+        level: debug, info, warning or error.
+        as_json: overrides what standard error is.
+    """
+    if as_json is None:
+        as_json = not sys.stderr.isatty()
+    render: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if as_json else _keep,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # The libraries' own loggers: what they say about single connections we say ourselves.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+
+
+def _keep(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return event
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since this hub started."""
+
+    connections: int = 0
+    sessions: int = 0
+    superseded: int = 0
+    faults: int = 0
+    commits: int = 0
+    entries_in: int = 0
+    nacks: int = 0
+    frames_out: int = 0
+    entries_out: int = 0
+    replay_pages: int = 0
+    resets: int = 0
+    requests: int = 0
+    store_failures: int = 0
+
+
+_HELP = {
+    "connections": "connections accepted",
+    "sessions": "sessions opened",
+    "superseded": "sessions ended by a newer one of the same agent",
+    "faults": "connections closed because of what the peer sent",
+    "commits": "commits that happened",
+    "entries_in": "entries that peers published and that were acknowledged",
+    "nacks": "publishes refused",
+    "frames_out": "frames sent",
+    "entries_out": "entries sent on subscriptions",
+    "replay_pages": "pages of history read for subscriptions",
+    "resets": "subscriptions that were reset",
+    "requests": "requests answered",
+    "store_failures": "commits that the store did not answer",
+}
+
+
+def exposition(counters: Counters, gauges: dict[str, Callable[[], int]]) -> str:
+    """Return counters and gauges in Prometheus' text format."""
+    return "\n".join(_lines(counters, gauges)) + "\n"
+
+
+def _lines(counters: Counters, gauges: dict[str, Callable[[], int]]) -> Iterator[str]:
+    for field in fields(counters):
+        name = f"fleetline_{field.name}_total"
+        yield f"# HELP {name} {_HELP[field.name]}"
+        yield f"# TYPE {name} counter"
+        yield f"{name} {getattr(counters, field.name)}"
+    for gauge, read in gauges.items():
+        yield f"# TYPE fleetline_{gauge} gauge"
+        yield f"fleetline_{gauge} {read()}"

@@ -1,0 +1,1 @@
+"""What the hub answers over plain HTTP: its health and its metrics."""
