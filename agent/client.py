@@ -1,0 +1,347 @@
+"""The client: submit runs, watch and cancel them, read and write logs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from agent.discovery import locator
+from agent.entry import Entry
+from agent.errors import PublishRefused, Reset
+from agent.links import Links
+from agent.logs import ensure_logging
+from agent.offers import Offers
+from agent.peer import Identity
+from agent.publisher import DiskPublisher, Publisher, open_publisher
+from agent.reading import Reader, read_log
+from agent.runs import Run
+from agent.threads import LoopThread
+from protocol.codec import pack_value
+from protocol.codes import ErrorCode
+from protocol.entry import Position
+from protocol.frames import Part, Role, Start
+from protocol.ids import LogName
+from protocol.requests import (
+    METHODS,
+    AgentGet,
+    AgentInfo,
+    AgentList,
+    AgentSend,
+    LogGet,
+    LogInfo,
+    LogList,
+    ProducerOpen,
+    RunInfo,
+    RunList,
+    RunSubmit,
+)
+
+__all__ = ["CONNECT_TIMEOUT_S", "Client", "topic_log"]
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def topic_log(topic: str) -> str:
+    """Return the log of a topic, given `NAME` or `topic/NAME`. Raises `InvalidName`."""
+    return LogName.parse(topic if "/" in topic else f"topic/{topic}").path
+
+
+class Client:
+    """A connection to the hub that is kept open: it reconnects and resumes by itself.
+
+    Make one with `Client.connect()`, as `async with Client.connect() as client` or `await Client.connect()`.
+    """
+
+    def __init__(self, links: Links) -> None:
+        self.links = links
+        self._offers: dict[str, Offers] = {}
+        self._closed = False
+
+    @classmethod
+    def connect(
+        cls,
+        hub: str | None = None,
+        *,
+        token: str | SecretStr | None = None,
+        token_file: str | Path | None = None,
+        directory: str | Path | None = None,
+        name: str | None = None,
+        timeout: float | None = CONNECT_TIMEOUT_S,
+    ) -> _Connecting:
+        """Connect to the hub.
+
+        Args:
+            hub: its address; without, it is found as `agent.discovery` says.
+            token: the token to come with, or
+            token_file: the file that holds it.
+            directory: a data directory to find hub and token in.
+            name: what this client is called in logs of the hub; made up without.
+            timeout: how long the first connection may take, in seconds; None waits for ever. Later
+                reconnects are tried for ever in any case.
+
+        Raises:
+            HubUnreachable: no hub answered in time, or (`HubNotFound`) nothing says where it is.
+            NotAuthenticated, NotPermitted: the token is no good.
+        """
+        ensure_logging()
+        identity = Identity(
+            role=Role.CLIENT, id=name or f"client-{secrets.token_hex(4)}", instance=secrets.token_hex(8)
+        )
+        locate = locator(hub, token, token_file, directory=directory)
+        return _Connecting(cls, identity, locate, timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Say goodbye. What was published and not acknowledged is given up."""
+        if self._closed:
+            return
+        self._closed = True
+        self.links.close("the client is done")
+        await asyncio.wait((asyncio.wrap_future(self.links.main.ended),), timeout=1.0)
+        self.links.thread.stop()
+
+    async def ask(self, method: str, params: Part) -> Any:
+        """Ask the hub. The same question is asked again after a reconnect, until it is answered.
+
+        Raises:
+            RequestError: it was refused.
+            LinkEnded: the hub ended the session for good.
+        """
+        op = secrets.token_hex(8) if METHODS[method].mutates else None
+        return await asyncio.wrap_future(self.links.main.request(method, params, op))
+
+    # Runs
+
+    async def submit(
+        self,
+        handler: str,
+        input: Any = None,
+        *,
+        queue: str = "default",
+        key: str | None = None,
+        retries: int | None = None,
+        priority: int = 0,
+    ) -> Run:
+        """Put a run on a queue. It is there when this returns, and stays.
+
+        Args:
+            handler: name of the handler.
+            input: what it is applied to: anything msgpack can hold.
+            queue: where agents take it from.
+            key: submitting the same key with the same input again gives the same run; made up without.
+            retries: how often a failed attempt is tried again; as the handler says without.
+            priority: 0 to 9, higher first.
+
+        Raises:
+            RequestError: `key_conflict` where the key names a run with another input, for one.
+        """
+        params = RunSubmit(
+            queue=queue,
+            handler=handler,
+            input=self._pack(input, f"run {handler}"),
+            key=key if key is not None else secrets.token_hex(16),
+            retries=retries,
+            priority=priority,
+        )
+        answer = await self.ask("run.submit", params)
+        return Run(self, answer.run, created=answer.created)
+
+    def run(self, run_id: str) -> Run:
+        """Return a handle on a run that exists."""
+        LogName.parse(f"run/{run_id}")
+        return Run(self, run_id)
+
+    async def runs(
+        self, limit: int = 100, *, state: str | None = None, queue: str | None = None
+    ) -> tuple[RunInfo, ...]:
+        """Return runs, newest first."""
+        runs: tuple[RunInfo, ...] = (await self.ask("run.list", RunList(limit=limit, state=state, queue=queue))).runs
+        return runs
+
+    # Logs
+
+    def subscribe(
+        self,
+        log: str,
+        from_: Start | str | Position | Entry = Start.EARLIEST,
+        *,
+        durable: str | None = None,
+        kinds: Sequence[str] | None = None,
+        auto_ack: bool = True,
+        on_reset: Callable[[Reset], None] | None = None,
+    ) -> Reader:
+        """Follow a log: its history from a place, then what comes. It resumes by itself.
+
+        Args:
+            log: `topic/NAME`, `run/ID` or `agent/ID`.
+            from_: "earliest", "latest", "acked" (where `durable` left off), or a position or entry to go on after.
+            durable: a name under which the hub keeps what was acknowledged.
+            kinds: leave out entries of other kinds.
+            auto_ack: an entry counts as handled when the next one is asked for; else call `entry.ack()`.
+            on_reset: called where history was lost, instead of raising `HistoryReset`.
+        """
+        path = LogName.parse(log).path
+        start: Position | Start | None = from_.position if isinstance(from_, Entry) else _start(from_)
+        if start is None:
+            raise ValueError("an entry of a subscription with `kinds` has no verified tag to go on after")
+        return Reader(self.links, path, start, kinds=kinds, durable=durable, auto_ack=auto_ack, on_reset=on_reset)
+
+    def read(self, log: str, after: int = 0, upto: int | None = None) -> AsyncIterator[Entry]:
+        """Return the entries of a log as it is now, after an offset, each verified.
+
+        Raises (when iterated):
+            RequestError: there is no such log.
+            HistoryReset: entries after `after` are not kept any more.
+        """
+        return read_log(self.links.main, LogName.parse(log).path, after, upto)
+
+    async def log(self, log: str) -> LogInfo:
+        """Return what is known of a log."""
+        info: LogInfo = await self.ask("log.get", LogGet(log=LogName.parse(log).path))
+        return info
+
+    async def logs(self, kind: str | None = None, limit: int = 100) -> tuple[LogInfo, ...]:
+        """Return logs, newest first; `kind` is agent, run or topic."""
+        logs: tuple[LogInfo, ...] = (await self.ask("log.list", LogList(kind=kind, limit=limit))).logs
+        return logs
+
+    async def publish(
+        self, topic: str, kind: str, body: Any = None, *, expect: int | None = None, cause: int | None = None
+    ) -> int:
+        """Append an entry to a topic. Returns its offset once it is as durable as the hub says it must be.
+
+        Args:
+            topic: its name.
+            kind: of the entry.
+            body: anything msgpack can hold.
+            expect: the offset that the topic's head must have; `ExpectFailed` says what it has.
+            cause: the offset of the entry that this one answers.
+
+        Many publishes at a time share frames; for a stream of entries use `publisher`, which is faster.
+        """
+        log = topic_log(topic)
+        packed = self._pack(body, log)
+        while True:
+            offers = self._offers_of(log)
+            offset = offers.offer(kind, packed, cause, expect)
+            if offset is not None:
+                return await asyncio.wrap_future(offset)
+            await asyncio.wrap_future(self.links.main.peer.outbox.room(len(packed)))
+
+    async def publisher(
+        self, topic: str, state_dir: str | Path | None = None, *, after_loss: bool = False
+    ) -> Publisher | DiskPublisher:
+        """Return a publisher: many entries to one topic, acknowledged in bulk.
+
+        Args:
+            topic: its name.
+            state_dir: where the outbox is kept on disk, so that what was published is sent even when this
+                process is killed; in memory without.
+            after_loss: go on with a new producer where the store lost acknowledged entries of the old one.
+
+        Raises:
+            OutboxBusy: another process has the state directory.
+            PublisherLost: see `after_loss`.
+        """
+        return await open_publisher(self, topic_log(topic), state_dir, after_loss=after_loss)
+
+    # Agents
+
+    async def agents(self) -> tuple[AgentInfo, ...]:
+        """Return every agent that was ever seen, by name."""
+        agents: tuple[AgentInfo, ...] = (await self.ask("agent.list", AgentList())).agents
+        return agents
+
+    async def agent(self, agent_id: str) -> AgentInfo:
+        """Return one agent."""
+        info: AgentInfo = await self.ask("agent.get", AgentGet(agent=agent_id))
+        return info
+
+    async def send(self, agent_id: str, kind: str, body: Any = None) -> int:
+        """Put a message into an agent's log; it is given it when it is connected. Returns the offset."""
+        params = AgentSend(agent=agent_id, kind=kind, body=self._pack(body, f"agent/{agent_id}"))
+        return int((await self.ask("agent.send", params)).offset)
+
+    def _pack(self, value: Any, log: str) -> bytes:
+        """Pack a value. Raises `PublishRefused` where it is larger than the hub takes."""
+        packed = pack_value(value)
+        most = self.links.main.peer.limits.body_bytes_max
+        if len(packed) > most:
+            message = f"it takes {len(packed)} bytes packed; the hub takes {most}; nothing was sent; split it up"
+            raise PublishRefused(log, ErrorCode.ENTRY_TOO_LARGE, message)
+        return packed
+
+    def _offers_of(self, log: str) -> Offers:
+        offers = self._offers.get(log)
+        if offers is None or (offers.dead is not None and not self.links.main.ended.done()):
+            outbox = self.links.main.peer.outbox
+            offers = self._offers[log] = Offers(outbox, log, f"p-{secrets.token_hex(8)}")
+            outbox.add(offers)
+            self._open(offers)
+        return offers
+
+    def _open(self, offers: Offers) -> None:
+        """Open the producer; what is offered meanwhile waits."""
+        main = self.links.main
+        asked = main.request("producer.open", ProducerOpen(log=offers.log, producer=offers.producer), offers.producer)
+        main.peer.outbox.opens(offers, asked)
+
+
+def _start(text: Start | str | Position) -> Start | Position:
+    return text if isinstance(text, (Start, Position)) else Start(text)
+
+
+class _Connecting:
+    """What `Client.connect()` returns: await it, or enter it."""
+
+    def __init__(
+        self, kind: type[Client], identity: Identity, locate: Callable[[], Any], timeout: float | None
+    ) -> None:
+        self._kind = kind
+        self._identity = identity
+        self._locate = locate
+        self._timeout = timeout
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _connect(self) -> Client:
+        self._locate()
+        thread = LoopThread("fleetline-link")
+        links = Links(self._identity, self._locate, thread)
+        links.main.open()
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(links.main.opened), self._timeout)
+        except TimeoutError:
+            thread.stop()
+            raise links.main.unreachable(self._timeout) from None
+        except BaseException:
+            thread.stop()
+            raise
+        return self._kind(links)
+
+

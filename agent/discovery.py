@@ -1,0 +1,115 @@
+"""Where the hub is, and with what token to come.
+
+In rising order: the data directory that `fleetline dev` and `fleetline hub start` made (`.fleetline/` in the
+current directory or one above it, else `$XDG_STATE_HOME/fleetline`), the environment (`FLEETLINE_HUB`,
+`FLEETLINE_TOKEN`), and arguments. The data directory's token goes to the data directory's hub only.
+
+Files are read again before every connection, so that a hub which comes back elsewhere is found, and a token
+that was renewed is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
+
+from agent.errors import HubNotFound
+
+__all__ = ["Endpoint", "data_directories", "locator"]
+
+_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+HUB_FILE = "hub.json"
+TOKEN_FILE = "local.token"  # noqa: S105 - the name of a file
+DIRECTORY = ".fleetline"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A hub's address, and the token to come with."""
+
+    url: str
+    token: SecretStr | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers to connect with."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token.get_secret_value()}"}
+
+
+def locator(
+    hub: str | None = None,
+    token: str | SecretStr | None = None,
+    token_file: str | Path | None = None,
+    *,
+    directory: str | Path | None = None,
+) -> Callable[[], Endpoint]:
+    """Return what finds the hub, each time it is called.
+
+    Args:
+        hub: its address, `ws://`, `wss://`, `http://` or `https://`, or `HOST:PORT`.
+        token: the token itself.
+        token_file: a file that holds it.
+        directory: the data directory, where it is none of the usual places.
+
+    The function returned raises `HubNotFound` where nothing says where the hub is.
+    """
+    given = SecretStr(token) if isinstance(token, str) else token
+    places = data_directories() if directory is None else (Path(directory),)
+
+    def locate() -> Endpoint:
+        local = next((found for place in places if (found := _local_hub(place)) is not None), None)
+        asked = hub or os.environ.get("FLEETLINE_HUB")
+        if asked is None and local is None:
+            raise HubNotFound(", ".join(str(place) for place in places))
+        url = local.url if asked is None and local is not None else _as_url(asked or "")
+        own = local.token if local is not None and local.url == url else None
+        return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own)
+
+    return locate
+
+
+def data_directories() -> tuple[Path, ...]:
+    """Return the places of a data directory, nearest first."""
+    here = Path.cwd()
+    near = next((place / DIRECTORY for place in (here, *here.parents) if (place / DIRECTORY).is_dir()), None)
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "fleetline"
+    return (near, state) if near is not None else (state,)
+
+
+def _local_hub(place: Path) -> Endpoint | None:
+    try:
+        said = json.loads((place / HUB_FILE).read_text())
+        url = _as_url(said["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        return Endpoint(url, _read_token(place / TOKEN_FILE))
+    except OSError:  # somebody else's directory: the hub is there, its token is not ours
+        return Endpoint(url)
+
+
+def _read_token(path: str | Path | None) -> SecretStr | None:
+    return None if path is None else SecretStr(Path(path).read_text().strip())
+
+
+def _token_of_environment() -> SecretStr | None:
+    token = os.environ.get("FLEETLINE_TOKEN")
+    return SecretStr(token) if token else None
+
+
+def _as_url(text: str) -> str:
+    """Return a WebSocket address.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(text if "://" in text else f"ws://{text}")
+    scheme = _SCHEMES.get(parts.scheme)
+    if scheme is None or not parts.hostname:
+        raise ValueError(f"{text!r} is not the address of a hub; it looks like ws://HOST:PORT")
+    return urlunsplit((scheme, parts.netloc, parts.path or "/", parts.query, ""))

@@ -1,0 +1,243 @@
+"""What one peer says and what it makes of what it hears, whatever connection carries it.
+
+`Link` moves bytes and watches the clock; `Peer` knows what a frame means. A peer outlives its connections:
+what was asked, published, followed and held goes on when the next one opens. It is used by the link's thread
+only, knows no sockets, and is told the time.
+
+On a new connection the peer first says `identify`, with its subscriptions at their verified positions and
+the attempts that it holds; everything else waits for `ready`.
+
+Specification: docs/protocol.md, section "Sessions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.held import Attempts, Event
+from agent.outbox import Outbox
+from agent.requests import Requests
+from agent.subscriptions import Subscriptions
+from agent.threads import Channel
+from protocol.codec import encode
+from protocol.codes import CloseCode
+from protocol.errors import FleetlineError, RemoteProtocolError
+from protocol.frames import (
+    Assign,
+    Entries,
+    Goaway,
+    HandlerSpec,
+    Heartbeat,
+    Hello,
+    Identify,
+    Nack,
+    Part,
+    Probe,
+    Puback,
+    Ready,
+    Release,
+    ReleaseReason,
+    Response,
+    Role,
+    Subscribe,
+    Subscribed,
+)
+from protocol.frames import Error as ErrorFrame
+from protocol.frames import Reset as ResetFrame
+from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
+
+__all__ = ["VERSION", "Identity", "Peer"]
+
+VERSION = 1
+
+IDENTIFY_BYTES_MAX = UNIDENTIFIED_BYTES_MAX * 3 // 4
+"""What subscriptions and attempts may take of `identify`; the others are said after `ready`."""
+
+CLAIM_BYTES = 96
+"""What an attempt takes of `identify`, at most."""
+
+MESSAGE_BYTES_MAX = 256 * 1024
+"""Of publishes in one message; more goes into the next, so that the hub begins while we go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this peer is. Queues, slots, labels and handlers are an agent's."""
+
+    role: Role
+    id: str
+    instance: str
+    labels: dict[str, str] = field(default_factory=dict)
+    queues: tuple[str, ...] = ()
+    slots: int = 0
+    handlers: tuple[HandlerSpec, ...] = ()
+
+
+class Peer:
+    """One peer, over all its connections.
+
+    Attributes:
+        session: id of the latest session.
+        ready: a session is open.
+        principal: who the hub says we are.
+        goaway_ms: the hub asked us to come back after so long; None where it did not.
+        said: what the hub said was wrong, before it closes.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.outbox = Outbox()
+        self.requests = Requests()
+        self.subscriptions = Subscriptions()
+        self.events: Channel[Event] = Channel()
+        self.attempts = Attempts(self.outbox, self.events)
+        self.limits = DEFAULT_LIMITS
+        self.session: str | None = None
+        self.principal: str | None = None
+        self.ready = False
+        self.goaway_ms: int | None = None
+        self.said: str | None = None
+        self._releases: list[Release] = []
+        self._handlers: dict[type[Part], Callable[[Any, int], None]] = {
+            Ready: self._on_ready,
+            Subscribed: self._on_subscribed,
+            Entries: self.subscriptions.on_entries,
+            Nack: self._on_nack,
+            Response: self.requests.on_response,
+        }
+        self._timeless: dict[type[Part], Callable[[Any], object]] = {
+            ResetFrame: self.subscriptions.on_reset,
+            Puback: self.outbox.on_puback,
+            Assign: self.attempts.on_assign,
+            Goaway: self._on_goaway,
+            ErrorFrame: self._on_error,
+        }
+
+    def connected(self) -> None:
+        """A new connection is open: nothing was said on it yet."""
+        self.ready = False
+        self.goaway_ms = None
+        self.said = None
+        self._releases.clear()
+        self.requests.disconnected()
+        self.subscriptions.disconnected()
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+        self.ready = False
+
+    def identify(self, hello: Hello) -> Identify:
+        """Return who we are, in answer to `hello`.
+
+        Raises:
+            RemoteProtocolError: the hub speaks no version that we do.
+        """
+        if VERSION not in hello.versions:
+            raise RemoteProtocolError(
+                CloseCode.VERSION_UNSUPPORTED, f"the hub speaks versions {hello.versions}, this program {VERSION}"
+            )
+        self.limits = hello.limits
+        self.outbox.announce(hello.limits)
+        self.outbox.disconnected(self.attempts.producers())
+        self.requests.open_max = hello.limits.requests_max
+        attempts = self.attempts.claims(IDENTIFY_BYTES_MAX // 2 // CLAIM_BYTES)
+        identity = self.identity
+        return Identify(
+            version=VERSION,
+            role=identity.role,
+            id=identity.id,
+            instance=identity.instance,
+            session=self.session,
+            labels=identity.labels,
+            queues=identity.queues,
+            slots=identity.slots,
+            handlers=identity.handlers,
+            subscriptions=self._first_subscriptions(IDENTIFY_BYTES_MAX - CLAIM_BYTES * len(attempts)),
+            attempts=attempts,
+        )
+
+    def on_frame(self, frame: Part, now_ms: int) -> Part | None:
+        """Take a frame. Returns what to answer at once, if anything."""
+        if isinstance(frame, Hello):
+            return self.identify(frame)
+        if isinstance(frame, Probe):
+            return self.subscriptions.on_probe(frame)
+        timeless = self._timeless.get(type(frame))
+        if timeless is not None:
+            timeless(frame)
+        elif type(frame) in self._handlers:
+            self._handlers[type(frame)](frame, now_ms)
+        return None
+
+    def outgoing(self, now_ms: int) -> list[Part]:
+        """Return everything that there is to say now, as one message's worth of frames."""
+        if not self.ready:
+            return []
+        frames: list[Part] = list(self._releases)
+        self._releases.clear()
+        frames.extend(self.subscriptions.take(now_ms))
+        frames.extend(self.requests.take(now_ms))
+        frames.extend(self.outbox.take(now_ms, MESSAGE_BYTES_MAX))
+        return frames
+
+    def due_ms(self) -> int | None:
+        """Return when `outgoing` next has something that it held back."""
+        if not self.ready:
+            return None
+        times = (self.outbox.due_ms(), self.requests.due_ms(), self.subscriptions.due_ms())
+        return min((time for time in times if time is not None), default=None)
+
+    def heartbeat(self) -> Heartbeat:
+        """Return the heartbeat to say now. An agent's renews its leases."""
+        if self.identity.role is Role.CLIENT:
+            return Heartbeat()
+        slots_free = max(0, self.identity.slots - self.attempts.count)
+        return Heartbeat(attempts=self.attempts.heartbeat(), slots_free=slots_free)
+
+    def release(self, run: str, fence: int, reason: ReleaseReason) -> None:
+        """Hand an attempt back. One that is not said before the connection breaks is not listed on the next."""
+        if self.ready:
+            self._releases.append(Release(run=run, fence=fence, reason=reason))
+
+    def close(self, error: FleetlineError) -> None:
+        """End everything: there will be no more connection."""
+        self.ready = False
+        self.attempts.stop_all(str(error))
+        self.outbox.close(error)
+        self.requests.close(error)
+        self.subscriptions.close(error)
+        self.events.close(error)
+
+    def _first_subscriptions(self, bytes_max: int) -> tuple[Subscribe, ...]:
+        asked: list[Subscribe] = []
+        for wish in self.subscriptions.take_wanted(0):
+            asked.append(wish)
+            bytes_max -= len(encode(wish))
+            if bytes_max < 1024 or len(asked) >= self.limits.subscriptions_max:
+                break
+        return tuple(asked)
+
+    def _on_ready(self, frame: Ready, now_ms: int) -> None:
+        self.session = frame.session
+        self.principal = frame.principal
+        self.ready = True
+        for attempt in frame.attempts:
+            self.attempts.on_verdict(attempt)
+        for verdict in frame.subscriptions:
+            self.subscriptions.on_verdict(verdict, now_ms)
+
+    def _on_nack(self, frame: Nack, now_ms: int) -> None:
+        dead = self.outbox.on_nack(frame, now_ms)
+        if dead is not None:
+            self.attempts.on_dead(frame.log, frame.producer, dead)
+
+    def _on_subscribed(self, frame: Subscribed, now_ms: int) -> None:
+        self.subscriptions.on_verdict(frame.subscription, now_ms)
+
+    def _on_goaway(self, frame: Goaway) -> None:
+        self.goaway_ms = frame.after_ms
+
+    def _on_error(self, frame: ErrorFrame) -> None:
+        self.said = frame.message

@@ -1,0 +1,230 @@
+"""Reading logs: entry by entry as they come, and page by page as they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from agent.entry import Entry, read_entry
+from agent.errors import HistoryReset, LinkClosed, Reset
+from agent.subscriptions import Batch, Subscription
+from agent.threads import Channel, resolve
+from protocol.entry import Position, next_tag
+from protocol.errors import FleetlineError
+from protocol.frames import ResetReason, Start, Window
+from protocol.requests import LogRead, LogReadPage
+
+if TYPE_CHECKING:
+    from agent.link import Link
+    from agent.links import Links
+
+__all__ = ["DEFAULT_WINDOW", "PAGE_ENTRIES", "Reader", "pages", "read_log"]
+
+DEFAULT_WINDOW = Window(entries=4096, bytes=4 * 1024 * 1024)
+PAGE_ENTRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Restart:
+    reset: Reset
+    generation: int
+
+
+class Reader(AsyncIterator[Entry]):
+    """The entries of a log, in order, without a gap: history, then live. It resumes across reconnects.
+
+    Where the log cannot be continued, iterating raises `HistoryReset`, or calls `on_reset` where that was
+    given; iterating on goes on at the restart position. Leave it with `async with` or `aclose`.
+
+    Attributes:
+        log: which log.
+        head: the offset up to which everything had been given when reading last caught up; None before.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        log: str,
+        start: Position | Start,
+        *,
+        kinds: Sequence[str] | None = None,
+        durable: str | None = None,
+        auto_ack: bool = True,
+        on_reset: Callable[[Reset], None] | None = None,
+        last_kinds: frozenset[str] = frozenset(),
+        window: Window = DEFAULT_WINDOW,
+    ) -> None:
+        self.log = log
+        self.head: int | None = None
+        self._links = links
+        self._auto_ack = auto_ack
+        self._reset_taker = on_reset
+        self._last_kinds = last_kinds
+        self._channel: Channel[Batch | _Restart] = Channel()
+        self._batch: Batch | None = None
+        self._place = 0
+        self._generation = 0
+        self._given: int | None = None
+        self._handled = (0, 0)
+        self._told = False
+        self._finished = False
+        self._live: Future[int] = Future()
+        self._subscription = Subscription(
+            log, start, self, window=window, kinds=tuple(kinds) if kinds is not None else None, durable=durable
+        )
+        self._link: Link = links.follow(self._subscription)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Follow the log no more."""
+        self.close()
+
+    def close(self) -> None:
+        """Follow the log no more; may be called from any thread."""
+        if not self._finished:
+            self._finished = True
+            self._acknowledge_given()
+            self._links.unfollow(self._link, self._subscription)
+            self._channel.close(LinkClosed(f"reading {self.log} was ended"))
+
+    async def caught_up(self) -> int:
+        """Wait until all that was there has been received (not: handled). Returns the head at that moment."""
+        return await asyncio.wrap_future(self._live)
+
+    async def __anext__(self) -> Entry:
+        if self._finished:
+            raise StopAsyncIteration
+        while True:
+            entry = self._next_held()
+            if entry is not None:
+                if entry.kind in self._last_kinds:
+                    self.close()
+                return entry
+            item = await self._channel.get()
+            if isinstance(item, Batch):
+                self._batch, self._place, self._generation = item, 0, item.generation
+            else:
+                self._restart(item)
+
+    def ack(self, entry: Entry) -> None:
+        """Say that everything up to this entry was handled. The subscription does it by itself with `auto_ack`."""
+        self._note(entry.offset)
+
+    # In the link's thread
+
+    def on_batch(self, batch: Batch) -> None:
+        """See `agent.subscriptions.Sink`."""
+        self._channel.put(batch)
+
+    def on_live(self, head: int) -> None:
+        """See `agent.subscriptions.Sink`."""
+        self.head = head
+        resolve(self._live, head)
+
+    def on_reset(self, reset: Reset, generation: int) -> None:
+        """See `agent.subscriptions.Sink`."""
+        self._channel.put(_Restart(reset, generation))
+
+    def on_end(self, error: FleetlineError) -> None:
+        """See `agent.subscriptions.Sink`."""
+        self._channel.close(error)
+
+    def _next_held(self) -> Entry | None:
+        self._acknowledge_given()
+        batch = self._batch
+        if batch is None:
+            return None
+        if self._place == len(batch.entries):
+            if self._auto_ack:
+                self._note(batch.upto)
+            self._batch = None
+            return None
+        place, self._place = self._place, self._place + 1
+        stored = batch.entries[place]
+        if self._auto_ack:
+            self._given = stored.offset
+        return read_entry(self.log, batch.epoch, stored, batch.tags[place], self.ack)
+
+    def _acknowledge_given(self) -> None:
+        if self._given is not None:
+            self._note(self._given)
+            self._given = None
+
+    def _note(self, offset: int) -> None:
+        """Tell the link what was handled: a burst costs one call between the threads."""
+        self._handled = (self._generation, offset)
+        if not self._told:
+            self._told = True
+            self._links.thread.post(self._tell)
+
+    def _tell(self) -> None:
+        self._told = False
+        self._link.handled(self._subscription, *self._handled)
+
+    def _restart(self, item: _Restart) -> None:
+        self._generation = item.generation
+        if self._reset_taker is None:
+            raise HistoryReset(item.reset)
+        self._reset_taker(item.reset)
+
+
+async def pages(link: Link, log: str, after: int, upto: int | None = None) -> AsyncIterator[LogReadPage]:
+    """Read a log page by page, from `after` up to its head as it is then (or `upto`), each page verified.
+
+    Raises:
+        RequestError: there is no such log, or it may not be read.
+        HistoryReset: entries after `after` are not kept any more, or the log changed its history meanwhile.
+    """
+    position: Position | None = None
+    while upto is None or after < upto:
+        params = LogRead(log=log, after=after, limit=PAGE_ENTRIES)
+        page: LogReadPage = await asyncio.wrap_future(link.request("log.read", params))
+        _check_page(log, page, after, position)
+        yield page
+        position = page.after
+        after = page.after.offset
+        if after >= page.head:
+            return
+
+
+async def read_log(link: Link, log: str, after: int = 0, upto: int | None = None) -> AsyncIterator[Entry]:
+    """Yield the entries of a log as it is now, in order, each tag verified. Raises as `pages` does."""
+    async for page in pages(link, log, after, upto):
+        tag = page.before.tag
+        for stored in page.entries:
+            tag = next_tag(tag, stored.offset, stored.ts_ms, stored.packed)
+            if upto is not None and stored.offset > upto:
+                return
+            yield read_entry(log, page.before.epoch, stored, tag)
+
+
+def _check_page(log: str, page: LogReadPage, after: int, position: Position | None) -> None:
+    if page.before.offset > after:
+        lost = Reset(
+            log, ResetReason.TRIMMED, after + 1, page.before.offset, True, page.before.epoch, page.before.offset
+        )
+        raise HistoryReset(lost)
+    if position is not None and page.before != position:
+        reason = ResetReason.UNKNOWN if page.before.epoch != position.epoch else ResetReason.DIVERGED
+        raise HistoryReset(Reset(log, reason, 1, position.offset, False, page.before.epoch, page.before.offset))
+    tag, offset = page.before.tag, page.before.offset
+    for entry in page.entries:
+        offset += 1
+        tag = next_tag(tag, entry.offset, entry.ts_ms, entry.packed)
+        if entry.offset != offset:
+            break
+    if (offset, tag) != (page.after.offset, page.after.tag):
+        raise HistoryReset(
+            Reset(log, ResetReason.DIVERGED, after + 1, page.after.offset, False, page.before.epoch, after)
+        )

@@ -1,0 +1,164 @@
+"""A run, as whoever submitted it holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from agent.entry import Entry
+from agent.errors import HistoryReset, Reset, RunCancelled, RunDead, RunEnded, RunExpired, RunFailed
+from agent.reading import Reader
+from protocol.codec import unpack_value
+from protocol.control import CONTROL
+from protocol.entry import Position
+from protocol.frames import Start
+from protocol.requests import RunCancel, RunGet, RunInfo
+from protocol.run import RunState
+
+if TYPE_CHECKING:
+    from agent.client import Client
+
+__all__ = ["TERMINAL_KINDS", "Run", "run_object"]
+
+TERMINAL_KINDS = frozenset(kind for kind, control in CONTROL.items() if control.terminal)
+"""The kinds of entries that end a run."""
+
+_FINAL = frozenset(RunState) - {RunState.QUEUED, RunState.RUNNING}
+
+_ENDINGS: dict[str, tuple[type[RunEnded], str]] = {
+    RunState.FAILED: (RunFailed, "failed"),
+    RunState.CANCELLED: (RunCancelled, "was cancelled"),
+    RunState.EXPIRED: (RunExpired, "expired"),
+    RunState.DEAD: (RunDead, "is dead: it failed or was lost as often as is allowed"),
+}
+
+
+class Run:
+    """A run: watch it, wait for its result, cancel it.
+
+    Attributes:
+        id: the run's id, which is also the name of its log, `run/<id>`.
+        created: False where the key of the submit had made it before.
+    """
+
+    def __init__(self, client: Client, run_id: str, *, created: bool = False) -> None:
+        self.id = run_id
+        self.created = created
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r})"
+
+    @property
+    def log(self) -> str:
+        """The run's log."""
+        return f"run/{self.id}"
+
+    def watch(
+        self, after: Entry | Position | None = None, *, on_reset: Callable[[Reset], None] | None = None
+    ) -> Reader:
+        """Return the run's entries, history and then live, up to its terminal entry.
+
+        Args:
+            after: an entry or position to go on after; from the beginning without.
+            on_reset: called where history was lost, instead of raising `HistoryReset`.
+        """
+        start = after.position if isinstance(after, Entry) else after
+        return Reader(
+            self._client.links, self.log, start or Start.EARLIEST, on_reset=on_reset, last_kinds=TERMINAL_KINDS
+        )
+
+    async def get(self) -> RunInfo:
+        """Return the run as it is now."""
+        info: RunInfo = await self._client.ask("run.get", RunGet(run=self.id))
+        return info
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait until the run is over, and return what its handler returned.
+
+        Raises:
+            RunFailed, RunCancelled, RunExpired, RunDead: it ended without a result.
+            TimeoutError: it was not over within `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            start = Start.EARLIEST if self.created else Start.LATEST
+            reader = Reader(self._client.links, self.log, start, kinds=sorted(TERMINAL_KINDS))
+            try:
+                info = None if self.created else await self._look(reader)
+                if info is None:
+                    async for entry in _through_resets(reader):
+                        return _outcome(self.id, entry)
+                    info = await self.get()
+                return _outcome_of(info)
+            finally:
+                reader.close()
+
+    async def cancel(self, wait: bool = False, reason: str | None = None) -> str:
+        """Ask the run to stop. Returns its state after the command.
+
+        Args:
+            wait: return when it has stopped.
+            reason: kept in the log, and told to the handler.
+        """
+        answer = await self._client.ask("run.cancel", RunCancel(run=self.id, reason=reason))
+        if not wait or answer.state in _FINAL:
+            return str(answer.state)
+        with suppress(RunEnded):
+            await self.result()
+        return (await self.get()).state
+
+    async def _look(self, reader: Reader) -> RunInfo | None:
+        """Return the run if it is over already; its end cannot be missed once the reader is in place."""
+        await reader.caught_up()
+        info = await self.get()
+        return info if info.state in _FINAL else None
+
+
+async def _through_resets(reader: Reader) -> Any:
+    """Yield entries whatever became of the history before them: only the last one counts here."""
+    while True:
+        try:
+            async for entry in reader:
+                yield entry
+            return
+        except HistoryReset:
+            continue
+
+
+def _outcome(run: str, entry: Entry) -> Any:
+    body = entry.body if isinstance(entry.body, dict) else {}
+    state = entry.kind.removeprefix("$")
+    if state == RunState.SUCCEEDED:
+        return body.get("result")
+    raise _ending(run, state, entry.offset, body.get("error"), body.get("reason"))
+
+
+def _outcome_of(info: RunInfo) -> Any:
+    if info.state == RunState.SUCCEEDED:
+        return unpack_value(info.result or b"")
+    raise _ending(info.run, info.state, info.head, info.error, None)
+
+
+def _ending(run: str, state: str, offset: int, error: dict[str, Any] | None, reason: str | None) -> RunEnded:
+    kind, said = _ENDINGS.get(state, (RunEnded, f"ended as {state}"))
+    why = f": {error.get('type')}: {error.get('message')}" if error else f": {reason}" if reason else ""
+    return kind(run, offset, said + why, error)
+
+
+def run_object(info: RunInfo) -> dict[str, Any]:
+    """Return the run object that is printed wherever JSON is (its result still needs `agent.entry.jsonable`)."""
+    return {
+        "run": info.run,
+        "state": info.state,
+        "handler": info.handler,
+        "queue": info.queue,
+        "attempt": info.attempt,
+        "agent": info.agent,
+        "submitted_ms": info.submitted_ms,
+        "started_ms": info.started_ms,
+        "finished_ms": info.finished_ms,
+        "result": None if info.result is None else unpack_value(info.result),
+        "error": info.error,
+    }

@@ -1,0 +1,156 @@
+"""Between threads: an event loop in a thread of its own, and channels that both worlds can wait on.
+
+The link lives in such a thread, so that whatever blocks the program's own loop, heartbeats go out. What
+crosses is a call posted to the loop, a `concurrent.futures.Future`, or an item put into a `Channel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Generic, TypeVar, TypeVarTuple
+
+__all__ = ["Channel", "LoopThread", "reject", "resolve"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+STOP_WAIT_S = 5.0
+
+
+def resolve(future: Future[T], value: T) -> None:
+    """Give a future its value, unless it was given up."""
+    try:
+        future.set_result(value)
+    except InvalidStateError:
+        return
+
+
+def reject(future: Future[Any], error: BaseException) -> None:
+    """Give a future its error, unless it was given up."""
+    try:
+        future.set_exception(error)
+    except InvalidStateError:
+        return
+
+
+class LoopThread:
+    """An event loop in a daemon thread. Every method may be called from any thread."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._woken = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that runs in the thread."""
+        return self._loop
+
+    def post(self, call: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Have `call` run in the thread, after what was posted before. A burst costs one wake-up."""
+        self._calls.append((call, args))
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._run_calls)
+            except RuntimeError:  # the loop is closed: the program is on its way out
+                self._calls.clear()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine in the thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def stop(self) -> None:
+        """End the loop and wait for the thread, unless called from it."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(STOP_WAIT_S)
+
+    def _run_calls(self) -> None:
+        self._woken = False
+        while self._calls:
+            call, args = self._calls.popleft()
+            call(*args)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=STOP_WAIT_S))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+class Channel(Generic[T]):
+    """Items from one thread to another, in order; one reader at a time.
+
+    It has no limit of its own: what is put in is bounded by whoever asked for it (a credit window, slots).
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._lock = threading.Lock()
+        self._waiter: Future[None] | None = None
+        self._error: BaseException | None = None
+
+    def put(self, item: T) -> None:
+        """Add an item."""
+        with self._lock:
+            self._items.append(item)
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            resolve(waiter, None)
+
+    def close(self, error: BaseException) -> None:
+        """Let readers have what is there, and then this error."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            resolve(waiter, None)
+
+    async def get(self) -> T:
+        """Wait for the next item, in any event loop.
+
+        Raises:
+            BaseException: the error that the channel was closed with.
+        """
+        while True:
+            waiter = self._try()
+            if waiter is None:
+                return self._items.popleft()
+            await asyncio.wrap_future(waiter)
+
+    def get_nowait(self) -> T | None:
+        """Return the next item where there is one."""
+        return self._items.popleft() if self._items else None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def _try(self) -> Future[None] | None:
+        """Return None where an item is there, else what to wait for."""
+        with self._lock:
+            if self._items:
+                return None
+            if self._error is not None:
+                raise self._error
+            self._waiter = Future()
+            return self._waiter
