@@ -141,6 +141,11 @@ class DataDirectory:
         self._record = self.store / "server.json"
         self._socket = self.store / "socket"
 
+    @property
+    def claimed(self) -> bool:
+        """Whether this process has the directory."""
+        return self._lock.held
+
     def prepare(self) -> None:
         """Make the directory where it is missing, and make sure that it is ours and can be written.
 

@@ -191,7 +191,7 @@ def _info(reply: Any) -> dict[str, str]:
 
 
 def _pairs(reply: Any) -> Iterator[tuple[str, str]]:
-    """Read CONFIG GET's reply: a map, or names and values in turns."""
+    """Read the reply of CONFIG GET: a map, or names and values in turns."""
     if isinstance(reply, Mapping):
         yield from ((_text(key), _text(value)) for key, value in reply.items())
     else:

@@ -162,15 +162,20 @@ class EmbeddedStore:
             pause_s = min(RESTART_CAP_S, pause_s * 2)
             try:
                 await self._ensure_running()
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 self._log.error("store_restart_failed", error=str(error), pause_s=pause_s)
 
     async def stop(self) -> None:
-        """End the server in good order and give the data directory back."""
+        """End the server in good order and give the data directory back; harmless after a refused start."""
+        if not self._data.claimed:
+            return
         try:
             if not self._data.server_lock.free():
                 await self._shut_down()
-            self._data.forget_server()
+            if self._data.server_lock.free():
+                self._data.forget_server()
+            else:
+                self._log.error("store_stop_failed", pid=self.pid)
         finally:
             self._server = None
             self._data.release()

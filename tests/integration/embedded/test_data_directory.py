@@ -19,8 +19,10 @@ async def test_a_second_hub_is_refused_and_told_who_has_the_directory(hubs: Hubs
     store = EmbeddedStore(hubs.data)
     url = await store.start()
     put(url, "k", "1")
+    second = EmbeddedStore(hubs.data)
     with pytest.raises(DataDirectoryInUse, match=f"in use by another hub .pid {os.getpid()}.*--data") as caught:
-        await EmbeddedStore(hubs.data).start()
+        await second.start()
+    await second.stop()
     assert caught.value.pid == os.getpid()
     said = hubs.spawn().wait_for_store()
     assert said["kind"] == "DataDirectoryInUse"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
+import redis
 
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.datadir import DataDirectory
@@ -125,6 +127,19 @@ def looks_of(keeper: int) -> int:
     """Return how often the keeper has slept, and so looked: it does nothing else."""
     status = Path(f"/proc/{keeper}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
+
+
+def test_a_server_that_could_not_write_to_its_file_comes_back_with_what_it_acknowledged(hubs: Hubs) -> None:
+    hub = hubs.start()
+    put(hub.url, "k", "1")
+    # As on a full disk: the server ends, for it must not acknowledge what it cannot sync.
+    resource.prlimit(hub.store_pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    with pytest.raises(redis.ConnectionError):
+        put(hub.url, "too much", "x" * 10_000)
+    eventually_sync(lambda: answers(hub.url, "k") == "1")
+    assert get(hub.url, "too much") is None
+    put(hub.url, "k", "2")
+    assert hub.stop() == 0
 
 
 def test_a_hub_that_comes_while_the_orphan_is_being_ended_waits_and_starts_anew(hubs: Hubs) -> None:
