@@ -6,8 +6,8 @@ reader can recompute every readable field from `packed` and compare:
 - A body that is one msgpack value is shown as that value, an empty one as null, any other as bytes.
 - Bytes are `{"$base64": "..."}`; a map with keys that are not strings is `{"$map": [[key, value], ...]}`;
   floats that JSON has no word for are the strings "NaN", "Infinity" and "-Infinity".
-- The packed values inside control entries (the input in `$submitted`, the result in `$succeeded`) are
-  shown decoded as well.
+- The packed values inside control entries (the input in `$submitted`, the result in `$succeeded`
+  and `$call`) are shown decoded as well.
 - A body nested deeper than `READABLE_DEPTH_MAX`, or with an extension type in it, is shown as bytes.
 
 JSON is written as ASCII, without spaces, keys in the order of `entry_object`.
@@ -31,7 +31,7 @@ __all__ = ["READABLE_DEPTH_MAX", "entry_object", "json_line", "readable", "reada
 READABLE_DEPTH_MAX = 64
 """Levels of arrays and maps in a body that is shown decoded."""
 
-_PACKED_FIELDS: dict[str, str] = {Kind.SUBMITTED: "input", Kind.SUCCEEDED: "result"}
+_PACKED_FIELDS: dict[str, str] = {Kind.SUBMITTED: "input", Kind.SUCCEEDED: "result", Kind.CALL: "result"}
 
 
 class _Unreadable(ValueError):
@@ -64,8 +64,8 @@ def readable_body(kind: str, body: bytes) -> Any:
     return shown
 
 
-def entry_object(log: str, epoch: str, tag: str, entry: Entry) -> dict[str, Any]:
-    """Return the JSON object of an entry, given the tag at its offset.
+def entry_object(log: str, epoch: str, tag: str | None, entry: Entry) -> dict[str, Any]:
+    """Return the JSON object of an entry, given the tag at its offset, or None where it is not known.
 
     Raises:
         ValueError: `packed` is not the packed value of an entry.

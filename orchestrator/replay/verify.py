@@ -47,10 +47,12 @@ class ChainVerifier:
 
     Args:
         before: the position before the first entry; `protocol.entry.origin` of the epoch for a whole log.
+        claim: a position that somebody else gives for this log; the chain must pass through it.
     """
 
-    def __init__(self, before: Position) -> None:
+    def __init__(self, before: Position, claim: Position | None = None) -> None:
         self.position = before
+        self._claim = claim
         self.count = 0
         self._ts_ms = 0
 
@@ -68,6 +70,8 @@ class ChainVerifier:
         self._ts_ms = entry.ts_ms
         self.count += 1
         self.position = Position(epoch, entry.offset, next_tag(tag, *entry))
+        if self._claim is not None and self._claim.offset == entry.offset:
+            self.expect(self._claim)
         return self.position
 
     def page(self, before: Position, after: Position, entries: Iterable[Entry]) -> None:
@@ -109,6 +113,7 @@ class FileVerifier:
         self._epoch = ""
         self._lines = 0
         self._chain: ChainVerifier | None = None
+        self._before: Position | None = None
         self._other_name: tuple[str, str] | None = None
         self._ended = False
 
@@ -116,6 +121,12 @@ class FileVerifier:
     def count(self) -> int:
         """Entries so far."""
         return self._chain.count if self._chain else 0
+
+    @property
+    def before(self) -> Position:
+        """The position before the first entry."""
+        assert self._before is not None, "no line was fed"
+        return self._before
 
     @property
     def position(self) -> Position:
@@ -179,7 +190,7 @@ class FileVerifier:
             self._fault("log and epoch are not names")
         if self._chain is None:
             self.log, self._epoch = name
-            self._chain = ChainVerifier(origin(self._epoch))
+            self._begin(origin(self._epoch))
         mine = (self.log, self._epoch)
         if self._other_name is not None:
             at = self.position.offset - (name == self._other_name)
@@ -200,6 +211,10 @@ class FileVerifier:
         written = header_line(self.log, before).encode()
         if written != line[:-1] or (before.offset == 0 and before != origin(self._epoch)):
             self._fault("the first line is not as an export writes it")
+        self._begin(before)
+
+    def _begin(self, before: Position) -> None:
+        self._before = before
         self._chain = ChainVerifier(before)
 
     def _entry(self, fields: dict[str, Any], line: bytes) -> Entry:

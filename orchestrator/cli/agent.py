@@ -1,0 +1,148 @@
+"""`fleetline agent`: start agents, list them, look at them, send them messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.output import Output
+
+if TYPE_CHECKING:
+    from agent.client import Client
+    from protocol.requests import AgentInfo
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Start agents, list them, look at them, send them messages.")
+AGENT = typer.Argument(metavar="AGENT", help="Id of an agent.")
+
+
+@app.command("start")
+def start(
+    app_: Annotated[str, typer.Argument(metavar="APP", help="MODULE:ATTRIBUTE that names an Agent.")],
+    agent_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Id of this process; the agent's name without.")
+    ] = None,
+    queue: Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
+    slots: Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", metavar="DIR", help="Where the agent keeps what must survive it.")
+    ] = None,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> int:
+    """Start an agent, and serve until SIGTERM or Ctrl-C. It reconnects for as long as it lives."""
+    from orchestrator.cli.agents import AgentFlags, run_agent
+    from orchestrator.cli.inputs import pairs_of, parse_name
+
+    if agent_id is not None:
+        parse_name(agent_id, "--id")
+    queues = tuple(parse_name(one, "--queue") for one in queue or ())
+    labels = pairs_of(label or [], "--label")
+    flags = AgentFlags(agent_id, queues or None, labels or None, slots, state_dir, hub, token_file)
+    return run_agent(app_, flags)
+
+
+@app.command("ls")
+def ls(
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """List every agent that was ever seen."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.objects import agent_json
+    from orchestrator.cli.text import clock
+
+    out = Output(as_json)
+
+    async def use(client: Client) -> tuple[AgentInfo, ...]:
+        return await client.agents()
+
+    agents = with_client(hub, token_file, use)
+    if as_json:
+        for info in agents:
+            out.json(agent_json(info))
+        return
+    rows = ((a.agent, _presence(a), clock(a.since_ms), ",".join(a.queues), a.slots, _labels(a)) for a in agents)
+    out.rows(("AGENT", "STATE", "SINCE", "QUEUES", "SLOTS", "LABELS"), rows)
+
+
+@app.command("show")
+def show(
+    agent: Annotated[str, AGENT],
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Show one agent, with the runs that it holds."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name
+    from orchestrator.cli.objects import agent_json
+    from orchestrator.cli.text import clock
+
+    name = parse_name(agent, "AGENT")
+    out = Output(as_json)
+
+    async def use(client: Client) -> AgentInfo:
+        return await client.agent(name)
+
+    info = with_client(hub, token_file, use)
+    if as_json:
+        out.json(agent_json(info))
+        return
+    out.pairs(
+        {
+            "agent": info.agent,
+            "state": _presence(info),
+            "since": clock(info.since_ms),
+            "hub": info.hub,
+            "session": info.session,
+            "instance": info.instance,
+            "queues": ", ".join(info.queues),
+            "handlers": ", ".join(handler.name for handler in info.handlers),
+            "slots": info.slots,
+            "labels": _labels(info),
+            "runs": ", ".join(info.runs),
+        }
+    )
+
+
+@app.command("send")
+def send(
+    agent: Annotated[str, AGENT],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Kind of the message: what its handler is called.")],
+    body: Annotated[str | None, typer.Argument(metavar="BODY", help="JSON, @FILE, or - for standard input.")] = None,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Put a message into an agent's log, and print its offset. The agent is given it when it is connected."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_input, parse_kind, parse_name
+
+    name = parse_name(agent, "AGENT")
+    parse_kind(kind)
+    value = parse_input(body, "BODY")
+    out = Output(as_json)
+
+    async def use(client: Client) -> int:
+        return await client.send(name, kind, value)
+
+    offset = with_client(hub, token_file, use)
+    if as_json:
+        out.json({"log": f"agent/{name}", "offset": offset})
+    else:
+        out.line(str(offset))
+
+
+def _presence(info: AgentInfo) -> str:
+    return "connected" if info.connected else "away"
+
+
+def _labels(info: AgentInfo) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(info.labels.items()))

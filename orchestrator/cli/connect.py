@@ -1,0 +1,75 @@
+"""Opens a connection for a command, with the hub and the credentials that the command line or the machine name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from orchestrator.cli.errors import CliError
+from orchestrator.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from agent.client import Client
+
+__all__ = ["with_client"]
+
+T = TypeVar("T")
+
+
+def with_client(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
+    """Connect, let `use` do its work, and say goodbye. What the link has to say goes to standard error.
+
+    Raises:
+        CliError: the address or the token file cannot be used.
+        FleetlineError: what the client raises.
+    """
+    check_hub(hub)
+    check_token_file(token_file)
+    return asyncio.run(_connected(hub, token_file, use))
+
+
+async def _connected(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
+    from agent.client import Client
+    from orchestrator.telemetry import configure_logs
+
+    configure_logs("warning")
+    directory = os.environ.get("FLEETLINE_DATA")
+    async with Client.connect(hub, token_file=token_file, directory=directory) as client:
+        return await use(client)
+
+
+def check_hub(hub: str | None) -> None:
+    """Refuse what is not the address of a hub."""
+    from urllib.parse import urlsplit
+
+    for origin, text in (("--hub", hub), ("FLEETLINE_HUB", os.environ.get("FLEETLINE_HUB"))):
+        if text is None:
+            continue
+        parts = urlsplit(text if "://" in text else f"ws://{text}")
+        try:
+            fits = parts.scheme in ("ws", "wss", "http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise CliError(f"{origin}: {text!r} is not the address of a hub; it looks like ws://HOST:PORT")
+        return
+
+
+def check_token_file(token_file: Path | None) -> None:
+    """Refuse a token file that holds no token."""
+    if token_file is None:
+        return
+    try:
+        token = token_file.read_text().strip()
+    except PermissionError:
+        raise CliError(
+            f"--token-file: {token_file} may not be read by this user; run as its owner", Exit.FORBIDDEN
+        ) from None
+    except (OSError, UnicodeDecodeError) as fault:
+        said = fault.strerror if isinstance(fault, OSError) else "it is not text"
+        raise CliError(f"--token-file: {token_file} cannot be read: {said}; name the file that holds a token") from None
+    if not token or len(token.split()) != 1:
+        raise CliError(f"--token-file: {token_file} does not hold one token; `fleetline token issue` prints one")

@@ -1,0 +1,43 @@
+"""`fleetline hub`: the coordinator."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.errors import CliError
+from orchestrator.cli.output import Output
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Run the coordinator.")
+
+
+@app.callback()
+def _group() -> None:
+    """Run the coordinator."""
+
+
+@app.command("start")
+def start(
+    data: options.Data = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="URL", help="redis://, rediss:// or unix:// server; the embedded one without."),
+    ] = None,
+    listen: options.Listen = None,
+    durability: Annotated[
+        str | None,
+        typer.Option("--durability", metavar="LEVEL", help="What an acknowledgement means: local (fsynced) or memory."),
+    ] = None,
+    as_json: options.Json = False,
+) -> int:
+    """Start a hub, say where it listens, and serve until SIGTERM or Ctrl-C."""
+    from orchestrator.cli.serving import load_here, serve
+
+    if durability is not None and durability.startswith("replicated"):
+        raise CliError("--durability: replicated levels are not offered yet; take local (fsynced) or memory")
+    flags = {"data": data, "store": store, "listen": listen, "durability": durability}
+    return serve(load_here(flags).settings, Output(as_json))

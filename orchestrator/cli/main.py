@@ -1,0 +1,106 @@
+"""The `fleetline` command: nouns, then verbs. This module knows the table of nouns and how a command ends.
+
+Each noun's module imports nothing heavy at its top, so that the whole table costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from orchestrator.cli import agent, dev, doctor, hub, log, replay, run, token, topic
+from orchestrator.cli.errors import CliError, explained
+from orchestrator.cli.exits import Exit
+
+__all__ = ["app", "main"]
+
+_GROUP: dict[str, Any] = {"no_args_is_help": True}
+
+app = typer.Typer(
+    name="fleetline",
+    help="The durable control channel for fleets of agents.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    **_GROUP,
+)
+app.command("dev")(dev.dev)
+app.add_typer(hub.app, name="hub", **_GROUP)
+app.add_typer(agent.app, name="agent", **_GROUP)
+app.add_typer(run.app, name="run", **_GROUP)
+app.add_typer(log.app, name="log", **_GROUP)
+app.add_typer(topic.app, name="topic", **_GROUP)
+app.command("replay")(replay.replay)
+app.add_typer(token.app, name="token", **_GROUP)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"fleetline {version('fleetline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The durable control channel for fleets of agents."""
+    del version
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and end the process with its exit code."""
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _broken_pipe()
+    sys.exit(int(code))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return app(arguments, prog_name="fleetline", standalone_mode=False) or Exit.DONE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except typer.TyperException as fault:
+        return _usage(fault)
+    except Exception as fault:
+        known = explained(fault)
+        if known is None:
+            raise
+        return _say(known)
+
+
+def _say(error: CliError) -> Exit:
+    if error.exit is Exit.BROKEN_PIPE:
+        return _broken_pipe()
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit
+
+
+def _usage(fault: typer.TyperException) -> Exit:
+    """Print what is wrong with the command line, and which help to read."""
+    context = getattr(fault, "ctx", None)
+    if type(fault).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{fault.format_message()}\n")
+        return Exit.USAGE
+    see = f"; see `{context.command_path} --help`" if context is not None else ""
+    return _say(CliError(f"{fault.format_message().rstrip('.')}{see}"))
+
+
+def _broken_pipe() -> Exit:
+    """Make sure that the interpreter does not complain about the pipe again while it ends."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    return Exit.BROKEN_PIPE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""`fleetline run`: submit runs, list them, look at them, watch and cancel them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.errors import CliError
+from orchestrator.cli.exits import Exit, exit_of_state
+from orchestrator.cli.output import Output
+
+if TYPE_CHECKING:
+    from agent.client import Client
+    from agent.runs import Run
+    from protocol.requests import RunInfo
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Submit runs, list them, look at them, watch and cancel them.")
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled", "expired", "dead")
+RUN = typer.Argument(metavar="RUN", help="Id of a run.")
+
+
+@app.command("submit")
+def submit(
+    handler: Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler.")],
+    input_: Annotated[str | None, typer.Argument(metavar="INPUT", help="JSON, @FILE, or - for standard input.")] = None,
+    queue: Annotated[str, typer.Option("--queue", metavar="Q", help="Queue that agents take it from.")] = "default",
+    key: Annotated[str | None, typer.Option("--key", metavar="K", help="The same key gives the same run.")] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print entries as they come, until the run ends.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Print the result when the run ends.")] = False,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> int:
+    """Put a run on a queue, and print its id. With --follow or --wait the exit code is that of the run."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_input, parse_name
+
+    if follow and wait:
+        raise CliError("--follow and --wait exclude each other: --follow prints entries, --wait the result")
+    if key is not None and not 1 <= len(key) <= 512:
+        raise CliError("--key: a key is 1 to 512 characters")
+    parse_name(handler, "HANDLER")
+    parse_name(queue, "--queue")
+    value = parse_input(input_)
+    out = Output(as_json)
+
+    async def use(client: Client) -> Exit:
+        run = await client.submit(handler, value, queue=queue, key=key, retries=retries)
+        if not run.created:
+            out.note(f"the key {key!r} had made this run before; nothing was added")
+        if follow:
+            out.note(f"run {run.id}")
+            return await _watch(out, run)
+        if wait:
+            out.note(f"run {run.id}")
+            return await _wait(out, run)
+        if as_json:
+            await _print(out, run)
+        else:
+            out.line(run.id)
+        return Exit.DONE
+
+    return with_client(hub, token_file, use)
+
+
+@app.command("ls")
+def ls(
+    state: Annotated[str | None, typer.Option("--state", metavar="S", help=f"One of {', '.join(STATES)}.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Of this queue only.")] = None,
+    limit: options.Limit = 100,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """List runs, newest first."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name
+    from orchestrator.cli.objects import run_json
+    from orchestrator.cli.text import clock
+
+    if state is not None and state not in STATES:
+        raise CliError(f"--state: {state!r} is no state of a run; it is one of {', '.join(STATES)}")
+    if queue is not None:
+        parse_name(queue, "--queue")
+    out = Output(as_json)
+
+    async def use(client: Client) -> tuple[RunInfo, ...]:
+        return await client.runs(limit, state=state, queue=queue)
+
+    runs = with_client(hub, token_file, use)
+    if as_json:
+        for run in runs:
+            out.json(run_json(run))
+        return
+    columns = ("RUN", "STATE", "HANDLER", "QUEUE", "ATTEMPT", "AGENT", "SUBMITTED")
+    cells = ((r.run, r.state, r.handler, r.queue, r.attempt, r.agent, clock(r.submitted_ms)) for r in runs)
+    out.rows(columns, cells)
+
+
+@app.command("show")
+def show(
+    run: Annotated[str, RUN],
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Show one run."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_run
+
+    run = parse_run(run)
+
+    async def use(client: Client) -> None:
+        await _print(Output(as_json), client.run(run))
+
+    with_client(hub, token_file, use)
+
+
+@app.command("watch")
+def watch(
+    run: Annotated[str, RUN],
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> int:
+    """Print a run's entries, history and then live, until it ends. The exit code is that of the run."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_run
+
+    run = parse_run(run)
+
+    async def use(client: Client) -> Exit:
+        handle = client.run(run)
+        await handle.get()  # an unknown run is refused, not waited for
+        return await _watch(Output(as_json), handle)
+
+    return with_client(hub, token_file, use)
+
+
+@app.command("cancel")
+def cancel(
+    run: Annotated[str, RUN],
+    reason: Annotated[str | None, typer.Option("--reason", help="Told to the handler, and kept in the log.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the run has ended.")] = False,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Ask a run to stop, and print its state."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_run
+
+    run = parse_run(run)
+    if reason is not None and len(reason) > 1024:
+        raise CliError("--reason: at most 1024 characters")
+    out = Output(as_json)
+
+    async def use(client: Client) -> None:
+        state = await client.run(run).cancel(wait=wait, reason=reason)
+        if as_json:
+            await _print(out, client.run(run))
+            return
+        out.line(state)
+        if state == "running":
+            out.note("its handler was told; `fleetline run watch` shows when it has stopped")
+
+    with_client(hub, token_file, use)
+
+
+async def _watch(out: Output, run: Run) -> Exit:
+    """Print entries until the run ends, and return what its end means."""
+    from orchestrator.cli.follow import Follower
+
+    follower = Follower(out, run.log)
+    async with run.watch(on_reset=follower.reset) as entries:
+        async for entry in entries:
+            follower.entry(entry)
+    return exit_of_state((await run.get()).state)
+
+
+async def _wait(out: Output, run: Run) -> Exit:
+    """Wait for the end; print the result, or say on standard error why there is none."""
+    from agent.errors import RunEnded
+    from protocol.readable import json_line, readable
+
+    try:
+        await run.result()
+    except RunEnded as ended:
+        out.note(f"error: {ended}")
+    info = await run.get()
+    if out.as_json:
+        await _print(out, run)
+    elif info.result is not None:
+        out.line(json_line(readable(info.result)))
+    return exit_of_state(info.state)
+
+
+async def _print(out: Output, run: Run) -> None:
+    from orchestrator.cli.objects import run_json
+    from orchestrator.cli.text import clock
+    from protocol.readable import json_line
+
+    info = await run.get()
+    shown = run_json(info)
+    if out.as_json:
+        out.json(shown)
+        return
+    for name in ("submitted", "started", "finished"):
+        shown[name] = clock(shown.pop(f"{name}_ms"))
+    shown["result"] = "" if info.result is None else json_line(shown["result"])
+    error = shown.pop("error")
+    shown["error"] = "" if error is None else f"{error.get('type')}: {error.get('message')}"
+    if info.cancelling:
+        shown["cancel"] = "asked for"
+    if info.reason:
+        shown["waits because"] = info.reason
+    out.pairs(shown)

@@ -1,0 +1,88 @@
+"""Runs a hub in this process until it is told to stop, and says how to reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any
+
+from orchestrator.cli.exits import Exit
+from orchestrator.cli.output import Output
+from orchestrator.hub import Hub
+from orchestrator.settings import Loaded, Settings, data_dir, load
+from orchestrator.store.datadir import DataDirectory
+from orchestrator.telemetry import configure_logs
+
+__all__ = ["load_here", "serve"]
+
+Beside = Callable[[Hub], AbstractAsyncContextManager[None]]
+"""What else runs for as long as the hub does."""
+
+
+def load_here(flags: dict[str, Any]) -> Loaded:
+    """Read the settings of a hub that starts here: its data directory is `.fleetline` where none is named."""
+    loaded = load(flags)
+    if loaded.origins["data"] == "default":
+        return load({**flags, "data": data_dir(here=True)})
+    return loaded
+
+
+def serve(settings: Settings, out: Output, beside: Beside | None = None) -> Exit:
+    """Serve until SIGTERM (exit code 0) or Ctrl-C (130), then drain and stop.
+
+    Raises:
+        DataDirectoryError: the data directory belongs to somebody else, or cannot be used.
+        FleetlineError: whatever keeps the hub from starting.
+    """
+    configure_logs(settings.log_level)
+    DataDirectory(settings.data).prepare()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, out, beside or (lambda _hub: nullcontext())))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return the fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings, out: Output, beside: Beside) -> Exit:
+    told = _told_to_stop()
+    async with Hub(settings) as hub:
+        _announce(settings, hub, out)
+        async with beside(hub):
+            number = await told
+    return Exit.INTERRUPTED if number is signal.SIGINT else Exit.DONE
+
+
+def _told_to_stop() -> Awaitable[signal.Signals]:
+    """Return what becomes the signal that this process is stopped with."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def tell(number: signal.Signals) -> None:
+        if not told.done():
+            told.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell, number)
+    return told
+
+
+def _announce(settings: Settings, hub: Hub, out: Output) -> None:
+    data = settings.data.absolute()
+    store = "embedded" if settings.store is None else "external"
+    if out.as_json:
+        facts = {"url": hub.url, "data": str(data), "store": store, "durability": settings.durability.value}
+        out.json({**facts, "pid": os.getpid()})
+        return
+    out.line(f"hub listening at {hub.url} ({store} store, durability {settings.durability.value}, data in {data})")
+    near = "in this directory" if data == data_dir(here=True) else f"with FLEETLINE_DATA={data}"
+    out.line(f"on this machine, {near}: fleetline run ls finds it by itself")
+    out.line(f"from elsewhere: --hub {hub.url}, and a token from `fleetline token issue NAME --data {data}`")

@@ -1,0 +1,97 @@
+"""`fleetline token`: tokens that let agents and clients in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.errors import CliError
+from orchestrator.cli.output import Output
+
+if TYPE_CHECKING:
+    from orchestrator.auth.tokens import Tokens
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Issue tokens that let agents and clients in.")
+
+DEFAULT_EXPIRES = "30d"
+
+
+@app.callback()
+def _group() -> None:
+    """Issue tokens that let agents and clients in."""
+
+
+@app.command("issue")
+def issue(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for: a person, a program, a machine.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="S", help="agent, operator or viewer; several times for several."),
+    ] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option("--agent", metavar="ID", help="Agent id it may identify as, * for any; implies --scope agent."),
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", metavar="NS", help="Where it is good for.")] = "default",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="TIME", help="How long it is good: 90s, 15m, 12h, 30d, 2w.")
+    ] = DEFAULT_EXPIRES,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print a token, signed with the key in the hub's data directory. Needs no running hub.
+
+    Without --scope and --agent it is an operator's.
+    """
+    import secrets
+    import time
+
+    from orchestrator.auth.principal import ANY_AGENT, Grant
+    from orchestrator.auth.scopes import Scope
+    from orchestrator.cli.inputs import parse_duration_s, parse_name
+    from orchestrator.settings import load
+
+    agents = frozenset(agent or ())
+    for one in agents - {ANY_AGENT}:
+        parse_name(one, "--agent")
+    scopes = frozenset(scope or ()) or frozenset({Scope.AGENT.value if agents else Scope.OPERATOR.value})
+    known = [one.value for one in Scope]
+    for word in sorted(scopes):
+        if word not in known:
+            raise CliError(f"--scope: {word!r} is no scope; it is one of {', '.join(known)}")
+    if Scope.AGENT in scopes and not agents:
+        raise CliError("--scope agent: say which agent ids the token may use with --agent ID, or --agent '*' for any")
+    ttl_s = parse_duration_s(expires, "--expires")
+    grant = Grant(parse_name(name, "NAME"), parse_name(namespace, "--namespace"), scopes | _implied(agents), agents)
+    tokens = _tokens(load({"data": data}).settings.data)
+    now_s = int(time.time())
+    token = tokens.issue(grant, now_s=now_s, ttl_s=ttl_s, token_id=secrets.token_hex(8))
+    out = Output(as_json)
+    if as_json:
+        shown = {"token": str(token), "name": name, "namespace": namespace, "scopes": sorted(grant.scopes)}
+        out.json({**shown, "agents": sorted(agents), "expires_ms": (now_s + ttl_s) * 1000})
+    else:
+        out.line(str(token))
+        out.note(f"for {name}, scopes {', '.join(sorted(grant.scopes))}, good for {expires}; keep it like a password")
+
+
+def _implied(agents: frozenset[str]) -> frozenset[str]:
+    return frozenset({"agent"}) if agents else frozenset()
+
+
+def _tokens(data: Path) -> Tokens:
+    from orchestrator.auth.keys import load_signing_key
+    from orchestrator.auth.tokens import Tokens
+    from orchestrator.store.datadir import DataDirectory
+
+    if not data.is_dir():
+        raise CliError(
+            f"there is no data directory {data}; start the hub first (it makes one), or name its directory with --data"
+        )
+    DataDirectory(data).prepare()
+    return Tokens(load_signing_key(data))
