@@ -83,6 +83,19 @@ async def test_times_never_decrease_and_are_the_stores(store: Store) -> None:
     assert before_ms <= outcomes[0].now_ms <= after_ms
 
 
+async def test_the_time_of_an_entry_is_that_of_its_commit(store: Store) -> None:
+    first = await done(store, commit(append(LOG, b"x")))
+
+    async def has_moved_on() -> bool:
+        return await store.now_ms() > first.now_ms
+
+    assert await eventually(has_moved_on)
+    second = await done(store, commit(append(LOG, b"y")))
+
+    assert first.appended[0].ts_ms == first.now_ms
+    assert second.appended[0].ts_ms == second.now_ms > first.now_ms
+
+
 async def test_a_clock_that_went_back_does_not_take_the_log_along(store: Store) -> None:
     await done(store, commit(append(LOG, b"x"), ops=(HashSet(META, {"ts": "99999999999999"}),)))
 

@@ -215,6 +215,22 @@ async def test_a_producer_closed_earlier_in_the_call_is_unknown(store: Store) ->
     assert outcomes[2] == Refused(Refusal.PRODUCER_UNKNOWN)
 
 
+async def test_a_guard_on_a_record_sees_what_the_call_wrote(store: Store) -> None:
+    await open_producer(store, LOG)
+    [before] = await store.hash_get(keys.producers(LOG), PRODUCER)
+    assert before is not None
+    guard = Guard(keys.producers(LOG), PRODUCER, before.decode())
+
+    outcomes = await asyncio.gather(
+        store.commit(commit(append(LOG, b"1", producer=claim(1, 1)))),
+        store.commit(commit(append(LOG, b"take over"), guards=(guard,))),
+    )
+
+    assert isinstance(outcomes[1], Refused)
+    assert outcomes[1].reason is Refusal.GUARD
+    assert outcomes[1].actual == (await record(store)).encode()
+
+
 async def test_two_producers_of_one_log_do_not_meet(store: Store) -> None:
     await open_producer(store, LOG)
     await open_producer(store, LOG, producer="user:bob/p1")
