@@ -102,7 +102,7 @@ class Following:
         self.tags[frame["upto"]] = frame["tag"]
         self.position = [epoch, frame["upto"], frame["tag"]]
         self.entries += frame["entries"]
-        self.caught_up = frame.get("caught_up") or False
+        self.caught_up = self.caught_up or bool(frame.get("caught_up"))
 
     def records(self) -> list[list[Any]]:
         """Return [kind, src, attempt, seq, index, cause, body] of each entry."""

@@ -164,7 +164,7 @@ SAMPLES: dict[str, Frame] = {
         subscription=SubscriptionVerdict(log=TOPIC_LOG, verdict=Resumption.RESUMED, at=position(2), head=3)
     ),
     "subscribed: probing": Subscribed(
-        subscription=SubscriptionVerdict(log=TOPIC_LOG, verdict=Resumption.PROBING, head=3, reason=ResetReason.DIVERGED)
+        subscription=SubscriptionVerdict(log=TOPIC_LOG, verdict=Resumption.PROBING, head=3)
     ),
     "entries": _entries(0, 2, story(2), caught_up=False),
     "entries: filtered, the end of history": _entries(0, 3, story(1), caught_up=True),
