@@ -19,8 +19,16 @@ __all__ = ["with_client"]
 T = TypeVar("T")
 
 
-def with_client(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
-    """Connect, let `use` do its work, and say goodbye. What the link has to say goes to standard error.
+def with_client(
+    hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]], *, follows: bool = False
+) -> T:
+    """Connect, let `use` do its work, and say goodbye.
+
+    Args:
+        hub: the hub's address, where it was given.
+        token_file: the file that holds the token, where it was given.
+        use: what to do with the client.
+        follows: it goes on for long: say on standard error when the connection breaks.
 
     Raises:
         CliError: the address or the token file cannot be used.
@@ -28,14 +36,15 @@ def with_client(hub: str | None, token_file: Path | None, use: Callable[[Client]
     """
     check_hub(hub)
     check_token_file(token_file)
+    from orchestrator.telemetry import configure_logs
+
+    configure_logs("warning" if follows else "critical")
     return asyncio.run(_connected(hub, token_file, use))
 
 
 async def _connected(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
     from agent.client import Client
-    from orchestrator.telemetry import configure_logs
 
-    configure_logs("warning")
     directory = os.environ.get("FLEETLINE_DATA")
     async with Client.connect(hub, token_file=token_file, directory=directory) as client:
         return await use(client)

@@ -123,7 +123,7 @@ def tail(
         await client.log(path)  # an unknown log is refused, not waited for
         await follow_log(out, client, path, lines)
 
-    with_client(hub, token_file, use)
+    with_client(hub, token_file, use, follows=True)
 
 
 async def follow_log(out: Output, client: Client, log: str, lines: int) -> None:

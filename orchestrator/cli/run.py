@@ -68,7 +68,7 @@ def submit(
             out.line(run.id)
         return Exit.DONE
 
-    return with_client(hub, token_file, use)
+    return with_client(hub, token_file, use, follows=follow or wait)
 
 
 @app.command("ls")
@@ -142,7 +142,7 @@ def watch(
         await handle.get()  # an unknown run is refused, not waited for
         return await _watch(Output(as_json), handle)
 
-    return with_client(hub, token_file, use)
+    return with_client(hub, token_file, use, follows=True)
 
 
 @app.command("cancel")

@@ -68,4 +68,4 @@ def watch(
     async def use(client: Client) -> None:
         await follow_log(out, client, f"topic/{name}", lines)
 
-    with_client(hub, token_file, use)
+    with_client(hub, token_file, use, follows=True)
