@@ -16,36 +16,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from enum import Enum
-from functools import lru_cache
 from typing import Any, Protocol
 
 import structlog
 
 from orchestrator.acks import DurableAck
-from orchestrator.core.resume import (
-    LogState,
-    NeedsTag,
-    Probing,
-    ResetTo,
-    Resumed,
-    Search,
-    resume,
-    resume_acked,
-    start_at,
-)
+from orchestrator.chunks import Chunk, Part, fitting, matching, prefixes
+from orchestrator.core.resume import ResetTo, Resumed, Search, start_at
 from orchestrator.line import Line
-from orchestrator.store.base import Append, Commit, StoreUnavailable
-from orchestrator.tail import Chunk, Tail
-from protocol.codec import encode, pack_record, pack_value
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.tail import Tail
+from orchestrator.verdicts import Decision, answer, decide, log_state, refused
+from protocol.codec import encode
 from protocol.codes import CloseCode, ErrorCode
-from protocol.entry import Entry, Position, chain
+from protocol.entry import Entry, Position
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     Entries,
-    Part,
+    Frame,
     Probe,
     Reset,
-    Resumption,
     Start,
     Subscribe,
     Subscribed,
@@ -53,11 +43,11 @@ from protocol.frames import (
     Tags,
     Window,
 )
-from protocol.ids import LogKind, LogName, partition_of
+from protocol.ids import LogName
 from protocol.limits import Limits
 from protocol.window import SendWindow
 
-__all__ = ["Reader", "Subscription", "refused"]
+__all__ = ["Reader", "Subscription"]
 
 PAGE_ENTRIES_MAX = 512
 PAGE_BYTES_MAX = 512 * 1024
@@ -74,7 +64,7 @@ class Reader(Protocol):
     def congested(self) -> bool:
         """Whether the transport holds as much as it should; `pump` is called when that is over."""
 
-    def send(self, frame: Part) -> None:
+    def send(self, frame: Frame) -> None:
         """Put a frame on its way."""
 
     def send_entries(self, frame: bytes, entries: int) -> None:
@@ -128,7 +118,7 @@ class Subscription:
         self._turn = 0
         self._epoch = self._tag = self._closed_tag = ""
         self._offset = 0
-        self._prefixes = _prefixes(frame.kinds) if frame.kinds else None
+        self._prefixes = prefixes(frame.kinds) if frame.kinds else None
         self._search: Search | None = None
         self._begun = self._caught_up = False
         self.durable: DurableAck | None = None
@@ -147,23 +137,37 @@ class Subscription:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        state = await self._state()
+        line, log = self._line, self.tail.log
+        state = await log_state(line, self.tail)
         if state is None:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
         if frame.durable is not None:
-            self.durable = await DurableAck.load(self._line.store, self.tail.log, f"{principal}/{frame.durable}")
+            self.durable = await DurableAck.load(line.store, log, f"{principal}/{frame.durable}")
         start = frame.from_
+        decision: Decision
         if isinstance(start, Position):
-            decision = await self._decide(state, start)
+            decision = await decide(line, log, state, start)
         elif start is not Start.ACKED:
             decision = Resumed(start_at(state, start))
         elif self.durable is None:
             self.end()
             return refused(frame.log, ErrorCode.INVALID_PARAMS, "only a durable subscription has stored acks")
         else:
-            decision = await self._decide(state, self.durable.stored)
-        return self._verdict(frame.log, state, decision)
+            decision = await decide(line, log, state, self.durable.stored)
+        self._settle(decision)
+        return answer(frame.log, state.head, decision)
+
+    def _settle(self, decision: Decision) -> None:
+        """Take over what was decided at first; nothing is sent yet."""
+        if isinstance(decision, Search):
+            self._search = decision
+            self._stage = Stage.PROBING
+            self._place(decision.position)
+            return
+        self._place(decision.at)
+        if isinstance(decision, ResetTo) and self.durable is not None:
+            self.durable.reset(decision.at.offset)
 
     def begin(self) -> None:
         """Start sending: the peer has been told the verdict."""
@@ -187,9 +191,9 @@ class Subscription:
     async def _verify_again(self, turn: int) -> None:
         while self._turn == turn:
             try:
-                state = await self._state()
+                state = await log_state(self._line, self.tail)
                 closed = Position(self._epoch, self.window.sent, self._closed_tag)
-                decision = await self._decide(state, closed) if state else None
+                decision = await decide(self._line, self.tail.log, state, closed) if state else None
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
@@ -197,7 +201,7 @@ class Subscription:
                 self._go_on(decision)
             return
 
-    def _go_on(self, decision: Resumed | ResetTo | Search | None) -> None:
+    def _go_on(self, decision: Decision | None) -> None:
         match decision:
             case None:
                 self._reader.send(
@@ -214,57 +218,6 @@ class Subscription:
                 self._search = decision
                 self._stage = Stage.PROBING
                 self._probe()
-
-    async def _state(self) -> LogState | None:
-        """Return the log as the store has it; a topic that is not there is made."""
-        log = self.tail.log
-        meta = await self._line.store.meta(log)
-        if meta is None and log.kind is LogKind.TOPIC:
-            append = Append(log, (), self._line.new_epoch())
-            await self._line.commit(Commit(self._line.new_commit_id(), partition_of(log), appends=(append,)))
-            meta = await self._line.store.meta(log)
-        if meta is None:
-            return None
-        state = LogState.parse(meta)
-        if not self.tail.prime(state):
-            self._line.tails.changed(self.tail)
-            self.tail.prime(state)
-        elif state.head > self.tail.head:
-            self._line.tails.check_soon(self.tail)
-        return state
-
-    async def _decide(self, state: LogState, place: Position | int | None) -> Resumed | ResetTo | Search:
-        log, tag = self.tail.log, None
-        for _ in range(VERIFY_TRIES_MAX):
-            decision = resume(state, place, tag) if isinstance(place, Position) else resume_acked(state, place, tag)
-            if isinstance(decision, Probing):
-                search = Search(state, decision.position)
-                return search.result or search
-            if not isinstance(decision, NeedsTag):
-                return decision
-            tag = (await self._line.store.tags(log, (decision.offset,)))[0]
-            if tag is None:  # trimmed or replaced since
-                meta = await self._line.store.meta(log)
-                state = LogState.parse(meta) if meta else state
-        raise StoreUnavailable(f"{log.path} changes faster than it can be read")
-
-    def _verdict(self, path: str, state: LogState, decision: Resumed | ResetTo | Search) -> SubscriptionVerdict:
-        match decision:
-            case Resumed(at):
-                self._place(at)
-                return SubscriptionVerdict(log=path, verdict=Resumption.RESUMED, at=at, head=state.head)
-            case ResetTo(reason, lost, at):
-                self._place(at)
-                if self.durable is not None:
-                    self.durable.reset(at.offset)
-                return SubscriptionVerdict(
-                    log=path, verdict=Resumption.RESET, at=at, head=state.head, reason=reason, lost=lost
-                )
-            case Search():
-                self._place(decision.position)
-                self._search = decision
-                self._stage = Stage.PROBING
-                return SubscriptionVerdict(log=path, verdict=Resumption.PROBING, head=state.head)
 
     def _place(self, at: Position) -> None:
         self._epoch, self._offset, self._tag = at
@@ -394,44 +347,21 @@ class Subscription:
         """Send what fits of a chunk, from where this subscription is."""
         entries, size = self.window.room()
         if self._prefixes is not None:
-            self._send_matching(chunk, entries, size)
-            return
-        if chunk.prev == self._offset and len(chunk.entries) <= entries and chunk.size <= size:
+            self._send_part(matching(chunk, self._offset, self._tag, entries, size, self._prefixes))
+        elif chunk.prev == self._offset and len(chunk.entries) <= entries and chunk.size <= size:
             self._reader.send_entries(chunk.frame(self.tail.path), len(chunk.entries))
             self.window.on_sent(chunk.upto, len(chunk.entries), chunk.size)
             self._offset = chunk.upto
             self._tag = self._closed_tag = chunk.tag
-            return
-        part: list[Entry] = []
-        used = 0
-        for entry in chunk.entries[self._offset - chunk.prev :]:
-            if len(part) == entries or (part and used + len(entry.packed) > size):
-                break
-            part.append(entry)
-            used += len(entry.packed)
-        upto = self._offset + len(part)
-        tag = chunk.tag if upto == chunk.upto else chain(self._tag, part)
-        self._send(tuple(part), upto, tag, used)
-
-    def _send_matching(self, chunk: Chunk, entries: int, size: int) -> None:
-        """Scan a chunk for the kinds asked for; send those that fit, and pass over the rest."""
-        assert self._prefixes is not None
-        start = self._offset - chunk.prev
-        part: list[Entry] = []
-        used = scanned = 0
-        for entry in chunk.entries[start:]:
-            if entry.packed.startswith(self._prefixes):
-                if len(part) == entries or (part and used + len(entry.packed) > size):
-                    break
-                part.append(entry)
-                used += len(entry.packed)
-            scanned += 1
-        upto = self._offset + scanned
-        tag = chunk.tag if upto == chunk.upto else chain(self._tag, chunk.entries[start : start + scanned])
-        if part:
-            self._send(tuple(part), upto, tag, used)
         else:
-            self._offset, self._tag = upto, tag
+            self._send_part(fitting(chunk, self._offset, self._tag, entries, size))
+
+    def _send_part(self, part: Part) -> None:
+        """Send a part of a chunk; where nothing in it was asked for, only note how far it was scanned."""
+        if part.entries:
+            self._send(part.entries, part.upto, part.tag, part.size)
+        else:
+            self._offset, self._tag = part.upto, part.tag
             self._line.tails.unclosed.add(self)
 
     def _send(self, entries: tuple[Entry, ...], upto: int, tag: str, size: int, *, caught_up: bool = False) -> None:
@@ -448,14 +378,3 @@ class Subscription:
         self.window.on_sent(upto, len(entries), size)
         self._offset = upto
         self._tag = self._closed_tag = tag
-
-
-def refused(path: str, code: ErrorCode, message: str) -> SubscriptionVerdict:
-    """Return the verdict that a log may not, or cannot, be followed."""
-    return SubscriptionVerdict(log=path, verdict=Resumption.REFUSED, code=code.value, message=message)
-
-
-@lru_cache(maxsize=256)
-def _prefixes(kinds: tuple[str, ...]) -> tuple[bytes, ...]:
-    """What the packed values of entries of these kinds begin with."""
-    return tuple(pack_record(kind, "", b"")[: 1 + len(pack_value(kind))] for kind in kinds)

@@ -28,16 +28,17 @@ from orchestrator.auth.keys import load_signing_key
 from orchestrator.auth.principal import ANY_AGENT, Grant
 from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
-from orchestrator.connection import Services, supersede
 from orchestrator.core.sessions import agent_log
 from orchestrator.dispatch import Dispatch
 from orchestrator.files import replace_file
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.methods import Methods
+from orchestrator.opening import supersede
 from orchestrator.peers import Peer, Peers
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.server import Server
+from orchestrator.services import Services
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store, StoreUnavailable, Wake
 from orchestrator.tail import Tails
@@ -240,7 +241,7 @@ class Hub:
         except StoreUnavailable:
             return
         if meta is not None and int(meta.get("fence", 0)) > peer.fence:
-            supersede(peer)
+            supersede(self.services, peer)
 
     # ── stopping ─────────────────────────────────────────────────────────────
 

@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from orchestrator.auth.principal import Principal
-from orchestrator.auth.tokens import TokenRefused
+from orchestrator.auth.scopes import may_open
+from orchestrator.auth.tokens import TokenRefused, Tokens
 from orchestrator.core import sessions
 from orchestrator.core.sessions import Denied, Newcomer
-from orchestrator.following import Subscription
+from orchestrator.follows import Follows
 from orchestrator.line import Line
 from orchestrator.peers import Peer
 from orchestrator.store.base import Outcome, StoreUnavailable
-from protocol.codes import CloseCode, ErrorCode
-from protocol.frames import AttemptVerdict, Identify, Role, Subscribe, SubscriptionVerdict
+from protocol.codes import CloseCode
+from protocol.errors import RemoteProtocolError
+from protocol.frames import AttemptVerdict, Hello, Identify, Role, Subscribe, SubscriptionVerdict
 
 if TYPE_CHECKING:
-    from orchestrator.connection import Connection, Services
+    from orchestrator.connection import Connection
+    from orchestrator.services import Services
 
-__all__ = ["Opened", "close_agent", "open_session"]
+__all__ = ["Opened", "greeting", "join", "leave", "open_session", "refresh", "supersede"]
 
 OPEN_TRIES_MAX = 8
 
@@ -44,6 +47,20 @@ class Opened:
     expires_s: int
     attempts: tuple[AttemptVerdict, ...]
     subscriptions: tuple[SubscriptionVerdict, ...]
+
+
+def greeting(hub: Services, nonce: bytes) -> Hello:
+    """Return the first frame of a connection."""
+    settings, line = hub.settings, hub.line
+    return Hello(
+        versions=sessions.VERSIONS,
+        hub=line.hub_id,
+        nonce=nonce,
+        heartbeat_ms=settings.interval_ms,
+        limits=settings.limits,
+        durability=line.level,
+        store_ms=line.now_ms(),
+    )
 
 
 async def open_session(hub: Services, connection: Connection, frame: Identify, token: str | None) -> Opened | Denied:
@@ -66,14 +83,62 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
         connection.peer = peer  # from here on its end is written down
         attempts = await hub.work.reopen(peer, frame.attempts)
     connection.peer = peer
-    subscriptions = await asyncio.gather(*(_follow(connection, each) for each in _once(frame.subscriptions)))
-    if any(verdict.code == ErrorCode.UNAVAILABLE for verdict in subscriptions):
-        raise StoreUnavailable("the store does not answer")
+    connection.follows = follows = Follows(hub, connection, peer)
+    subscriptions = await asyncio.gather(*(follows.resume(each) for each in _once(frame.subscriptions)))
     return Opened(peer, resumed, principal.expires_s, attempts, tuple(subscriptions))
 
 
-async def close_agent(line: Line, peer: Peer, reason: str) -> None:
-    """Write down that an agent's session ended, unless a newer one opened."""
+def join(hub: Services, connection: Connection, peer: Peer) -> None:
+    """Count an agent in, and end an older session of it on this hub; a newer one ends this session."""
+    hub.agents[peer.session] = connection
+    before = hub.peers.agent(peer.namespace, peer.id)
+    if before is not None and before.fence > peer.fence:
+        supersede(hub, peer)
+        return
+    hub.peers.add(peer)
+    hub.registry.connected(peer)
+    if before is not None:
+        supersede(hub, before)
+
+
+def leave(hub: Services, peer: Peer, reason: str) -> None:
+    """Count an agent out, and write down that its session ended unless a newer one opened."""
+    peer.leaving = True
+    hub.agents.pop(peer.session, None)
+    if hub.peers.agent(peer.namespace, peer.id) is peer:
+        hub.peers.remove(peer)
+        hub.registry.disconnected(peer)
+    hub.spawn(_close(hub.line, peer, reason))
+
+
+def supersede(hub: Services, peer: Peer) -> None:
+    """End the session of an agent on this hub: a newer one of the same agent took over."""
+    connection = hub.agents.get(peer.session)
+    if connection is not None:
+        hub.counters.superseded += 1
+        connection.fail(CloseCode.SUPERSEDED, "a newer session of the same agent took over")
+
+
+def refresh(tokens: Tokens, peer: Peer, token: str, now_s: int) -> int:
+    """Take a new token for an open session; return until when it is good.
+
+    Raises:
+        RemoteProtocolError: the token is not valid, or is somebody else's.
+    """
+    try:
+        principal = tokens.verify(token, now_s)
+    except TokenRefused as fault:
+        raise RemoteProtocolError(CloseCode.UNAUTHENTICATED, str(fault)) from fault
+    same_agent = peer.role is not Role.AGENT or principal.may_be(peer.id)
+    same_client = peer.role is not Role.CLIENT or peer.principal == f"client:{principal.name}"
+    permitted = may_open(principal.scopes, peer.role)
+    if principal.namespace != peer.namespace or not (same_agent and same_client and permitted):
+        raise RemoteProtocolError(CloseCode.FORBIDDEN, "the new token does not permit this session")
+    peer.scopes = principal.scopes
+    return principal.expires_s
+
+
+async def _close(line: Line, peer: Peer, reason: str) -> None:
     log = sessions.agent_log(peer.namespace, peer.id)
     commit = sessions.close_session(log, peer.session, reason, line.src, line.new_commit_id())
     try:
@@ -133,10 +198,3 @@ async def _fence(line: Line, peer: Peer) -> str | None:
 def _once(subscriptions: tuple[Subscribe, ...]) -> tuple[Subscribe, ...]:
     """Of several subscriptions to one log, the last counts."""
     return tuple({each.log: each for each in subscriptions}.values())
-
-
-async def _follow(connection: Connection, frame: Subscribe) -> SubscriptionVerdict:
-    followed = connection.follow(frame)
-    if not isinstance(followed, Subscription):
-        return followed
-    return await connection.judge(frame, followed)

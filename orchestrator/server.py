@@ -1,6 +1,6 @@
 """Listens, lets connections in as far as there is room, and answers plain HTTP beside them.
 
-Specification: docs/protocol.md, section "Connection".
+Specification: docs/protocol.md, section "Transport".
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from orchestrator.connection import Connection, Services, Socket
+from orchestrator.connection import Connection
+from orchestrator.services import Services
 from orchestrator.telemetry import exposition
 from orchestrator.web.health import Health
 from protocol.codes import CloseCode
@@ -55,12 +56,20 @@ class LineProtocol(ServerProtocol):
         super().fail(_CODES.get(WebSocketCode(code), code) if code in _CODES else code, reason)
 
 
-class LineSocket(Socket):
-    """A connection whose protocol is `LineProtocol`."""
+class Socket(ServerConnection):
+    """A websocket that tells its connection when it takes more."""
+
+    reader: Connection | None = None
 
     def __init__(self, protocol: ServerProtocol, *arguments: Any, **options: Any) -> None:
         protocol.__class__ = LineProtocol
         super().__init__(protocol, *arguments, **options)
+
+    def resume_writing(self) -> None:
+        """Take more: the transport's buffer ran low."""
+        super().resume_writing()
+        if self.reader is not None:
+            self.reader.on_drained()
 
 
 class Server:
@@ -93,7 +102,7 @@ class Server:
                 max_size=UNIDENTIFIED_BYTES_MAX,
                 max_queue=QUEUED_MESSAGES_MAX,
                 write_limit=(WRITE_HIGH_BYTES, WRITE_LOW_BYTES),
-                create_connection=LineSocket,
+                create_connection=Socket,
                 backlog=BACKLOG,
             )
         except OSError as fault:

@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 import structlog
 
+from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut
 from orchestrator.core.resume import LogState
 from orchestrator.store.base import Commit, Outcome, Page, Store, StoreUnavailable
-from protocol.codec import encode
 from protocol.entry import Entry, Position, chain
-from protocol.frames import Entries
 from protocol.ids import LogKind, LogName
 
-__all__ = ["Chunk", "Filtered", "Subscriber", "Tail", "Tails"]
+__all__ = ["Filtered", "Subscriber", "Tail", "Tails"]
 
-CHUNK_ENTRIES_MAX = 256
-CHUNK_BYTES_MAX = 512 * 1024
 RING_CHUNKS_MAX = 64
 RING_BYTES_MAX = 1024 * 1024
 CHECKS_AT_ONCE_MAX = 32
@@ -54,37 +51,6 @@ class Filtered(Protocol):
 
     def close_range(self) -> None:
         """Tell the peer how far the log was scanned."""
-
-
-class Chunk:
-    """A run of entries, with the tags before and after it."""
-
-    __slots__ = ("_frame", "entries", "prev", "prev_tag", "size", "tag", "upto")
-
-    def __init__(self, prev: int, prev_tag: str, entries: Sequence[Entry], tag: str) -> None:
-        self.prev = prev
-        self.prev_tag = prev_tag
-        self.entries = tuple(entries)
-        self.upto = prev + len(self.entries)
-        self.tag = tag
-        self.size = sum([len(entry.packed) for entry in self.entries])
-        self._frame: bytes | None = None
-
-    def frame(self, path: str) -> bytes:
-        """Return the whole chunk as an `entries` frame; made once."""
-        if self._frame is None:
-            self._frame = encode(
-                Entries.model_construct(
-                    log=path,
-                    prev=self.prev,
-                    prev_tag=self.prev_tag,
-                    upto=self.upto,
-                    tag=self.tag,
-                    entries=self.entries,
-                    caught_up=False,
-                )
-            )
-        return self._frame
 
 
 class _Grown(NamedTuple):
@@ -176,7 +142,7 @@ class Tail:
                 fresh.extend(entries)
                 self.head, self.tag = grown.after.offset, grown.after.tag
         if fresh:
-            self._keep(list(_cut(prev, prev_tag, fresh, self.tag)))
+            self._keep(list(cut(prev, prev_tag, fresh, self.tag)))
         return fit
 
     def age(self) -> bool:
@@ -209,20 +175,6 @@ class Tail:
         size = sum(chunk.size for chunk in self._ring)
         while len(self._ring) > RING_CHUNKS_MAX or (size > RING_BYTES_MAX and len(self._ring) > 1):
             size -= self._ring.popleft().size
-
-
-def _cut(prev: int, prev_tag: str, entries: list[Entry], tag: str) -> Iterator[Chunk]:
-    """Cut a run of entries into chunks of bounded size."""
-    start = size = 0
-    for place, entry in enumerate(entries):
-        size += len(entry.packed)
-        count = place - start
-        if count == CHUNK_ENTRIES_MAX or (count and size > CHUNK_BYTES_MAX):
-            part = entries[start:place]
-            part_tag = chain(prev_tag, part)
-            yield Chunk(prev, prev_tag, part, part_tag)
-            prev, prev_tag, start, size = prev + len(part), part_tag, place, len(entry.packed)
-    yield Chunk(prev, prev_tag, entries[start:], tag)
 
 
 class Tails:

@@ -1,0 +1,139 @@
+"""The logs that one session follows: one subscription each.
+
+Specification: docs/protocol.md, section "Following a log".
+"""
+
+from __future__ import annotations
+
+from orchestrator.auth.scopes import may_follow
+from orchestrator.following import Reader, Subscription
+from orchestrator.peers import Peer
+from orchestrator.services import Services
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.verdicts import refused
+from protocol.codes import ErrorCode
+from protocol.errors import InvalidName
+from protocol.frames import Ack, Role, Subscribe, Subscribed, SubscriptionVerdict, Tags
+from protocol.ids import LogName
+
+__all__ = ["Follows"]
+
+
+class Follows:
+    """The subscriptions of one session.
+
+    Args:
+        hub: what connections share.
+        reader: the connection.
+        peer: the session.
+    """
+
+    __slots__ = ("_hub", "_peer", "_reader", "_subscriptions")
+
+    def __init__(self, hub: Services, reader: Reader, peer: Peer) -> None:
+        self._hub = hub
+        self._reader = reader
+        self._peer = peer
+        self._subscriptions: dict[str, Subscription] = {}
+
+    async def resume(self, frame: Subscribe) -> SubscriptionVerdict:
+        """Take up a subscription while the session opens; nothing is sent before `begin`.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        followed = self._follow(frame)
+        return await self._verify(frame, followed) if isinstance(followed, Subscription) else followed
+
+    def begin(self) -> None:
+        """Start sending: the peer was told that its session is open."""
+        for subscription in tuple(self._subscriptions.values()):
+            subscription.begin()
+
+    def subscribe(self, frame: Subscribe) -> None:
+        """Take up a subscription, and tell the peer the verdict."""
+        followed = self._follow(frame)
+        if isinstance(followed, Subscription):
+            self._reader.spawn(self._answer(frame, followed))
+        else:
+            self._reader.send(Subscribed(subscription=followed))
+
+    def unsubscribe(self, path: str) -> None:
+        """Follow a log no more."""
+        subscription = self._subscriptions.pop(path, None)
+        if subscription is not None:
+            subscription.end()
+            if subscription.durable is not None:
+                self._hub.acks.note(subscription.durable)
+
+    def ack(self, frame: Ack) -> None:
+        """Take an acknowledgement; one of a subscription that is over means nothing.
+
+        Raises:
+            RemoteProtocolError: the peer acknowledged what it was never sent.
+        """
+        subscription = self._subscriptions.get(frame.log)
+        if subscription is not None:
+            subscription.on_ack(frame.offset)
+            if subscription.durable is not None:
+                self._hub.acks.note(subscription.durable)
+
+    def tags(self, frame: Tags) -> None:
+        """Take the answer to a probe.
+
+        Raises:
+            RemoteProtocolError: it does not answer the probe.
+        """
+        subscription = self._subscriptions.get(frame.log)
+        if subscription is not None:
+            subscription.on_tags(frame)
+
+    def pump(self) -> None:
+        """Send on: the connection takes more."""
+        for subscription in tuple(self._subscriptions.values()):
+            subscription.pump()
+
+    def end(self) -> None:
+        """Follow nothing any more."""
+        for path in tuple(self._subscriptions):
+            self.unsubscribe(path)
+
+    def _follow(self, frame: Subscribe) -> Subscription | SubscriptionVerdict:
+        """Begin a subscription, or say why there is none. One that there is for the log ends."""
+        hub, peer = self._hub, self._peer
+        try:
+            log = LogName.parse(frame.log, peer.namespace)
+        except InvalidName as fault:
+            return refused(frame.log, ErrorCode.NOT_FOUND, str(fault))
+        agent_id = peer.id if peer.role is Role.AGENT else None
+        if not may_follow(peer.scopes, agent_id, log):
+            return refused(frame.log, ErrorCode.FORBIDDEN, f"the token does not permit to follow {frame.log}")
+        self.unsubscribe(frame.log)
+        limit = hub.settings.limits.subscriptions_max
+        if len(self._subscriptions) >= limit:
+            return refused(frame.log, ErrorCode.TOO_MANY, f"a session follows at most {limit} logs")
+        subscription = Subscription(hub.line, self._reader, log, frame, hub.settings.limits)
+        self._subscriptions[frame.log] = subscription
+        return subscription
+
+    async def _answer(self, frame: Subscribe, subscription: Subscription) -> None:
+        try:
+            verdict = await self._verify(frame, subscription)
+        except StoreUnavailable as fault:
+            verdict = refused(frame.log, ErrorCode.UNAVAILABLE, str(fault))
+        current = self._subscriptions.get(frame.log)
+        if current is subscription or current is None:
+            self._reader.send(Subscribed(subscription=verdict))
+        if current is subscription:
+            subscription.begin()
+
+    async def _verify(self, frame: Subscribe, subscription: Subscription) -> SubscriptionVerdict:
+        """Return the verdict on a subscription; one that is refused ends."""
+        followed = False
+        try:
+            verdict = await subscription.verify(frame, self._peer.principal)
+            followed = verdict.code is None
+            return verdict
+        finally:
+            if not followed and self._subscriptions.get(frame.log) is subscription:
+                self.unsubscribe(frame.log)

@@ -1,0 +1,177 @@
+"""What one session publishes and asks, while it is under way.
+
+Many publishes are in flight at once, so that the store commits them together. They are started in the order in
+which they came, and the store keeps that order for each log. How many there may be is announced to the peer;
+past that, its connection is not read on.
+
+Specification: docs/protocol.md, sections "Publishing" and "Requests".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from orchestrator.auth.scopes import Action, may
+from orchestrator.core import publish as publishing
+from orchestrator.peers import Peer
+from orchestrator.services import Services
+from orchestrator.store.base import Refused, StoreUnavailable
+from protocol.codes import CloseCode, ErrorCode
+from protocol.errors import InvalidName, RemoteProtocolError
+from protocol.frames import Fault, HeldAttempt, Nack, Part, Puback, Publish, Request, Response
+from protocol.ids import LogKind, LogName
+
+__all__ = ["Intake", "Port"]
+
+ACKED_PRODUCERS_MAX = 256
+"""Producers of one session whose acknowledged seq is remembered, to tell when the store lost some."""
+
+
+class Port(Protocol):
+    """The connection, as its intake sees it."""
+
+    def send(self, frame: Part) -> None:
+        """Put a frame on its way."""
+
+    def send_puback(self, puback: Puback) -> None:
+        """Put a puback on its way."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for this connection; what goes wrong in it ends the connection."""
+
+    def wake(self) -> None:
+        """There is room again."""
+
+
+class Intake:
+    """The publishes and requests of one session that are under way."""
+
+    __slots__ = ("_acked", "_bytes", "_entries", "_hub", "_peer", "_port", "_renewing", "_requests")
+
+    def __init__(self, hub: Services, port: Port, peer: Peer) -> None:
+        self._hub = hub
+        self._port = port
+        self._peer = peer
+        self._entries = self._bytes = self._requests = 0
+        self._renewing = False
+        self._acked: dict[tuple[str, str], int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether as much is under way as the peer was told that may be."""
+        limits = self._hub.settings.limits
+        return self._entries >= limits.publish_entries_max or self._bytes >= limits.publish_bytes_max
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return self._entries > 0 or self._requests > 0
+
+    def publish(self, frame: Publish) -> None:
+        """Take on a publish; its answer follows."""
+        log = self._judge(frame)
+        if isinstance(log, Nack):
+            self._nack(log)
+            return
+        size = sum([len(body) for _, body, _, _ in frame.entries])
+        self._entries += len(frame.entries)
+        self._bytes += size
+        self._port.spawn(self._publish(log, frame, size))
+
+    def request(self, frame: Request) -> None:
+        """Take on a request; its answer follows."""
+        limit = self._hub.settings.limits.requests_max
+        if self._requests >= limit:
+            message = f"{self._requests} requests are not answered yet; the limit is {limit}"
+            fault = Fault(code=ErrorCode.TOO_MANY.value, message=message, retry_ms=publishing.RETRY_MS)
+            self._port.send(Response(id=frame.id, error=fault))
+            return
+        self._requests += 1
+        self._port.spawn(self._answer(frame))
+
+    def renew(self, attempts: tuple[HeldAttempt, ...]) -> None:
+        """Renew leases, as a heartbeat asks; one that comes while the last is under way adds nothing.
+
+        Raises:
+            RemoteProtocolError: it lists more attempts than may be.
+        """
+        limit = self._hub.settings.limits.attempts_max
+        if len(attempts) > limit:
+            raise RemoteProtocolError(CloseCode.LIMIT_EXCEEDED, f"{len(attempts)} attempts; the limit is {limit}")
+        if not self._renewing:
+            self._renewing = True
+            self._port.spawn(self._renew(attempts))
+
+    def _judge(self, frame: Publish) -> LogName | Nack:
+        """Decide whether a publish may go to the store, and to which log."""
+        try:
+            log = LogName.parse(frame.log, self._peer.namespace)
+        except InvalidName as fault:
+            return publishing.refuse(frame, ErrorCode.NOT_FOUND, str(fault))
+        if not may(self._peer.scopes, Action.publish_to(log.kind)):
+            return publishing.refuse(frame, ErrorCode.FORBIDDEN, f"the token does not permit to publish to {frame.log}")
+        return publishing.check_size(frame, self._hub.settings.limits) or log
+
+    async def _publish(self, log: LogName, frame: Publish, size: int) -> None:
+        try:
+            if log.kind is LogKind.RUN:
+                answer = await self._hub.work.publish(self._peer, log, frame)
+            else:
+                answer = await self._append(log, frame)
+        finally:
+            self._entries -= len(frame.entries)
+            self._bytes -= size
+            self._port.wake()
+        if isinstance(answer, Nack):
+            self._nack(self._fenced(log, answer))
+            return
+        self._hub.counters.entries_in += len(frame.entries)
+        self._remember(answer)
+        self._port.send_puback(answer)
+
+    async def _append(self, log: LogName, frame: Publish) -> Puback | Nack:
+        prepared = publishing.prepare(frame, self._peer.principal)
+        if isinstance(prepared, Nack):
+            return prepared
+        line = self._hub.line
+        commit = publishing.propose(line.new_commit_id(), line.new_epoch(), log, prepared, frame.expect)
+        try:
+            result = await line.commit(commit)
+        except StoreUnavailable as fault:
+            return publishing.unavailable(frame, fault)
+        if isinstance(result, Refused):
+            return publishing.nack(frame, result, self._acked.get((frame.log, frame.producer), 0))
+        return publishing.puback(frame, result, line.level)
+
+    def _remember(self, puback: Puback) -> None:
+        producer = puback.log, puback.producer
+        self._acked[producer] = max(puback.seq, self._acked.pop(producer, 0))
+        if len(self._acked) > ACKED_PRODUCERS_MAX:
+            del self._acked[next(iter(self._acked))]
+
+    def _fenced(self, log: LogName, nack: Nack) -> Nack:
+        """Fence an attempt where the store lost entries of it that were acknowledged."""
+        acked, last = self._acked.get((nack.log, nack.producer), 0), nack.last or 0
+        if log.kind is LogKind.RUN and nack.code == ErrorCode.OUT_OF_ORDER and last < acked:
+            message = f"entries {last + 1} to {acked} were acknowledged, and the store has lost them"
+            return nack.model_copy(update={"code": ErrorCode.FENCED.value, "message": message})
+        return nack
+
+    def _nack(self, nack: Nack) -> None:
+        self._hub.counters.nacks += 1
+        self._port.send(nack)
+
+    async def _renew(self, attempts: tuple[HeldAttempt, ...]) -> None:
+        try:
+            await self._hub.work.renew(self._peer, attempts)
+        finally:
+            self._renewing = False
+
+    async def _answer(self, frame: Request) -> None:
+        try:
+            response = await self._hub.methods.call(self._peer, frame)
+        finally:
+            self._requests -= 1
+        self._hub.counters.requests += 1
+        self._port.send(response)

@@ -1,0 +1,49 @@
+"""What the connections of one hub share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.acks import Acks
+from orchestrator.auth.tokens import Tokens
+from orchestrator.line import Line
+from orchestrator.methods import Methods
+from orchestrator.peers import Peers
+from orchestrator.registry import Registry
+from orchestrator.settings import Settings
+from orchestrator.telemetry import Counters
+from orchestrator.work import Work
+
+if TYPE_CHECKING:
+    from orchestrator.connection import Connection
+
+__all__ = ["Services"]
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of a hub, as its connections use them.
+
+    Attributes:
+        spawn: runs a coroutine beside everything else; the hub owns the task.
+        connections: all that are open; `agents` those of agents, by session.
+        unidentified: how many of them have no session yet.
+        draining: the hub is stopping.
+    """
+
+    settings: Settings
+    line: Line
+    tokens: Tokens
+    peers: Peers
+    registry: Registry
+    work: Work
+    methods: Methods
+    acks: Acks
+    counters: Counters
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    connections: set[Connection] = field(default_factory=set)
+    agents: dict[str, Connection] = field(default_factory=dict)
+    unidentified: int = 0
+    draining: bool = False

@@ -1,0 +1,90 @@
+"""What the store says of a log that somebody wants to follow, and what follows from it.
+
+The decisions are in `orchestrator.core.resume`; here is the reading that they ask for.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.resume import (
+    LogState,
+    NeedsTag,
+    Probing,
+    ResetTo,
+    Resumed,
+    Search,
+    resume,
+    resume_acked,
+)
+from orchestrator.line import Line
+from orchestrator.store.base import Append, Commit, StoreUnavailable
+from orchestrator.tail import Tail
+from protocol.codes import ErrorCode
+from protocol.entry import Position
+from protocol.frames import Resumption, SubscriptionVerdict
+from protocol.ids import LogKind, LogName, partition_of
+
+__all__ = ["Decision", "answer", "decide", "log_state", "refused"]
+
+DECIDE_TRIES_MAX = 5
+
+Decision = Resumed | ResetTo | Search
+
+
+async def log_state(line: Line, tail: Tail) -> LogState | None:
+    """Return a log as the store has it, and let its tail know; a topic that is not there is made.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    log = tail.log
+    meta = await line.store.meta(log)
+    if meta is None and log.kind is LogKind.TOPIC:
+        append = Append(log, (), line.new_epoch())
+        await line.commit(Commit(line.new_commit_id(), partition_of(log), appends=(append,)))
+        meta = await line.store.meta(log)
+    if meta is None:
+        return None
+    state = LogState.parse(meta)
+    if not tail.prime(state):
+        line.tails.changed(tail)
+        tail.prime(state)
+    elif state.head > tail.head:
+        line.tails.check_soon(tail)
+    return state
+
+
+async def decide(line: Line, log: LogName, state: LogState, place: Position | int | None) -> Decision:
+    """Decide where delivery goes on after a position, or after an acknowledged offset.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    tag = None
+    for _ in range(DECIDE_TRIES_MAX):
+        decision = resume(state, place, tag) if isinstance(place, Position) else resume_acked(state, place, tag)
+        if isinstance(decision, Probing):
+            search = Search(state, decision.position)
+            return search.result or search
+        if not isinstance(decision, NeedsTag):
+            return decision
+        tag = (await line.store.tags(log, (decision.offset,)))[0]
+        if tag is None:  # trimmed or replaced since
+            meta = await line.store.meta(log)
+            state = LogState.parse(meta) if meta else state
+    raise StoreUnavailable(f"{log.path} changes faster than it can be read")
+
+
+def answer(path: str, head: int, decision: Decision) -> SubscriptionVerdict:
+    """Return a decision as the peer is told it."""
+    match decision:
+        case Resumed(at):
+            return SubscriptionVerdict(log=path, verdict=Resumption.RESUMED, at=at, head=head)
+        case ResetTo(reason, lost, at):
+            return SubscriptionVerdict(log=path, verdict=Resumption.RESET, at=at, head=head, reason=reason, lost=lost)
+        case Search():
+            return SubscriptionVerdict(log=path, verdict=Resumption.PROBING, head=head)
+
+
+def refused(path: str, code: ErrorCode, message: str) -> SubscriptionVerdict:
+    """Return the verdict that a log may not, or cannot, be followed."""
+    return SubscriptionVerdict(log=path, verdict=Resumption.REFUSED, code=code.value, message=message)
