@@ -1,0 +1,92 @@
+"""Agents and clients: the far side of the wire.
+
+    from agent import Agent, RunContext          write a worker
+    from agent import Client, SyncClient         submit runs, watch them, read and write logs
+
+What is named here is loaded when it is first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.client import Client
+    from agent.context import PlainRunContext, RunContext
+    from agent.entry import Entry
+    from agent.errors import (
+        Cancelled,
+        ExpectFailed,
+        FleetlineError,
+        HistoryReset,
+        HubNotFound,
+        HubUnreachable,
+        LinkEnded,
+        NonDeterminism,
+        NotAuthenticated,
+        NotPermitted,
+        PublisherLost,
+        PublishRefused,
+        RequestError,
+        Reset,
+        RunCancelled,
+        RunDead,
+        RunEnded,
+        RunExpired,
+        RunFailed,
+        SessionSuperseded,
+    )
+    from agent.runs import Run
+    from agent.sync_client import SyncClient
+    from agent.worker import Agent
+
+__all__ = [
+    "Agent",
+    "Cancelled",
+    "Client",
+    "Entry",
+    "ExpectFailed",
+    "FleetlineError",
+    "HistoryReset",
+    "HubNotFound",
+    "HubUnreachable",
+    "LinkEnded",
+    "NonDeterminism",
+    "NotAuthenticated",
+    "NotPermitted",
+    "PlainRunContext",
+    "PublishRefused",
+    "PublisherLost",
+    "RequestError",
+    "Reset",
+    "Run",
+    "RunCancelled",
+    "RunContext",
+    "RunDead",
+    "RunEnded",
+    "RunExpired",
+    "RunFailed",
+    "SessionSuperseded",
+    "SyncClient",
+]
+
+_MODULES = {
+    "Agent": "agent.worker",
+    "Client": "agent.client",
+    "Entry": "agent.entry",
+    "PlainRunContext": "agent.context",
+    "Run": "agent.runs",
+    "RunContext": "agent.context",
+    "SyncClient": "agent.sync_client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'agent' has no attribute {name!r}")
+    return getattr(import_module(_MODULES.get(name, "agent.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,6 +46,7 @@ from protocol.requests import (
 __all__ = ["CONNECT_TIMEOUT_S", "Client", "topic_log"]
 
 CONNECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0
 
 
 def topic_log(topic: str) -> str:
@@ -106,11 +108,16 @@ class Client:
 
     async def close(self) -> None:
         """Say goodbye. What was published and not acknowledged is given up."""
+        if not self._closed:
+            await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        """Do as `close` does, for programs without a loop."""
         if self._closed:
             return
         self._closed = True
         self.links.close("the client is done")
-        await asyncio.wait((asyncio.wrap_future(self.links.main.ended),), timeout=1.0)
+        wait((self.links.main.ended,), CLOSE_TIMEOUT_S)
         self.links.thread.stop()
 
     async def ask(self, method: str, params: Part) -> Any:
@@ -330,18 +337,32 @@ class _Connecting:
             await self._client.close()
 
     async def _connect(self) -> Client:
-        self._locate()
-        thread = LoopThread("fleetline-link")
-        links = Links(self._identity, self._locate, thread)
-        links.main.open()
+        links = self._begin()
         try:
             await asyncio.wait_for(asyncio.wrap_future(links.main.opened), self._timeout)
         except TimeoutError:
-            thread.stop()
+            links.thread.stop()
             raise links.main.unreachable(self._timeout) from None
         except BaseException:
-            thread.stop()
+            links.thread.stop()
             raise
         return self._kind(links)
 
+    def blocking(self) -> Client:
+        """Connect, for a program without a loop."""
+        links = self._begin()
+        try:
+            links.main.opened.result(self._timeout)
+        except TimeoutError:
+            links.thread.stop()
+            raise links.main.unreachable(self._timeout) from None
+        except BaseException:
+            links.thread.stop()
+            raise
+        return self._kind(links)
 
+    def _begin(self) -> Links:
+        self._locate()
+        links = Links(self._identity, self._locate, LoopThread("fleetline-link"))
+        links.main.open()
+        return links

@@ -19,6 +19,8 @@
     ├── OutboxFailed               the outbox on disk cannot be read or written
     ├── RunEnded                   a run that has no result
     │   ├── RunFailed, RunCancelled, RunExpired, RunDead
+    ├── ChildDied                  the process that ran a handler ended by itself
+    ├── ChildRaised                a handler raised in its process
     ├── BadHandler                 a handler that cannot be registered as it is
     ├── BadInput                   an input that does not fit the handler's parameters
     └── NonDeterminism             a handler that does not repeat what its journal says
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.codes import CloseCode, explain
+from protocol.control import RunError
 from protocol.errors import FleetlineError, RequestError
 from protocol.frames import ResetReason
 
@@ -39,6 +42,8 @@ __all__ = [
     "BadHandler",
     "BadInput",
     "Cancelled",
+    "ChildDied",
+    "ChildRaised",
     "ExpectFailed",
     "FleetlineError",
     "HistoryReset",
@@ -282,6 +287,32 @@ class RunExpired(RunEnded):
 
 class RunDead(RunEnded):
     """The run failed or was lost as often as is allowed."""
+
+
+class ChildDied(FleetlineError):
+    """The process that ran a handler ended by itself: killed, out of memory, or by `os._exit`."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(
+            f"the handler's process ended with exit code {code} before it returned; what it emitted before is in the "
+            "log; look for an out-of-memory kill or a crash in native code"
+        )
+
+
+class ChildRaised(FleetlineError):
+    """A handler raised in its process.
+
+    Attributes:
+        error: what it raised.
+        index: journal index of the call whose failure that is, if it is one.
+        retryable: another try can help.
+    """
+
+    def __init__(self, error: RunError, index: int | None, retryable: bool) -> None:
+        super().__init__(f"{error.type}: {error.message}")
+        self.error = error
+        self.index = index
+        self.retryable = retryable
 
 
 class BadHandler(FleetlineError):

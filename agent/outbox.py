@@ -187,6 +187,10 @@ class Stream(Feed):
                 heappush(self._waiters, (seq, id(future), future))
         return future
 
+    def room(self, body_bytes: int) -> Future[None]:
+        """Return what is done when there is room for an entry of that size; then offer it again."""
+        return self.box.room(body_bytes)
+
     @property
     def unacknowledged(self) -> int:
         """How many entries are not acknowledged."""

@@ -1,0 +1,196 @@
+"""The life of one attempt: its commands, its journal, its handler, and its last entry.
+
+    assigned -> (journal read) -> handler runs -> last entry acknowledged -> dropped
+                      |                |
+                      '--- stopped: by a `$cancel` of the run's log, or because the hub says it is not ours
+
+A cancelled handler that stops ends with `$cancelled`; one that returns a result nevertheless has succeeded:
+the first of the two in the log counts. Of an attempt that is not ours nothing more is said.
+
+Specification: docs/protocol.md, section "Runs".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.attempt_state import AttemptState
+from agent.context import describe_error, failed_call_index
+from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
+from agent.executors import Children, execute
+from agent.held import Held
+from agent.journal import Journal
+from agent.reading import pages
+from agent.subscriptions import Batch, Subscription
+from protocol.codec import pack_value, unpack_record, unpack_value
+from protocol.control import COMMANDS, Cancel, Cancelled, Errored, Kind, RunError, Succeeded, read_control
+from protocol.errors import FleetlineError
+from protocol.frames import Part, Recover, Window
+
+if TYPE_CHECKING:
+    from agent.handlers import Handler
+    from agent.link import Link
+
+__all__ = ["Attempt"]
+
+log = structlog.get_logger("fleetline.agent")
+
+COMMAND_WINDOW = Window(entries=64, bytes=256 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """The last entry of an attempt."""
+
+    kind: Kind
+    body: Part
+    index: int | None = None
+
+
+class Attempt:
+    """One attempt of one run, on this agent.
+
+    Attributes:
+        held: as the link holds it.
+        over: the handler has ended: its slot is free, though its last entry may not be acknowledged yet.
+    """
+
+    def __init__(self, held: Held, handler: Handler, link: Link, children: Children) -> None:
+        self.held = held
+        self.over = False
+        self.state = AttemptState(held.assign, held.stream)
+        self._handler = handler
+        self._link = link
+        self._children = children
+        self._commands = Subscription(
+            held.log, held.assign.position, _Commands(self), window=COMMAND_WINDOW, kinds=COMMANDS
+        )
+
+    async def run(self) -> None:
+        """Live. Returns when the attempt's last entry is acknowledged, or the hub will take no more of it."""
+        self._link.follow(self._commands)
+        try:
+            ending = await self._work()
+            self.over = True
+            if not self.state.fenced:
+                await self._say(ending)
+        except FleetlineError as refused:  # fenced, or the link has ended: the hub decides about the run
+            log.warning(
+                "attempt_given_up", run=self.held.assign.run, attempt=self.held.assign.attempt, why=str(refused)
+            )
+        finally:
+            self.over = True
+            self._link.unfollow(self._commands)
+            self._link.drop(self.held)
+
+    def stop(self, reason: str) -> None:
+        """The hub says that the attempt is not ours: the handler is to stop, and nothing more is said."""
+        self.state.stop(reason, fenced=True)
+
+    def handled(self, generation: int, offset: int) -> None:
+        """A command was taken."""
+        self._link.handled(self._commands, generation, offset)
+
+    async def _work(self) -> _Ending:
+        """Run the handler. Returns what its end is to be called."""
+        try:
+            if self._handler.recover is Recover.JOURNAL:
+                self.state.journal = await self._read_journal()
+            arguments = self._handler.binder.bind(unpack_value(self.held.assign.input))
+            result = await execute(self._handler, self.state, arguments, self._children)
+            if self.state.journal is not None:
+                self._check_journal(self.state.journal)
+            return _Ending(Kind.SUCCEEDED, Succeeded(result=pack_value(result)))
+        except asyncio.CancelledError:
+            if not self.state.cancelled:
+                raise
+            return _Ending(Kind.CANCELLED, Cancelled(reason=self.state.reason))
+        except Exception as error:  # noqa: BLE001 - the boundary between the handler and us
+            return self._errored(error)
+
+    async def _read_journal(self) -> Journal:
+        """Read what earlier attempts of the run did."""
+        journal = Journal()
+        if self.held.assign.attempt > 1:
+            async for page in pages(self._link, self.held.log, 0, self.held.assign.position.offset):
+                for entry in page.entries:
+                    journal.record(entry)
+        return journal
+
+    def _check_journal(self, journal: Journal) -> None:
+        """A handler in a child was checked there: this side's copy of its journal has seen nothing."""
+        if self._handler.isolation != "process":
+            journal.returned()
+
+    def _errored(self, error: Exception) -> _Ending:
+        journal = self.state.journal
+        if journal is not None and journal.broken is not None:
+            error = journal.broken
+        said = self._describe(error)
+        index = error.index if isinstance(error, ChildRaised) else failed_call_index(error)
+        retryable = not isinstance(error, (BadInput, NonDeterminism))
+        if isinstance(error, ChildRaised):
+            retryable = error.retryable
+        self.state.logger.warning("handler_failed", type=said.type, message=said.message, retryable=retryable)
+        return _Ending(Kind.ERRORED, Errored(error=said, retryable=retryable), index if journal is not None else None)
+
+    @staticmethod
+    def _describe(error: Exception) -> RunError:
+        if isinstance(error, ChildRaised):
+            return error.error
+        if isinstance(error, (BadInput, NonDeterminism)):
+            return RunError(type=type(error).__name__, message=str(error))
+        return describe_error(error)
+
+    async def _say(self, ending: _Ending) -> None:
+        """Let the last entry out, and wait until the hub has it."""
+        stream = self.held.stream
+        self.state.send_progress()
+        body = self._fitting(ending)
+        while not (seq := stream.offer(body[0], body[1], ending.index)):
+            await asyncio.wrap_future(stream.room(len(body[1])))
+        await asyncio.wrap_future(stream.acknowledged(seq))
+
+    def _fitting(self, ending: _Ending) -> tuple[str, bytes]:
+        """Return kind and body; a result that is larger than the hub takes is an error instead."""
+        body = pack_value(ending.body)
+        most = self._link.peer.limits.body_bytes_max
+        if len(body) <= most:
+            return ending.kind.value, body
+        error = RunError(
+            type="ResultTooLarge",
+            message=f"the result takes {len(body)} bytes packed; the hub takes {most}; keep it elsewhere",
+        )
+        return Kind.ERRORED.value, pack_value(Errored(error=error, retryable=False))
+
+
+class _Commands:
+    """What the run's log tells the attempt. Called in the link's thread."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def on_batch(self, batch: Batch) -> None:
+        """Commands, in the order of the log."""
+        for entry in batch.entries:
+            record = unpack_record(entry.packed)
+            if record.kind == Kind.CANCEL:
+                self._attempt.state.stop(read_control(Cancel, record.body).reason)
+        self._attempt.handled(batch.generation, batch.upto)
+
+    def on_live(self, head: int) -> None:
+        """Nothing to do."""
+
+    def on_reset(self, reset: Reset, generation: int) -> None:
+        """The run's log lost entries; what is left of them is for the hub to judge."""
+        del generation
+        log.error("run_log_reset", log=reset.log, reason=reset.reason, first=reset.first, last=reset.last)
+
+    def on_end(self, error: FleetlineError) -> None:
+        """The link has ended, which stops the attempt by itself, or the log cannot be followed."""
+        if not isinstance(error, LinkClosed):
+            log.warning("commands_not_followed", run=self._attempt.held.assign.run, why=str(error))

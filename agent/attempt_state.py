@@ -1,0 +1,101 @@
+"""What is known of one attempt while its handler runs: shared by the threads that have to do with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import structlog
+
+from agent.journal import Journal
+from protocol.codec import pack_value
+from protocol.control import Kind, Progress
+from protocol.errors import FleetlineError
+from protocol.frames import Assign
+
+__all__ = ["AttemptState", "Outlet"]
+
+
+class Outlet(Protocol):
+    """Where an attempt's entries go: `agent.outbox.Stream`, or a child process's pipe to it."""
+
+    made: int
+    dead: FleetlineError | None
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many entries are not acknowledged."""
+
+    def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
+        """Add an entry. Returns its number, or 0 where there is no room."""
+
+    def acknowledged(self, seq: int) -> Future[None]:
+        """Return what is done when entry `seq` is acknowledged."""
+
+    def room(self, body_bytes: int) -> Future[None]:
+        """Return what is done when there is room for an entry of that size."""
+
+
+class AttemptState:
+    """One attempt: its entries' way out, its journal, and whether it is to stop. Safe in any thread.
+
+    Attributes:
+        cancelled: the run was cancelled, or the attempt is not ours any more: the handler is to stop.
+        reason: why.
+        fenced: the hub takes nothing more of this attempt.
+        journal: None where the handler starts over on a new attempt.
+    """
+
+    def __init__(self, assign: Assign, outlet: Outlet, journal: Journal | None = None) -> None:
+        self.assign = assign
+        self.outlet = outlet
+        self.journal = journal
+        self.cancelled = False
+        self.fenced = False
+        self.reason: str | None = None
+        self.logger: Any = structlog.get_logger("fleetline.run").bind(
+            run=assign.run, attempt=assign.attempt, handler=assign.handler
+        )
+        self._lock = threading.Lock()
+        self._on_stop: list[Callable[[], object]] = []
+        self._progress: bytes | None = None
+
+    def on_stop(self, call: Callable[[], object]) -> None:
+        """Have `call` called when the handler is to stop, in whatever thread learns of it; at once if it is."""
+        with self._lock:
+            if not self.cancelled:
+                self._on_stop.append(call)
+                return
+        call()
+
+    def stop(self, reason: str | None, *, fenced: bool = False) -> None:
+        """The handler is to stop."""
+        with self._lock:
+            self.fenced = self.fenced or fenced
+            if self.cancelled:
+                return
+            self.cancelled = True
+            self.reason = reason
+            calls, self._on_stop = self._on_stop, []
+        for call in calls:
+            call()
+
+    def ended(self) -> None:
+        """The handler has ended: nobody is to be told to stop any more."""
+        with self._lock:
+            self._on_stop.clear()
+
+    def progress(self, current: float, total: float | None, message: str | None) -> None:
+        """Say how far the handler is. Never waits: while the window is full, only the latest is kept."""
+        self._progress = pack_value(
+            Progress(current=float(current), total=None if total is None else float(total), message=message)
+        )
+        self.send_progress()
+
+    def send_progress(self) -> None:
+        """Send the latest progress that was not sent, if there is room."""
+        body = self._progress
+        if body is not None and self.outlet.dead is None and self.outlet.offer(Kind.PROGRESS, body):
+            self._progress = None

@@ -1,0 +1,103 @@
+"""From a run's input to a handler's arguments.
+
+A dict whose keys are the handler's parameters is taken as keyword arguments; anything else is its single
+parameter. What is annotated is validated with pydantic.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from agent.errors import BadHandler, BadInput
+
+__all__ = ["Binder"]
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Binder:
+    """The parameters of one handler, after its context."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        """Read the handler's signature.
+
+        Raises:
+            BadHandler: it takes no context, or parameters that an input cannot name.
+        """
+        name = getattr(handler, "__qualname__", repr(handler))
+        parameters = list(inspect.signature(handler).parameters.values())
+        if not parameters or parameters[0].kind not in (_NAMED[0], inspect.Parameter.POSITIONAL_ONLY):
+            raise BadHandler(f"handler {name} takes no context; make its first parameter `ctx`")
+        hints = _hints(handler)
+        self._handler = name
+        self._adapters: dict[str, TypeAdapter[Any]] = {}
+        self._required: list[str] = []
+        for parameter in parameters[1:]:
+            if parameter.kind not in _NAMED:
+                raise BadHandler(
+                    f"handler {name} takes {parameter}, which an input cannot name; give each parameter a name"
+                )
+            self._adapters[parameter.name] = _adapter(name, parameter.name, hints.get(parameter.name, Any))
+            if parameter.default is inspect.Parameter.empty:
+                self._required.append(parameter.name)
+
+    def bind(self, given: Any) -> dict[str, Any]:
+        """Return the keyword arguments for an input.
+
+        Raises:
+            BadInput: it does not fit; the message names every fault.
+        """
+        values = self._by_name(given)
+        arguments: dict[str, Any] = {}
+        faults = [f"{name}: missing" for name in self._required if name not in values]
+        for name, value in values.items():
+            try:
+                arguments[name] = self._adapters[name].validate_python(value)
+            except ValidationError as fault:
+                faults.extend(_said(name, fault))
+        if faults:
+            raise BadInput(
+                f"the input does not fit handler {self._handler}: {'; '.join(faults)}; nothing was run; "
+                "submit another input"
+            )
+        return arguments
+
+    def _by_name(self, given: Any) -> Mapping[str, Any]:
+        names = list(self._adapters)
+        if isinstance(given, dict) and set(given) <= set(names):
+            return given
+        if given is None and not self._required:
+            return {}
+        if len(names) == 1 or len(self._required) == 1:
+            return {(self._required or names)[0]: given}
+        unknown = sorted(str(key) for key in given if key not in names) if isinstance(given, dict) else []
+        what = f"unknown parameters {', '.join(unknown)}" if unknown else f"{type(given).__name__} for {names}"
+        raise BadInput(
+            f"the input does not fit handler {self._handler}: {what}; nothing was run; submit an object with its names"
+        )
+
+
+def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(handler, include_extras=True)
+    except (NameError, TypeError):  # names that exist for the type checker only
+        return {}
+
+
+def _adapter(handler: str, name: str, annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except PydanticSchemaGenerationError as fault:
+        raise BadHandler(
+            f"handler {handler}: parameter {name} is a {annotation}, which no input can be; use a type that pydantic "
+            "can make from plain data"
+        ) from fault
+
+
+def _said(name: str, fault: ValidationError) -> list[str]:
+    errors = fault.errors(include_url=False, include_context=False)
+    return [f"{'.'.join(map(str, (name, *error['loc'])))}: {error['msg']}" for error in errors]

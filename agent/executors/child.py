@@ -1,0 +1,182 @@
+"""What runs in a child process: one handler after the other, each with the usual context over a pipe.
+
+The main thread runs handlers. A second one reads the pipe: that a run is to stop, that entries are
+acknowledged, and, by its end, that the parent is gone, which ends this process at once.
+
+    parent -> child   ("start", function, is_async, arguments, assign, journal) ("stop", reason, fenced)
+                      ("flushed", number, error)
+    child -> parent   ("offer", kind, body, index, cause) ("flush", number)
+                      ("returned", packed) ("raised", error, index, retryable) ("cancelled",)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from typing import Any
+
+from agent.attempt_state import AttemptState
+from agent.context import PlainRunContext, RunContext, describe_error, failed_call_index
+from agent.errors import Cancelled, NonDeterminism, ProducerFenced
+from agent.logs import ensure_logging
+from agent.threads import reject, resolve
+from protocol.codec import pack_value
+from protocol.codes import ErrorCode
+from protocol.errors import FleetlineError
+
+__all__ = ["child_main"]
+
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+
+class _PipeOutlet:
+    """The way out of an attempt's entries, in a child. See `agent.attempt_state.Outlet`."""
+
+    def __init__(self, pipe: Connection, log: str) -> None:
+        self.made = 0
+        self.dead: FleetlineError | None = None
+        self._flushed = 0
+        self._pipe = pipe
+        self._log = log
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[int, Future[None]]] = {}
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many entries are not known to be acknowledged."""
+        return self.made - self._flushed
+
+    def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
+        """Hand an entry to the parent. Waits while the pipe is full."""
+        with self._lock:
+            if self.dead is not None:
+                raise self.dead
+            self._pipe.send(("offer", str(kind), body, index, cause))
+            self.made += 1
+            return self.made
+
+    def acknowledged(self, seq: int) -> Future[None]:
+        """Return what is done when all that was handed over is acknowledged, `seq` with it."""
+        del seq
+        future: Future[None] = Future()
+        with self._lock:
+            number = len(self._waiting) + self.made
+            while number in self._waiting:
+                number += 1
+            self._waiting[number] = (self.made, future)
+            self._pipe.send(("flush", number))
+        return future
+
+    def room(self, body_bytes: int) -> Future[None]:
+        """There always is room, for who can wait."""
+        del body_bytes
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    def on_flushed(self, number: int, error: str | None) -> None:
+        """The parent's answer to a flush."""
+        made, future = self._waiting.pop(number)
+        if error is None:
+            self._flushed = max(self._flushed, made)
+            resolve(future, None)
+        else:
+            self.kill(error)
+            reject(future, self.dead or FleetlineError(error))
+
+    def kill(self, reason: str) -> None:
+        """Nothing more of this attempt is taken."""
+        self.dead = ProducerFenced(self._log, ErrorCode.FENCED, reason)
+
+    def say(self, *message: Any) -> None:
+        """Tell the parent how it ended."""
+        with self._lock:
+            self._pipe.send(message)
+
+
+class _Current:
+    """The attempt that runs now, for the thread that reads the pipe."""
+
+    def __init__(self) -> None:
+        self.state: AttemptState | None = None
+        self.outlet: _PipeOutlet | None = None
+
+
+def child_main(pipe: Connection) -> None:
+    """Run handlers until the parent is gone."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the parent, which tells us
+    ensure_logging()
+    current = _Current()
+    starts: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(pipe, current, starts), name="fleetline-pipe", daemon=True).start()
+    while True:
+        function, is_async, arguments, state, outlet = starts.get()
+        outlet.say(*_run(function, is_async, arguments, state))
+
+
+def _read(pipe: Connection, current: _Current, starts: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+    while True:
+        try:
+            message = pipe.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # the parent is gone: nobody is left to work for
+        match message:
+            case ("start", function, is_async, arguments, assign, journal):
+                outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}")
+                state = current.state = AttemptState(assign, outlet, journal)
+                starts.put((function, is_async, arguments, state, outlet))
+            case ("stop", reason, fenced) if current.state is not None:
+                current.state.stop(reason, fenced=fenced)
+            case ("flushed", number, error) if current.outlet is not None:
+                current.outlet.on_flushed(number, error)
+            case _:
+                continue
+
+
+def _run(
+    function: Callable[..., Any], is_async: bool, arguments: dict[str, Any], state: AttemptState
+) -> tuple[Any, ...]:
+    """Run one handler. Returns what to tell the parent about its end."""
+    try:
+        result = asyncio.run(_run_async(function, arguments, state)) if is_async else _plain(function, arguments, state)
+        if state.journal is not None:
+            state.journal.returned()
+        return "returned", pack_value(result)
+    except (Cancelled, asyncio.CancelledError):
+        return ("cancelled",)
+    except Exception as error:  # noqa: BLE001 - the boundary between the handler and us
+        broken = state.journal.broken if state.journal is not None else None
+        retryable = broken is None and not isinstance(error, NonDeterminism)
+        return "raised", describe_error(broken or error), failed_call_index(error), retryable
+
+
+def _plain(function: Callable[..., Any], arguments: dict[str, Any], state: AttemptState) -> Any:
+    return function(PlainRunContext(state), **arguments)
+
+
+async def _run_async(function: Callable[..., Any], arguments: dict[str, Any], state: AttemptState) -> Any:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(function(RunContext(state), **arguments))
+
+    def stop() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    state.on_stop(stop)
+    return await task
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, whatever this process is doing then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

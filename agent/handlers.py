@@ -1,0 +1,73 @@
+"""Handlers, as an agent knows them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from agent.binding import Binder
+from agent.errors import BadHandler
+from protocol.errors import InvalidName
+from protocol.frames import HandlerSpec, Recover
+from protocol.ids import check_name
+
+__all__ = ["Handler", "Isolation"]
+
+
+class Isolation(StrEnum):
+    """Where a handler runs.
+
+    Plain functions never run on the program's loop: with `inline` they get a thread.
+    """
+
+    INLINE = "inline"
+    """On the program's own loop."""
+    THREAD = "thread"
+    """In a thread of its own, an async handler with a loop of its own."""
+    PROCESS = "process"
+    """In a child process: for what holds the interpreter, or must be stoppable whatever it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One handler: what it is called, how it is run, and how it picks up after a lost attempt."""
+
+    name: str
+    function: Callable[..., Any]
+    binder: Binder
+    recover: Recover
+    retries: int
+    isolation: Isolation
+
+    @classmethod
+    def make(cls, function: Callable[..., Any], name: str, recover: str, retries: int, isolation: str) -> Handler:
+        """Check a handler.
+
+        Raises:
+            BadHandler: it cannot be what it is to be; the message says why.
+        """
+        try:
+            handler = cls(check_name(name), function, Binder(function), Recover(recover), retries, Isolation(isolation))
+        except (InvalidName, ValueError) as fault:
+            raise BadHandler(f"handler {name!r}: {fault}") from None
+        if retries < 0:
+            raise BadHandler(f"handler {name!r}: retries is {retries}; it counts further tries, from 0")
+        if handler.isolation is Isolation.PROCESS and "<locals>" in function.__qualname__:
+            raise BadHandler(
+                f"handler {name!r} is defined inside a function, where a child process cannot find it; "
+                'move it to the top of its module, or leave out isolation="process"'
+            )
+        return handler
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def spec(self) -> HandlerSpec:
+        """What the hub is told of it."""
+        return HandlerSpec(name=self.name, recover=self.recover, retries=self.retries)

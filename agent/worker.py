@@ -1,0 +1,318 @@
+"""The agent: handlers, slots, and the attempts that the hub assigns.
+
+The program's own loop runs async handlers and this module; the link's thread holds the leases. What the hub
+assigns is taken while a slot is free, else handed back. A drain takes nothing more, lets what runs finish
+within its time, hands back the rest, and says goodbye.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import SecretStr
+
+from agent.attempt import Attempt
+from agent.discovery import locator
+from agent.errors import BadHandler
+from agent.executors import Children
+from agent.handlers import Handler
+from agent.held import Assigned, Event
+from agent.links import Links
+from agent.logs import ensure_logging
+from agent.messages import Messages
+from agent.peer import Identity
+from agent.threads import LoopThread
+from agent.watchdog import watch
+from protocol.errors import FleetlineError
+from protocol.frames import ReleaseReason, Role
+from protocol.ids import check_name
+
+__all__ = ["DRAIN_S", "Agent"]
+
+log = structlog.get_logger("fleetline.agent")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DRAIN_S = 30.0
+"""How long attempts that run may take to finish when the agent is told to stop."""
+
+LEAVE_S = 2.0
+
+
+class Agent:
+    """A worker: the handlers it serves, and the program that serves them.
+
+    Args:
+        name: the agent's id. One process a time has it.
+        labels: what runs may ask for.
+        slots: how many runs it works on at a time.
+        queues: where its runs come from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: Mapping[str, str] | None = None,
+        slots: int = 1,
+        queues: Sequence[str] = ("default",),
+    ) -> None:
+        self.name = check_name(name)
+        self.labels = dict(labels or {})
+        self.slots = slots
+        self.queues = tuple(check_name(queue) for queue in queues)
+        self._handlers: dict[str, Handler] = {}
+        self._on_message: dict[str, Callable[..., Any]] = {}
+        self._service: _Service | None = None
+
+    def handler(
+        self,
+        name: str,
+        *,
+        retries: int = 0,
+        recover: str = "restart",
+        isolation: str = "inline",
+    ) -> Callable[[Function], Function]:
+        """Register a handler. Its first parameter is the context; the others are validated from the input.
+
+        Args:
+            name: what runs name it by.
+            retries: how often a failed attempt is tried again.
+            recover: how a new attempt picks up: "restart" starts over, "journal" repeats what is recorded.
+            isolation: "inline" (async on the agent's loop, plain in a thread), "thread" or "process".
+
+        Raises:
+            BadHandler: it cannot be what it is to be.
+        """
+
+        def register(function: Function) -> Function:
+            if name in self._handlers:
+                raise BadHandler(f"agent {self.name} has a handler {name!r} already; give this one another name")
+            self._handlers[name] = Handler.make(function, name, recover, retries, isolation)
+            return function
+
+        return register
+
+    def on_message(self, kind: str) -> Callable[[Function], Function]:
+        """Register what takes messages of a kind to this agent. A message is handled when that returns."""
+
+        def register(function: Function) -> Function:
+            if kind in self._on_message or kind.startswith("$"):
+                raise BadHandler(f"messages of kind {kind!r} are taken already, or are not for programs")
+            self._on_message[kind] = function
+            return function
+
+        return register
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """The handlers registered."""
+        return tuple(self._handlers.values())
+
+    def run(
+        self,
+        hub: str | None = None,
+        *,
+        token: str | SecretStr | None = None,
+        token_file: str | Path | None = None,
+        directory: str | Path | None = None,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. A second signal does not wait for what runs.
+
+        In a child process that imports the program's main module this does nothing, so that
+        `isolation="process"` needs no guard around it.
+
+        Raises:
+            LinkEnded: the hub ended the session for good.
+        """
+        if multiprocessing.parent_process() is not None:
+            return
+        asyncio.run(
+            self.serve(hub, token=token, token_file=token_file, directory=directory, drain_s=drain_s, signals=True)
+        )
+
+    async def serve(
+        self,
+        hub: str | None = None,
+        *,
+        token: str | SecretStr | None = None,
+        token_file: str | Path | None = None,
+        directory: str | Path | None = None,
+        drain_s: float = DRAIN_S,
+        signals: bool = False,
+    ) -> None:
+        """Serve until `stop` is called (or, with `signals`, a signal comes), then drain.
+
+        Raises:
+            HubNotFound: nothing says where the hub is.
+            LinkEnded: the hub ended the session for good.
+        """
+        ensure_logging()
+        locate = locator(hub, token, token_file, directory=directory)
+        locate()
+        service = self._service = _Service(self, locate, self._handlers, self._on_message)
+        try:
+            with _Signals(self, drain_s) if signals else _Signals(None, drain_s):
+                await service.run()
+        finally:
+            self._service = None
+
+    def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Take no more work, let what runs finish within `drain_s` seconds, and return from `serve`."""
+        if self._service is not None:
+            self._service.drain(drain_s)
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask for a drain; the second one for an end."""
+
+    def __init__(self, agent: Agent | None, drain_s: float) -> None:
+        self._agent = agent
+        self._drain_s = drain_s
+        self._asked = False
+
+    def __enter__(self) -> None:
+        if self._agent is not None and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        if self._agent is not None and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        assert self._agent is not None
+        self._agent.stop(0.0 if self._asked else self._drain_s)
+        self._asked = True
+
+
+class _Service:
+    """An agent that serves."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        locate: Callable[[], Any],
+        handlers: Mapping[str, Handler],
+        on_message: Mapping[str, Callable[..., Any]],
+    ) -> None:
+        self._handlers = handlers
+        self._slots = agent.slots
+        self._loop = asyncio.get_running_loop()
+        self._thread = LoopThread("fleetline-link")
+        identity = Identity(
+            role=Role.AGENT,
+            id=agent.name,
+            instance=secrets.token_hex(8),
+            labels=agent.labels,
+            queues=agent.queues,
+            slots=agent.slots,
+            handlers=tuple(handler.spec for handler in handlers.values()),
+        )
+        self._links = Links(identity, locate, self._thread)
+        self._link = self._links.main
+        self._children = Children()
+        self._messages = Messages(self._links, agent.name, on_message) if on_message else None
+        self._attempts: dict[Attempt, asyncio.Task[None]] = {}
+        self._drain: asyncio.Future[None] = self._loop.create_future()
+        self._drain_until = 0.0
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until drained, or until the hub ends the session for good."""
+        watching = self._thread.start(watch(self._loop, self._running))
+        self._link.open()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(self._take_events(tasks))]
+                if self._messages is not None:
+                    helpers.append(tasks.create_task(self._messages.run()))
+                ended = asyncio.wrap_future(self._link.ended)
+                await asyncio.wait((self._drain, ended), return_when=asyncio.FIRST_COMPLETED)
+                await self._finish(helpers)
+        except* FleetlineError as group:
+            log.error("agent_failed", errors=[str(error) for error in group.exceptions])
+            raise
+        finally:
+            watching.cancel()
+            await self._children.close()
+            await self._leave()
+
+    def drain(self, drain_s: float) -> None:
+        """Stop taking work. May be called again, to hurry."""
+        self._drain_until = self._loop.time() + drain_s
+        self._hurry.set()
+        if not self._drain.done():
+            log.info("agent_draining", running=self._running(), drain_s=drain_s)
+            self._drain.set_result(None)
+
+    async def _take_events(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            try:
+                event = await self._link.peer.events.get()
+            except FleetlineError:  # the link has ended; `run` sees to it
+                return
+            self._on_event(event, tasks)
+
+    def _on_event(self, event: Event, tasks: asyncio.TaskGroup) -> None:
+        if not isinstance(event, Assigned):
+            for attempt in self._attempts:
+                if attempt.held is event.held:
+                    log.warning("attempt_stopped", run=event.held.assign.run, reason=event.reason)
+                    attempt.stop(event.reason)
+            return
+        handler = self._handlers.get(event.held.assign.handler)
+        if self._drain.done():
+            self._link.release(event.held, ReleaseReason.DRAIN)
+        elif handler is None:
+            self._link.release(event.held, ReleaseReason.REFUSED)
+        elif sum(not attempt.over for attempt in self._attempts) >= self._slots:
+            self._link.release(event.held, ReleaseReason.NO_SLOT)
+        else:
+            attempt = Attempt(event.held, handler, self._link, self._children)
+            task = tasks.create_task(attempt.run(), name=f"attempt of {event.held.assign.run}")
+            self._attempts[attempt] = task
+            task.add_done_callback(lambda _: self._attempts.pop(attempt))
+
+    async def _finish(self, helpers: list[asyncio.Task[None]]) -> None:
+        """Let what runs finish, hand back the rest."""
+        while self._attempts and (left_s := self._drain_until - self._loop.time()) > 0 and not self._link.ended.done():
+            self._hurry.clear()
+            hurry = self._loop.create_task(self._hurry.wait())
+            ended = asyncio.wrap_future(self._link.ended)
+            waited: tuple[asyncio.Future[Any], ...] = (*self._attempts.values(), hurry, ended)
+            await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+        for attempt, task in tuple(self._attempts.items()):
+            self._hand_back(attempt, task)
+        for helper in helpers:
+            helper.cancel()
+
+    def _hand_back(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        if not self._link.ended.done():
+            self._link.release(attempt.held, ReleaseReason.DRAIN)
+        attempt.stop("the agent is stopping")
+        task.cancel()
+
+    async def _leave(self) -> None:
+        """Say goodbye, and end the link's thread. Raises what ended the link, if that was not us."""
+        ended = asyncio.wrap_future(self._links.main.ended)
+        self._links.close("drained")
+        await asyncio.wait((ended,), timeout=LEAVE_S)
+        self._thread.stop()
+        if ended.done() and not ended.cancelled():
+            error = ended.exception()
+            if error is not None:
+                raise error
+
+    def _running(self) -> list[str]:
+        return [f"{attempt.held.assign.handler} ({attempt.held.assign.run})" for attempt in tuple(self._attempts)]
