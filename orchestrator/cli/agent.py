@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,9 +28,6 @@ def start(
     queue: Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
     slots: Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")] = None,
-    state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", metavar="DIR", help="Where the agent keeps what must survive it.")
-    ] = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> int:
@@ -43,7 +39,7 @@ def start(
         parse_name(agent_id, "--id")
     queues = tuple(parse_name(one, "--queue") for one in queue or ())
     labels = pairs_of(label or [], "--label")
-    flags = AgentFlags(agent_id, queues or None, labels or None, slots, state_dir, hub, token_file)
+    flags = AgentFlags(agent_id, queues or None, labels or None, slots, hub, token_file)
     return run_agent(app_, flags)
 
 

@@ -16,7 +16,7 @@ from orchestrator.cli import agent, dev, doctor, hub, log, replay, run, token, t
 from orchestrator.cli.errors import CliError, explained
 from orchestrator.cli.exits import Exit
 
-__all__ = ["app", "main"]
+__all__ = ["app", "execute", "main"]
 
 _GROUP: dict[str, Any] = {"no_args_is_help": True}
 
@@ -56,7 +56,7 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
-    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    code = execute(list(sys.argv[1:] if arguments is None else arguments))
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(int(code))
 
 
-def _run(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
+    """Run one command and return its exit code. What is expected to fail is told on standard error; a bug is raised."""
     try:
         return app(arguments, prog_name="fleetline", standalone_mode=False) or Exit.DONE
     except KeyboardInterrupt:

@@ -51,6 +51,8 @@ _MARKS: dict[str, Mark] = {
     Kind.CANCEL: Mark.COMMAND,
 }
 
+_ENDED_WORDS = {Mark.LOST: "was lost", Mark.RELEASED: "was handed back", Mark.ERRORED: "failed"}
+
 _ABOUT_ATTEMPTS: dict[str, type[Claimed] | type[AttemptLost] | type[Released]] = {
     Kind.CLAIMED: Claimed,
     Kind.LOST: AttemptLost,
@@ -164,7 +166,7 @@ class Timeline:
         before, self._ended_by = self._ended_by, Mark.NONE
         if claim is None:
             return Mark.STARTED, ""
-        after = f", {seconds(entry.ts_ms - self._ended_ms)} after the last one was {before.value}"
+        after = f", {seconds(entry.ts_ms - self._ended_ms)} after the last one {_ENDED_WORDS.get(before, before.value)}"
         if before is Mark.NONE:
             return Mark.STARTED, f"attempt {claim.attempt} on {claim.agent}"
         if claim.recover is Recover.JOURNAL:

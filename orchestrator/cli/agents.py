@@ -1,0 +1,134 @@
+"""Runs an agent: as this process, or beside a hub in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import Agent
+from orchestrator.cli.connect import check_hub, check_token_file
+from orchestrator.cli.exits import Exit
+from orchestrator.cli.loader import load_app
+from orchestrator.cli.output import Output
+from orchestrator.telemetry import configure_logs
+
+if TYPE_CHECKING:
+    from orchestrator.hub import Hub
+
+__all__ = ["AgentFlags", "agent_beside", "run_agent"]
+
+DRAIN_S = 30.0
+"""How long runs may take to finish after the first signal; the second one does not wait."""
+DRAIN_BESIDE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFlags:
+    """What the command line says about an agent; None leaves it as the program has it."""
+
+    agent_id: str | None = None
+    queues: tuple[str, ...] | None = None
+    labels: dict[str, str] | None = None
+    slots: int | None = None
+    hub: str | None = None
+    token_file: Path | None = None
+
+    def apply(self, agent: Agent) -> None:
+        """Change the agent accordingly."""
+        agent.name = self.agent_id or agent.name
+        agent.queues = self.queues or agent.queues
+        agent.labels = {**agent.labels, **(self.labels or {})}
+        agent.slots = self.slots or agent.slots
+
+
+def run_agent(app: str, flags: AgentFlags) -> Exit:
+    """Serve until SIGTERM (exit code 0) or Ctrl-C (130), then drain.
+
+    Raises:
+        CliError: APP or an option cannot be used.
+        LinkEnded: the hub ended the session for good.
+    """
+    check_hub(flags.hub)
+    check_token_file(flags.token_file)
+    configure_logs("info")
+    agent = load_app(app)
+    flags.apply(agent)
+    Output().note(_serving(agent))
+    return asyncio.run(_serve(agent, flags))
+
+
+def _serving(agent: Agent) -> str:
+    handlers = ", ".join(handler.name for handler in agent.handlers) or "no handlers"
+    return f"agent {agent.name} serves {handlers} from {', '.join(agent.queues)}, {agent.slots} at a time"
+
+
+async def _serve(agent: Agent, flags: AgentFlags) -> Exit:
+    loop = asyncio.get_running_loop()
+    received: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        agent.stop(0.0 if received else DRAIN_S)
+        received.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await agent.serve(flags.hub, token_file=flags.token_file, directory=os.environ.get("FLEETLINE_DATA"))
+    return Exit.INTERRUPTED if received[:1] == [signal.SIGINT] else Exit.DONE
+
+
+def agent_beside(app: str) -> Callable[[Hub], AbstractAsyncContextManager[None]]:
+    """Return what runs the agent APP for as long as a hub does.
+
+    It has a thread and an event loop of its own, so that a handler that blocks its loop does not block the hub.
+
+    Raises:
+        CliError: APP cannot be used.
+    """
+    agent = load_app(app)
+
+    @contextlib.asynccontextmanager
+    async def beside(hub: Hub) -> AsyncIterator[None]:
+        Output().note(_serving(agent))
+        thread = _Thread(agent, hub)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.to_thread(thread.run), name="agent")
+            try:
+                yield
+            finally:
+                thread.stop()
+
+    return beside
+
+
+class _Thread:
+    """An agent with an event loop in another thread."""
+
+    def __init__(self, agent: Agent, hub: Hub) -> None:
+        self._agent = agent
+        self._url = hub.url
+        self._token_file = hub.settings.data / "local.token"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self._stopped:
+            await self._agent.serve(self._url, token_file=self._token_file)
+
+    def stop(self) -> None:
+        """Let the agent drain. May be called from any thread."""
+        self._stopped = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended by itself
+                self._loop.call_soon_threadsafe(self._agent.stop, DRAIN_BESIDE_S)

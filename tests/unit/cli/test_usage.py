@@ -1,0 +1,102 @@
+"""Bad input on the command line that needs no hub to be told: the message and the exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.main import execute
+
+RUN = "07-0190f3a2b1c-00112233aabbccdd"
+
+TABLE: list[tuple[list[str], int, str]] = [
+    (["bogus"], 2, "No such command 'bogus'; see `fleetline --help`"),
+    (["run", "ls", "--bogus"], 2, "No such option: --bogus; see `fleetline run ls --help`"),
+    (["run", "submit"], 2, "Missing argument 'HANDLER'; see `fleetline run submit --help`"),
+    (["run", "submit", "Review"], 2, "HANDLER: 'Review' is not a name; a name is 1 to 128 of a-z 0-9 . _ -"),
+    (["run", "submit", "review", "{bad"], 2, "INPUT is not JSON: Expecting property name enclosed in double quotes"),
+    (["run", "submit", "review", "@missing.json"], 2, "INPUT: missing.json cannot be read: No such file or directory"),
+    (["run", "submit", "review", "--queue", "a/b"], 2, "--queue: 'a/b' is not a name"),
+    (["run", "submit", "review", "--key", ""], 2, "--key: a key is 1 to 512 characters"),
+    (["run", "submit", "review", "--retries", "-1"], 2, "'--retries'"),
+    (["run", "submit", "review", "--follow", "--wait"], 2, "--follow and --wait exclude each other"),
+    (["run", "ls", "--state", "done"], 2, "--state: 'done' is no state of a run; it is one of queued, running"),
+    (["run", "ls", "--limit", "0"], 2, "'--limit'"),
+    (
+        ["run", "ls", "--hub", "ftp://x"],
+        2,
+        "--hub: 'ftp://x' is not the address of a hub; it looks like ws://HOST:PORT",
+    ),
+    (["run", "ls", "--hub", "ws://x:99999"], 2, "is not the address of a hub"),
+    (["run", "ls", "--token-file", "missing"], 2, "--token-file: missing cannot be read: No such file or directory"),
+    (["run", "ls", "--token-file", "two-words"], 2, "--token-file: two-words does not hold one token"),
+    (["run", "show", "7"], 2, "'7' is not a run id; `fleetline run ls` lists the runs"),
+    (["run", "cancel", RUN, "--reason", "x" * 1025], 2, "--reason: at most 1024 characters"),
+    (["log", "ls", "--kind", "queue"], 2, "--kind: 'queue' is no kind of log; it is one of agent, run, topic"),
+    (["log", "show", "news"], 2, "'news' is not a log; a log is agent/ID, run/ID or topic/NAME"),
+    (["log", "show", "topic/../x"], 2, "'../x' is not a name"),
+    (["log", "verify", "missing.jsonl"], 2, "'missing.jsonl' is neither a file that is there nor a log"),
+    (["log", "verify", "two-words"], 6, "two-words does not verify at offset 1: not a line of JSON"),
+    (["replay", "missing.jsonl"], 2, "'missing.jsonl' is neither a file that is there nor a log"),
+    (["replay", "two-words"], 6, "two-words does not verify at offset 1"),
+    (["replay", RUN, "--until", "0"], 2, "'--until'"),
+    (["topic", "publish", "News", "post"], 2, "TOPIC: 'News' is not a name"),
+    (["topic", "publish", "news", "$post"], 2, "kinds that begin with $ are the hub's own"),
+    (["topic", "publish", "news", "post", "@missing"], 2, "BODY: missing cannot be read"),
+    (["agent", "send", "A", "reload"], 2, "AGENT: 'A' is not a name"),
+    (["agent", "start", "agent:agent"], 2, "a module called 'agent' would shadow Fleetline's own package"),
+    (["agent", "start", "no_such_module_here:agent"], 2, "there is no module 'no_such_module_here'"),
+    (["agent", "start", "x:agent", "--label", "gpu"], 2, "--label: 'gpu' is not K=V"),
+    (["agent", "start", "x:agent", "--id", "A"], 2, "--id: 'A' is not a name"),
+    (["agent", "start", "x:agent", "--slots", "0"], 2, "'--slots'"),
+    (["dev", "protocol:agent"], 2, "a module called 'protocol' would shadow Fleetline's own package"),
+    (["hub", "start", "--listen", "here"], 2, "is HOST:PORT, say 127.0.0.1:7420"),
+    (["hub", "start", "--store", "mysql://x"], 2, "is an address that begins with one of redis://"),
+    (["hub", "start", "--durability", "replicated:2"], 2, "replicated levels are not offered yet"),
+    (["hub", "start", "--durability", "disk"], 2, "durability (from flag): "),
+    (["token", "issue", "me", "--expires", "5"], 2, "--expires: '5' is not a duration; write a whole number above 0"),
+    (["token", "issue", "me", "--scope", "admin"], 2, "--scope: 'admin' is no scope; it is one of agent, operator"),
+    (["token", "issue", "me", "--scope", "agent"], 2, "--scope agent: say which agent ids the token may use"),
+    (["token", "issue", "me", "--agent", "A"], 2, "--agent: 'A' is not a name"),
+    (["token", "issue", "Me"], 2, "NAME: 'Me' is not a name"),
+    (["token", "issue", "me", "--data", "missing"], 2, "there is no data directory missing; start the hub first"),
+    (["run", "ls"], 5, "nothing says where the hub is (looked at FLEETLINE_HUB and in "),
+]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("FLEETLINE_HUB", "FLEETLINE_TOKEN", "FLEETLINE_DATA", "FLEETLINE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "two-words").write_text("not json\n")
+
+
+@pytest.mark.parametrize(("words", "code", "says"), TABLE, ids=[" ".join(words)[:60] for words, _, _ in TABLE])
+def test_bad_input_is_told_in_one_line(
+    words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert execute(words) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert says in printed.err
+    assert not (tmp_path / ".fleetline").exists(), "bad input leaves nothing behind"
+
+
+def test_a_group_without_a_verb_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["log"]) == 2
+    assert "export" in "".join(capsys.readouterr())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("asyncio", "cryptography", "jwt", "msgpack", "pydantic", "redis", "rich", "structlog", "websockets")
+    code = f"import sys, orchestrator.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "[]\n"
