@@ -125,7 +125,7 @@ class Offers(Feed):
             self.rewind()
             self.hold_until_ms = now_ms + (RETRY_MS if frame.retry_ms is None else frame.retry_ms)
         else:
-            self.kill(refusal(self.log, frame))
+            self.kill(refusal(self.log, frame, self.acked))
         self.box.enqueue(self)
 
     def rewind(self) -> None:

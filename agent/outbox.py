@@ -61,8 +61,10 @@ PASSING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.STORE_FULL, ErrorCode.TOO_
 """Codes after which the same publish can succeed later."""
 
 
-def refusal(log: str, frame: Nack) -> PublishRefused:
-    """Return the error for a refusal that will not pass."""
+def refusal(log: str, frame: Nack, acked: int) -> PublishRefused:
+    """Return the error for a refusal that will not pass, of a producer whose entries up to `acked` were taken."""
+    if frame.code == ErrorCode.PUBLISHER_LOST and frame.last is not None and frame.last < acked:
+        return PublisherLost(log, frame.last + 1, acked)
     if frame.code in _FENCED:
         return ProducerFenced(log, frame.code, f"{frame.message}; nothing more of this producer will be taken")
     return PublishRefused(log, frame.code, frame.message)
@@ -251,7 +253,7 @@ class Stream(Feed):
             self.hold_until_ms = now_ms + (RETRY_MS if frame.retry_ms is None else frame.retry_ms)
             self.box.enqueue(self)
         else:
-            self.kill(refusal(self.log, frame))
+            self.kill(refusal(self.log, frame, self.acked))
 
     def rewind(self) -> None:
         """See `Feed`."""
