@@ -39,6 +39,11 @@ class RawHub:
         """Open a session as an agent."""
         return await self._open(self.token(name, "agent"), name=name, role="agent", **options)
 
+    async def store_acks(self, client: RawClient) -> None:
+        """Have stored what this client acknowledged, without waiting for the second in which that happens."""
+        await client.request("log.list")  # what it sent before was looked at when this is answered
+        await self.hub.services.acks.flush()
+
     async def _open(self, token: str, **options: Any) -> RawClient:
         client = await RawClient.open(self.hub.url, token, **options)
         self._stack.push_async_callback(client.close)
