@@ -1,0 +1,26 @@
+"""An agent for the tests of the command line."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent import Agent, RunContext
+
+agent = Agent("worker", queues=("coding",), slots=2)
+
+
+@agent.handler("review", retries=1, recover="journal")
+async def review(ctx: RunContext, repo: str, fail: bool = False) -> dict[str, int]:
+    """Emit two findings, and fail where that is asked for."""
+    for line in (1, 2):
+        await ctx.emit("finding", {"file": f"{repo}/a.py", "line": line})
+    if fail:
+        raise ValueError("no such branch")
+    return {"findings": 2}
+
+
+@agent.handler("forever", recover="journal")
+async def forever(ctx: RunContext) -> None:
+    """Say that it began, and wait."""
+    await ctx.emit("began", None)
+    await asyncio.Event().wait()
