@@ -25,7 +25,8 @@ from agent.executors import Children, execute
 from agent.held import Held
 from agent.journal import Journal
 from agent.reading import pages
-from agent.subscriptions import Batch, Subscription
+from agent.sinks import Batch
+from agent.subscriptions import Subscription
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import COMMANDS, Cancel, Cancelled, Errored, Kind, RunError, Succeeded, read_control
 from protocol.errors import FleetlineError

@@ -25,6 +25,10 @@ class Outlet(Protocol):
     dead: FleetlineError | None
 
     @property
+    def body_bytes_max(self) -> int:
+        """The largest body that the hub takes."""
+
+    @property
     def unacknowledged(self) -> int:
         """How many entries are not acknowledged."""
 

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 
 from agent.discovery import locator
 from agent.entry import Entry
-from agent.errors import PublishRefused, Reset
+from agent.errors import Reset
+from agent.feed import check_kind, too_large
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.offers import Offers
@@ -24,7 +25,6 @@ from agent.reading import Reader, read_log
 from agent.runs import Run
 from agent.threads import LoopThread
 from protocol.codec import pack_value
-from protocol.codes import ErrorCode
 from protocol.entry import Position
 from protocol.frames import Part, Role, Start
 from protocol.ids import LogName
@@ -240,6 +240,7 @@ class Client:
         Many publishes at a time share frames; for a stream of entries use `publisher`, which is faster.
         """
         log = topic_log(topic)
+        check_kind(kind)
         packed = self._pack(body, log)
         while True:
             offers = self._offers_of(log)
@@ -287,8 +288,7 @@ class Client:
         packed = pack_value(value)
         most = self.links.main.peer.limits.body_bytes_max
         if len(packed) > most:
-            message = f"it takes {len(packed)} bytes packed; the hub takes {most}; nothing was sent; split it up"
-            raise PublishRefused(log, ErrorCode.ENTRY_TOO_LARGE, message)
+            raise too_large(log, len(packed), most)
         return packed
 
     def _offers_of(self, log: str) -> Offers:

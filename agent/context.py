@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from agent.attempt_state import AttemptState
 from agent.errors import Cancelled, FleetlineError
+from agent.feed import check_kind
 from agent.journal import digest_arguments
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Call, Kind, RunError
@@ -30,7 +31,6 @@ YIELD_ENTRIES = 256
 
 TRACE_CHARS_MAX = 8000
 MESSAGE_CHARS_MAX = 2000
-KIND_CHARS_MAX = 128
 _INDEX = "_fleetline_index"
 
 
@@ -75,10 +75,7 @@ class _Base:
 
     def _begin_emit(self, kind: str, value: Any) -> tuple[bytes, int | None] | None:
         """Return body and index of an entry to let out, or None where the log has it."""
-        if kind.startswith("$") or not kind or len(kind) > KIND_CHARS_MAX:
-            raise ValueError(
-                f"{kind!r:.140} is no kind for an entry of a handler: 1 to {KIND_CHARS_MAX} characters, no $ in front"
-            )
+        check_kind(kind)
         body = pack_value(value)
         journal = self._state.journal
         if journal is None:

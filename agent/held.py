@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.errors import ProducerFenced
-from agent.outbox import Outbox, Stream
+from agent.outbox import Outbox
+from agent.stream import Stream
 from agent.threads import Channel
 from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -28,6 +28,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from agent.discovery import Endpoint
+from agent.drops import Dropped, first_cause, messages
 from agent.errors import FleetlineError, HubUnreachable, LinkClosed, link_ended
 from agent.held import Held
 from agent.peer import Identity, Peer
@@ -39,6 +40,7 @@ from protocol.codes import CloseCode, explain, is_terminal
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
 from protocol.frames import Assign, Bye, Entries, Hello, Part, Puback, Ready, ReleaseReason, Response, Role
+from protocol.frames import Error as ErrorFrame
 from protocol.session import DEFAULT_HANDSHAKE_MS, Phase, Session, Side
 
 __all__ = ["SUBPROTOCOL", "Link"]
@@ -51,6 +53,9 @@ CLOSE_TIMEOUT_S = 1.0
 RECEIVED_BYTES_MAX = 64 * 1024 * 1024
 """Of one message, whatever the hub announces."""
 
+REASON_CHARS_MAX = 100
+"""Of a close frame's reason, which may have 123 bytes."""
+
 HEARTBEAT_MS = 10_000
 """Until the hub announces its own."""
 
@@ -60,31 +65,8 @@ _USEFUL = (Puback, Response, Entries, Assign)
 _HTTP_ENDINGS = {401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN}
 
 
-class _Dropped(Exception):
-    """The connection is no use any more; `code` is what it is closed with, or was."""
-
-    def __init__(self, code: int, reason: str, *, by_hub: bool) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.by_hub = by_hub
-
-
 def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
-
-
-def _messages(parts: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:
-    """Join frames to messages of at most `bytes_max`."""
-    held: list[bytes] = []
-    size = 0
-    for part in parts:
-        if held and size + len(part) > bytes_max:
-            yield b"".join(held)
-            held, size = [], 0
-        held.append(part)
-        size += len(part)
-    if held:
-        yield b"".join(held)
 
 
 class Link:
@@ -257,7 +239,7 @@ class Link:
                 proxy=None,
             ) as connection:
                 await self._converse(connection)
-        except _Dropped as drop:
+        except Dropped as drop:
             return self._after(drop)
         except InvalidStatus as refused:
             return self._after_refusal(refused)
@@ -265,13 +247,16 @@ class Link:
             return self._after_failure(f"{type(fault).__name__}: {fault}")
         except (InvalidURI, ValueError) as fault:
             raise HubUnreachable(self.url, f"that is no hub's address: {fault}") from fault
+        except Exception as bug:
+            log.exception("link_failed", peer=self.peer.identity.id)
+            return self._after_failure(f"a fault of this program, see its log: {type(bug).__name__} {bug}")
         raise AssertionError("a connection ends with a reason")
 
     async def _converse(self, connection: ClientConnection) -> None:
         """Run one connection until it is dropped.
 
         Raises:
-            _Dropped: always.
+            Dropped: always.
         """
         steady = self.peer.identity.role is Role.AGENT
         session = Session(Side.PEER, _now_ms(), heartbeat_ms=HEARTBEAT_MS, steady=steady)
@@ -279,27 +264,29 @@ class Link:
         self._urgent.clear()
         self._greeted.clear()
         self.peer.connected()
+        drop: Dropped | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(connection, session))
                 tasks.create_task(self._write(connection, session))
                 tasks.create_task(self._watch(session))
-        except* _Dropped as drops:
-            drop = _first(drops)
-            if not drop.by_hub:
-                await connection.close(drop.code, str(drop)[:100])
-            raise drop from None
+        except* Dropped as drops:
+            drop = first_cause(drops)
         finally:
             session.end()
             self._connection = None
             self.peer.disconnected()
+        assert drop is not None, "a connection ends with a reason"
+        if not drop.by_hub:
+            await connection.close(drop.code, str(drop)[:REASON_CHARS_MAX])
+        raise drop
 
     async def _read(self, connection: ClientConnection, session: Session) -> None:
         try:
             while True:
                 message = await connection.recv()
                 if isinstance(message, str):
-                    raise _Dropped(CloseCode.MALFORMED, "a text message", by_hub=False)
+                    raise Dropped(CloseCode.MALFORMED, "a text message", by_hub=False)
                 for effect in session.receive(message, _now_ms()):
                     self._take(effect, session)
         except ConnectionClosed as closed:
@@ -307,12 +294,12 @@ class Link:
 
     def _take(self, effect: Deliver | Fail, session: Session) -> None:
         if isinstance(effect, Fail):
-            raise _Dropped(effect.code, effect.message, by_hub=False)
+            raise Dropped(effect.code, effect.message, by_hub=False)
         frame = effect.frame
         try:
             answer = self.peer.on_frame(frame, _now_ms())
         except RemoteProtocolError as fault:
-            raise _Dropped(fault.code, str(fault), by_hub=False) from None
+            raise Dropped(fault.code, str(fault), by_hub=False) from None
         if isinstance(frame, Hello):
             session.heartbeat_ms = frame.heartbeat_ms
             session.bytes_max = max(session.bytes_max, frame.limits.message_bytes_max)
@@ -321,7 +308,9 @@ class Link:
         elif isinstance(frame, _USEFUL):
             self._failures = 0
         elif isinstance(frame, Bye):
-            raise _Dropped(CloseCode.GOING_AWAY, frame.reason, by_hub=False)
+            raise Dropped(CloseCode.GOING_AWAY, frame.reason, by_hub=False)
+        elif isinstance(frame, ErrorFrame):
+            raise Dropped(frame.code, frame.message, by_hub=True)
         if answer is not None:
             self._urgent.append(answer)
         self._wake()
@@ -361,31 +350,31 @@ class Link:
     async def _say(self, connection: ClientConnection, session: Session, frames: list[Part]) -> None:
         now_ms = _now_ms()
         parts = [session.send((frame,), now_ms) for frame in frames if session.phase is not Phase.ENDED]
-        for message in _messages(parts, self.peer.limits.message_bytes_max):
+        for message in messages(parts, self.peer.limits.message_bytes_max):
             await connection.send(message)
         if session.phase is Phase.ENDED:
-            raise _Dropped(1000, "goodbye", by_hub=False)
+            raise Dropped(1000, "goodbye", by_hub=False)
 
     async def _watch(self, session: Session) -> None:
         try:
             await asyncio.wait_for(self._greeted.wait(), DEFAULT_HANDSHAKE_MS / 1000)
         except TimeoutError:
-            raise _Dropped(CloseCode.HANDSHAKE_TIMEOUT, "the hub opened no session in time", by_hub=False) from None
+            raise Dropped(CloseCode.HANDSHAKE_TIMEOUT, "the hub opened no session in time", by_hub=False) from None
         while True:
             match session.tick(_now_ms()):
                 case SendHeartbeat():
                     self._urgent.append(self.peer.heartbeat())
                     self._wake()
                 case Fail(code, message):
-                    raise _Dropped(code, message, by_hub=False)
+                    raise Dropped(code, message, by_hub=False)
                 case None:
                     await asyncio.sleep(max(1, session.due_ms() - _now_ms()) / 1000)
 
-    def _after(self, drop: _Dropped) -> int:
+    def _after(self, drop: Dropped) -> int:
         if self._closing:
             return 0
         if drop.by_hub and is_terminal(drop.code):
-            raise link_ended(drop.code, self.peer.said or str(drop))
+            raise link_ended(drop.code, str(drop))
         after_ms = self.peer.goaway_ms
         pause_ms = self._after_failure(f"{drop.code}: {explain(drop.code)} ({drop})")
         return pause_ms if after_ms is None else after_ms
@@ -405,21 +394,7 @@ class Link:
         return pause_ms
 
 
-def _closed(closed: ConnectionClosed) -> _Dropped:
+def _closed(closed: ConnectionClosed) -> Dropped:
     if closed.rcvd is None:
-        return _Dropped(1006, "the connection was cut", by_hub=True)
-    return _Dropped(closed.rcvd.code, closed.rcvd.reason, by_hub=True)
-
-
-def _first(drops: ExceptionGroup[_Dropped]) -> _Dropped:
-    """Return the reason that counts most: what the hub said, before what we noticed."""
-    found = [drop for drop in _flat(drops) if isinstance(drop, _Dropped)]
-    return min(found, key=lambda drop: (not drop.by_hub, drop.code == 1006))
-
-
-def _flat(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _flat(error)
-        else:
-            yield error
+        return Dropped(1006, "the connection was cut", by_hub=True)
+    return Dropped(closed.rcvd.code, closed.rcvd.reason, by_hub=True)

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from agent.errors import ExpectFailed, FleetlineError, PublishRefused
-from agent.outbox import ENTRY_OVERHEAD_BYTES, FRAME_BYTES_MAX, PASSING, RETRY_MS, Feed, Outbox, refusal
+from agent.feed import ENTRY_OVERHEAD_BYTES, FRAME_BYTES_MAX, PASSING, RETRY_MS, Feed, refusal
+from agent.outbox import Outbox
 from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
 from protocol.frames import Nack, Publish

@@ -44,7 +44,6 @@ from protocol.frames import (
     Subscribe,
     Subscribed,
 )
-from protocol.frames import Error as ErrorFrame
 from protocol.frames import Reset as ResetFrame
 from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
 
@@ -83,7 +82,6 @@ class Peer:
         ready: a session is open.
         principal: who the hub says we are.
         goaway_ms: the hub asked us to come back after so long; None where it did not.
-        said: what the hub said was wrong, before it closes.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -98,7 +96,6 @@ class Peer:
         self.principal: str | None = None
         self.ready = False
         self.goaway_ms: int | None = None
-        self.said: str | None = None
         self._releases: list[Release] = []
         self._handlers: dict[type[Part], Callable[[Any, int], None]] = {
             Ready: self._on_ready,
@@ -112,14 +109,12 @@ class Peer:
             Puback: self.outbox.on_puback,
             Assign: self.attempts.on_assign,
             Goaway: self._on_goaway,
-            ErrorFrame: self._on_error,
         }
 
     def connected(self) -> None:
         """A new connection is open: nothing was said on it yet."""
         self.ready = False
         self.goaway_ms = None
-        self.said = None
         self._releases.clear()
         self.requests.disconnected()
         self.subscriptions.disconnected()
@@ -238,6 +233,3 @@ class Peer:
 
     def _on_goaway(self, frame: Goaway) -> None:
         self.goaway_ms = frame.after_ms
-
-    def _on_error(self, frame: ErrorFrame) -> None:
-        self.said = frame.message

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agent.disk_outbox import DiskOutbox, Row
 from agent.errors import FleetlineError, LinkClosed, OutboxFailed, PublisherLost, PublishRefused
-from agent.outbox import Outbox, Stream
+from agent.feed import check_kind, too_large
+from agent.outbox import Outbox
+from agent.stream import Stream
 from agent.threads import reject, resolve
 from protocol.codec import pack_value
 from protocol.codes import ErrorCode
@@ -83,6 +85,7 @@ class Publisher:
         Raises:
             PublishRefused: the log takes no more of this publisher.
         """
+        check_kind(kind)
         body = pack_value(value)
         while not (seq := self._stream.offer(kind, body, None, cause)):
             await asyncio.wrap_future(self._stream.box.room(len(body)))
@@ -166,6 +169,10 @@ class DiskPublisher:
         """Accept entries together, all or none; the bodies of the rows are packed values."""
         if not rows:
             return []
+        for row in rows:
+            check_kind(row.kind)
+            if len(row.body) > self._stream.body_bytes_max:
+                raise too_large(self._stream.log, len(row.body), self._stream.body_bytes_max)
         stored: Future[int] = Future()
         with self._changed:
             if self._closing:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Self
 
 from agent.entry import Entry, read_entry
 from agent.errors import HistoryReset, LinkClosed, Reset
-from agent.subscriptions import Batch, Subscription
-from agent.threads import Channel, resolve
+from agent.sinks import Batch
+from agent.subscriptions import Subscription
+from agent.threads import Channel, reject, resolve
+from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position, next_tag
 from protocol.errors import FleetlineError
 from protocol.frames import ResetReason, Start, Window
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from agent.link import Link
     from agent.links import Links
 
-__all__ = ["DEFAULT_WINDOW", "PAGE_ENTRIES", "Reader", "pages", "read_log"]
+__all__ = ["DEFAULT_WINDOW", "PAGE_ENTRIES", "Page", "Reader", "pages", "read_log"]
 
 DEFAULT_WINDOW = Window(entries=4096, bytes=4 * 1024 * 1024)
 PAGE_ENTRIES = 1000
@@ -124,21 +126,22 @@ class Reader(AsyncIterator[Entry]):
     # In the link's thread
 
     def on_batch(self, batch: Batch) -> None:
-        """See `agent.subscriptions.Sink`."""
+        """See `agent.sinks.Sink`."""
         self._channel.put(batch)
 
     def on_live(self, head: int) -> None:
-        """See `agent.subscriptions.Sink`."""
+        """See `agent.sinks.Sink`."""
         self.head = head
         resolve(self._live, head)
 
     def on_reset(self, reset: Reset, generation: int) -> None:
-        """See `agent.subscriptions.Sink`."""
+        """See `agent.sinks.Sink`."""
         self._channel.put(_Restart(reset, generation))
 
     def on_end(self, error: FleetlineError) -> None:
-        """See `agent.subscriptions.Sink`."""
+        """See `agent.sinks.Sink`."""
         self._channel.close(error)
+        reject(self._live, error)
 
     def _next_held(self) -> Entry | None:
         self._acknowledge_given()
@@ -179,52 +182,69 @@ class Reader(AsyncIterator[Entry]):
         self._reset_taker(item.reset)
 
 
-async def pages(link: Link, log: str, after: int, upto: int | None = None) -> AsyncIterator[LogReadPage]:
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a log, and the verified tag of each of its entries."""
+
+    epoch: str
+    entries: tuple[StoredEntry, ...]
+    tags: tuple[str, ...]
+
+
+async def pages(link: Link, log: str, after: int, upto: int | None = None) -> AsyncIterator[Page]:
     """Read a log page by page, from `after` up to its head as it is then (or `upto`), each page verified.
+
+    The next page is asked for while the reader has the last one.
 
     Raises:
         RequestError: there is no such log, or it may not be read.
         HistoryReset: entries after `after` are not kept any more, or the log changed its history meanwhile.
     """
+    if upto is not None and after >= upto:
+        return
     position: Position | None = None
-    while upto is None or after < upto:
-        params = LogRead(log=log, after=after, limit=PAGE_ENTRIES)
-        page: LogReadPage = await asyncio.wrap_future(link.request("log.read", params))
-        _check_page(log, page, after, position)
-        yield page
+    asked = _ask_page(link, log, after, upto)
+    while True:
+        page = await asyncio.wrap_future(asked)
+        tags = _check_page(log, page, after, position)
         position = page.after
         after = page.after.offset
-        if after >= page.head:
+        last = after >= page.head or (upto is not None and after >= upto)
+        if not last:
+            asked = _ask_page(link, log, after, upto)
+        yield Page(page.before.epoch, page.entries, tags)
+        if last:
             return
 
 
 async def read_log(link: Link, log: str, after: int = 0, upto: int | None = None) -> AsyncIterator[Entry]:
     """Yield the entries of a log as it is now, in order, each tag verified. Raises as `pages` does."""
     async for page in pages(link, log, after, upto):
-        tag = page.before.tag
-        for stored in page.entries:
-            tag = next_tag(tag, stored.offset, stored.ts_ms, stored.packed)
-            if upto is not None and stored.offset > upto:
-                return
-            yield read_entry(log, page.before.epoch, stored, tag)
+        for stored, tag in zip(page.entries, page.tags, strict=True):
+            yield read_entry(log, page.epoch, stored, tag)
 
 
-def _check_page(log: str, page: LogReadPage, after: int, position: Position | None) -> None:
-    if page.before.offset > after:
-        lost = Reset(
-            log, ResetReason.TRIMMED, after + 1, page.before.offset, True, page.before.epoch, page.before.offset
-        )
-        raise HistoryReset(lost)
-    if position is not None and page.before != position:
-        reason = ResetReason.UNKNOWN if page.before.epoch != position.epoch else ResetReason.DIVERGED
-        raise HistoryReset(Reset(log, reason, 1, position.offset, False, page.before.epoch, page.before.offset))
-    tag, offset = page.before.tag, page.before.offset
+def _ask_page(link: Link, log: str, after: int, upto: int | None) -> Future[LogReadPage]:
+    limit = PAGE_ENTRIES if upto is None else min(PAGE_ENTRIES, upto - after)
+    return link.request("log.read", LogRead(log=log, after=after, limit=limit))
+
+
+def _check_page(log: str, page: LogReadPage, after: int, position: Position | None) -> tuple[str, ...]:
+    """Return the tag of each entry. Raises `HistoryReset` where the page is not what follows."""
+    before = page.before
+    if before.offset > after:
+        raise HistoryReset(Reset(log, ResetReason.TRIMMED, after + 1, before.offset, True, before.epoch, before.offset))
+    if position is not None and before != position:
+        reason = ResetReason.UNKNOWN if before.epoch != position.epoch else ResetReason.DIVERGED
+        raise HistoryReset(Reset(log, reason, 1, position.offset, False, before.epoch, before.offset))
+    tags: list[str] = []
+    tag, offset = before.tag, before.offset
     for entry in page.entries:
         offset += 1
         tag = next_tag(tag, entry.offset, entry.ts_ms, entry.packed)
+        tags.append(tag)
         if entry.offset != offset:
             break
     if (offset, tag) != (page.after.offset, page.after.tag):
-        raise HistoryReset(
-            Reset(log, ResetReason.DIVERGED, after + 1, page.after.offset, False, page.before.epoch, after)
-        )
+        raise HistoryReset(Reset(log, ResetReason.DIVERGED, after + 1, page.after.offset, False, before.epoch, after))
+    return tuple(tags)

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 from agent.errors import Reset, SubscriptionRefused
+from agent.sinks import NOBODY, Batch, Sink
 from protocol.codes import ErrorCode
-from protocol.entry import Entry, Position
+from protocol.entry import Position
 from protocol.errors import FleetlineError
 from protocol.frames import (
     Ack,
@@ -41,65 +40,13 @@ from protocol.frames import (
 from protocol.frames import Reset as ResetFrame
 from protocol.window import Cursor, Mismatch
 
-__all__ = ["ACK_DELAY_MS", "Batch", "Sink", "Subscription", "Subscriptions"]
+__all__ = ["ACK_DELAY_MS", "Subscription", "Subscriptions"]
 
 ACK_DELAY_MS = 5
 """How long a handled entry may wait for others to be acknowledged with."""
 
 RETRY_MS = 1000
 """When to ask again after a refusal that passes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Entries as they came, verified.
-
-    Attributes:
-        generation: of the subscription's history; handled offsets are told with it.
-        epoch: of the log.
-        entries: in order.
-        tags: of each entry; None where the subscription leaves kinds out, since those tags cannot be checked.
-        upto: everything up to here is in or before this batch.
-    """
-
-    generation: int
-    epoch: str
-    entries: tuple[Entry, ...]
-    tags: tuple[str | None, ...]
-    upto: int
-
-
-class Sink(Protocol):
-    """Who is given what a subscription brings. Called in the link's thread; must not block."""
-
-    def on_batch(self, batch: Batch) -> None:
-        """Entries, in order."""
-
-    def on_live(self, head: int) -> None:
-        """All that was there up to `head` has been given."""
-
-    def on_reset(self, reset: Reset, generation: int) -> None:
-        """The log cannot be continued; what follows is of a new generation."""
-
-    def on_end(self, error: FleetlineError) -> None:
-        """Nothing more will come."""
-
-
-class _Nobody:
-    def on_batch(self, batch: Batch) -> None:
-        pass
-
-    def on_live(self, head: int) -> None:
-        pass
-
-    def on_reset(self, reset: Reset, generation: int) -> None:
-        pass
-
-    def on_end(self, error: FleetlineError) -> None:
-        pass
-
-
-_NOBODY = _Nobody()
 
 
 class _State(Enum):
@@ -142,7 +89,7 @@ class Subscription:
     def abandon(self) -> None:
         """Nobody reads it any more; what still comes is not for anyone."""
         self.abandoned = True
-        self._sink = _NOBODY
+        self._sink = NOBODY
 
     def ask(self) -> Subscribe:
         """Return the wish to follow the log from where it is."""

@@ -3,8 +3,8 @@
 The main thread runs handlers. A second one reads the pipe: that a run is to stop, that entries are
 acknowledged, and, by its end, that the parent is gone, which ends this process at once.
 
-    parent -> child   ("start", function, is_async, arguments, assign, journal) ("stop", reason, fenced)
-                      ("flushed", number, error)
+    parent -> child   ("start", function, is_async, arguments, assign, journal, body_bytes_max)
+                      ("stop", reason, fenced) ("flushed", number, error)
     child -> parent   ("offer", kind, body, index, cause) ("flush", number)
                       ("returned", packed) ("raised", error, index, retryable) ("cancelled",)
 """
@@ -26,6 +26,7 @@ from typing import Any
 from agent.attempt_state import AttemptState
 from agent.context import PlainRunContext, RunContext, describe_error, failed_call_index
 from agent.errors import Cancelled, NonDeterminism, ProducerFenced
+from agent.feed import too_large
 from agent.logs import ensure_logging
 from agent.threads import reject, resolve
 from protocol.codec import pack_value
@@ -41,8 +42,9 @@ _DIE_WITH_PARENT = 1
 class _PipeOutlet:
     """The way out of an attempt's entries, in a child. See `agent.attempt_state.Outlet`."""
 
-    def __init__(self, pipe: Connection, log: str) -> None:
+    def __init__(self, pipe: Connection, log: str, body_bytes_max: int) -> None:
         self.made = 0
+        self.body_bytes_max = body_bytes_max
         self.dead: FleetlineError | None = None
         self._flushed = 0
         self._pipe = pipe
@@ -57,6 +59,8 @@ class _PipeOutlet:
 
     def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
         """Hand an entry to the parent. Waits while the pipe is full."""
+        if len(body) > self.body_bytes_max:
+            raise too_large(self._log, len(body), self.body_bytes_max)
         with self._lock:
             if self.dead is not None:
                 raise self.dead
@@ -131,8 +135,8 @@ def _read(pipe: Connection, current: _Current, starts: queue.SimpleQueue[tuple[A
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone: nobody is left to work for
         match message:
-            case ("start", function, is_async, arguments, assign, journal):
-                outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}")
+            case ("start", function, is_async, arguments, assign, journal, body_bytes_max):
+                outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
                 state = current.state = AttemptState(assign, outlet, journal)
                 starts.put((function, is_async, arguments, state, outlet))
             case ("stop", reason, fenced) if current.state is not None:

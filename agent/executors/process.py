@@ -84,7 +84,8 @@ class Children:
 
         def main() -> None:
             try:
-                child.send("start", handler.function, handler.is_async, arguments, state.assign, state.journal)
+                what = (handler.function, handler.is_async, arguments, state.assign, state.journal)
+                child.send("start", *what, state.outlet.body_bytes_max)
                 state.on_stop(stop)
                 resolve(done, _serve(child, state))
             except BaseException as error:  # noqa: BLE001 - the boundary between the handler and us

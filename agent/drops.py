@@ -1,0 +1,45 @@
+"""Small parts of a connection: why it was dropped, and how frames become messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+__all__ = ["Dropped", "first_cause", "messages"]
+
+
+class Dropped(Exception):
+    """The connection is no use any more; `code` is what it is closed with, or was."""
+
+    def __init__(self, code: int, reason: str, *, by_hub: bool) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.by_hub = by_hub
+
+
+def messages(parts: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:
+    """Join frames to messages of at most `bytes_max`."""
+    held: list[bytes] = []
+    size = 0
+    for part in parts:
+        if held and size + len(part) > bytes_max:
+            yield b"".join(held)
+            held, size = [], 0
+        held.append(part)
+        size += len(part)
+    if held:
+        yield b"".join(held)
+
+
+def first_cause(drops: ExceptionGroup[Dropped]) -> Dropped:
+    """Return the reason that counts most: what the hub said, before what we noticed."""
+    found = [drop for drop in _flat(drops) if isinstance(drop, Dropped)]
+    return min(found, key=lambda drop: (not drop.by_hub, drop.code == 1006))
+
+
+def _flat(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _flat(error)
+        else:
+            yield error
