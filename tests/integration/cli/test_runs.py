@@ -1,0 +1,102 @@
+"""Runs on the command line: submitted, watched, cancelled and replayed, with a real agent."""
+
+from __future__ import annotations
+
+import json
+
+from tests.integration.cli.conftest import APP, Shell
+from tests.support.timing import eventually_sync, scaled
+
+RUN_FIELDS = [
+    *("run", "state", "handler", "queue", "attempt", "agent", "submitted_ms", "started_ms", "finished_ms"),
+    *("result", "error"),
+]
+
+
+def submit(shell: Shell, *words: str) -> str:
+    """Submit a run and return its id."""
+    return shell.done("run", "submit", *words, "--queue", "coding").strip()
+
+
+def test_a_result_is_waited_for(served: Shell) -> None:
+    found = served("run", "submit", "review", '{"repo": "."}', "--queue", "coding", "--wait")
+    assert (found.returncode, found.stdout) == (0, '{"findings":2}\n'), found.stderr
+    run = found.stderr.removeprefix("run ").strip()
+    [shown] = served.json("run", "show", run)
+    assert list(shown) == RUN_FIELDS
+    assert (shown["state"], shown["result"], shown["agent"]) == ("succeeded", {"findings": 2}, "worker-1")
+    assert [listed for listed in served.json("run", "ls", "--state", "succeeded") if listed["run"] == run] == [shown]
+
+
+def test_a_run_that_fails_ends_its_watcher_with_1(served: Shell) -> None:
+    run = submit(served, "review", '{"repo": ".", "fail": true}', "--retries", "0")
+    found = served("run", "watch", run, "--json")
+    kinds = [json.loads(line)["kind"] for line in found.stdout.splitlines()]
+    assert found.returncode == 1
+    assert kinds[:4] == ["$submitted", "$claimed", "finding", "finding"]
+    assert "$errored" in kinds
+    waited = served("run", "submit", "review", '{"repo": 7}', "--queue", "coding", "--wait")
+    assert waited.returncode == 1
+    assert "Input should be a valid string" in waited.stderr
+
+
+def test_a_run_is_followed_and_cancelled(served: Shell) -> None:
+    run = submit(served, "forever")
+    watch = served.start("run", "watch", run)
+    assert watch.stdout is not None
+    seen: list[str] = []
+    while "began" not in "".join(seen):
+        seen.append(watch.stdout.readline())
+    assert served.done("run", "cancel", run, "--wait", "--reason", "enough") == "cancelled\n"
+    rest, errors = watch.communicate(timeout=scaled(20))
+    assert watch.returncode == 3, errors
+    assert "command: the run is asked to stop" in rest
+    assert served("run", "watch", run).returncode == 3
+
+
+def test_a_key_gives_the_same_run_and_refuses_another_input(shell: Shell) -> None:
+    words = ("run", "submit", "review", "--queue", "nobody", "--key", "pr-42")
+    first, again = shell.done(*words, "1"), shell(*words, "1")
+    assert again.stdout == first
+    assert "the key 'pr-42' had made this run before" in again.stderr
+    other = shell(*words, "2")
+    assert other.returncode == 2
+    assert first.strip() in other.stderr
+
+
+def test_a_run_that_waits_is_cancelled_at_once(shell: Shell) -> None:
+    run = shell.done("run", "submit", "review", "--queue", "nobody").strip()
+    [shown] = shell.json("run", "cancel", run)
+    assert shown["state"] == "cancelled"
+
+
+def test_a_killed_agent_is_seen_on_the_timeline(shell: Shell) -> None:
+    fleet, hub = shell.fleet, shell.hub
+    doomed = fleet.agent(APP, hub, agent_id="doomed", options=("--queue", "perilous", "--label", "kind=brave"))
+    run = shell.done("run", "submit", "forever", "--queue", "perilous").strip()
+    eventually_sync(lambda: "began" in shell.done("log", "show", run), 30.0)
+    [info] = shell.json("agent", "show", "doomed")
+    assert (info["queues"], info["labels"], info["runs"]) == (["perilous"], {"kind": "brave"}, [run])
+    doomed.close()
+    fleet.agent(APP, hub, agent_id="doomed", name="second", options=("--queue", "perilous"))
+    eventually_sync(lambda: shell.done("log", "show", run).count("$claimed") == 2, 60.0)
+    shell.done("run", "cancel", run, "--wait")
+    timeline = shell.done("replay", run)
+    assert "state\tcancelled" in timeline
+    assert "attempts\t2 (1 lost, 1 resumed, 0 failed)" in timeline
+    assert "-- attempt 1 on doomed --" in timeline
+    assert "lost: the agent of attempt 1 was lost" in timeline
+    assert "-- attempt 2 resumed from the journal on doomed, " in timeline
+    part = shell.json("replay", run, "--until", "3")
+    assert [entry["offset"] for entry in part] == [1, 2, 3]
+    exported = shell.done("log", "export", run)
+    (shell.directory / "run.jsonl").write_text(exported)
+    away = shell("replay", "run.jsonl", environment=fleet.environment())
+    assert away.stdout == timeline
+
+
+def test_a_message_reaches_the_log_of_an_agent(served: Shell) -> None:
+    [place] = served.json("agent", "send", "worker-1", "reload", '{"hard": true}')
+    shown = served.json("log", "show", "agent/worker-1", "--after", str(place["offset"] - 1))
+    assert [(entry["kind"], entry["body"]) for entry in shown] == [("reload", {"hard": True})]
+    assert "worker-1\tconnected\t" in served.done("agent", "ls")
