@@ -150,7 +150,7 @@ class Methods:
 
     async def _run_get(self, peer: Peer, _op: str, params: RunGet) -> RunInfo:
         require(peer.scopes, Action.READ)
-        return await self._reading.run(self._run_log(peer, params.run), explain=True)
+        return await self._reading.run(self._run_log(peer, params.run), whole=True)
 
     async def _run_list(self, peer: Peer, _op: str, params: RunList) -> RunListed:
         require(peer.scopes, Action.READ)

@@ -53,8 +53,8 @@ class Reading:
             raise RequestError(ErrorCode.NOT_FOUND, f"there is no run {log.name}")
         return RunMeta.parse(log, fields)
 
-    async def run(self, log: LogName, *, explain: bool = False) -> RunInfo:
-        """Return a run; with `explain`, also why it is not taken where it waits.
+    async def run(self, log: LogName, *, whole: bool = False) -> RunInfo:
+        """Return a run; `whole`, also its result, and why it is not taken where it waits.
 
         Raises:
             RequestError: `not_found`.
@@ -63,7 +63,7 @@ class Reading:
         offsets = (1, meta.started or 0, meta.head if meta.final else 0)
         first, started, last = await asyncio.gather(*(self._entry(log, offset) for offset in offsets))
         result, error = _outcome(last) if last else (None, None)
-        reason = await self._why_waiting(meta) if explain and meta.state is RunState.QUEUED else None
+        reason = await self._why_waiting(meta) if whole and meta.state is RunState.QUEUED else None
         return RunInfo(
             run=log.name,
             state=meta.state.value,
@@ -74,7 +74,7 @@ class Reading:
             submitted_ms=first.ts_ms if first else 0,
             started_ms=started.ts_ms if started else None,
             finished_ms=last.ts_ms if last else None,
-            result=result,
+            result=result if whole else None,
             error=error.model_dump(exclude_none=True) if error else None,
             cancelling=meta.cancelling and not meta.final,
             head=meta.head,

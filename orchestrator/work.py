@@ -19,7 +19,7 @@ from orchestrator.core import runs
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.dispatch import Dispatch, assignment
 from orchestrator.line import Line
-from orchestrator.peers import Held, Peer
+from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.base import Commit, Outcome, Refusal, Refused, StoreUnavailable
@@ -54,12 +54,14 @@ class Work:
 
     Args:
         line: where commits go.
+        peers: the agents that are connected here.
         dispatch: told of every slot that becomes free.
         lease_ms: how long an attempt holds without being renewed.
     """
 
-    def __init__(self, line: Line, dispatch: Dispatch, lease_ms: int) -> None:
+    def __init__(self, line: Line, peers: Peers, dispatch: Dispatch, lease_ms: int) -> None:
         self._line = line
+        self._peers = peers
         self._dispatch = dispatch
         self._lease_ms = lease_ms
 
@@ -127,36 +129,49 @@ class Work:
     # While a session is open
 
     async def renew(self, peer: Peer, attempts: tuple[HeldAttempt, ...]) -> None:
-        """Renew the leases that a heartbeat lists; tell the agent of those that are not its own."""
-        results = await asyncio.gather(*(self._renew(peer, held) for held in attempts))
-        for held, kept in zip(attempts, results, strict=True):
-            if not kept:
-                self._tell_fenced(peer, held)
+        """Renew the leases that a heartbeat lists; tell the agent of those that are not its own.
 
-    async def _renew(self, peer: Peer, held: HeldAttempt) -> bool:
-        log = LogName(peer.namespace, LogKind.RUN, held.run)
-        commit = runs.renew(self._ids(), log, held.fence, peer.session, self._lease_ms)
-        result = await self._line.commit(commit)
-        if isinstance(result, Outcome):
-            return True
-        meta = await self._meta(log)
-        return meta is not None and meta.fence == held.fence and (meta.final or meta.session == peer.session)
+        An attempt that the agent holds and does not list is on its way to it, or over: the store knows.
+        """
+        listed = {attempt.run for attempt in attempts}
+        silent = [HeldAttempt(run=run, fence=held.fence) for run, held in peer.held.items() if run not in listed]
+        await asyncio.gather(
+            *(self._renew(peer, attempt) for attempt in attempts),
+            *(self._reconcile(peer, attempt) for attempt in silent if attempt.fence),
+        )
 
-    @staticmethod
-    def _tell_fenced(peer: Peer, held: HeldAttempt) -> None:
-        known = peer.held.get(held.run)
-        if known is None or known.fence != held.fence:
+    async def _renew(self, peer: Peer, attempt: HeldAttempt) -> None:
+        log = LogName(peer.namespace, LogKind.RUN, attempt.run)
+        commit = runs.renew(self._ids(), log, attempt.fence, peer.session, self._lease_ms)
+        if isinstance(await self._line.commit(commit), Refused):
+            await self._reconcile(peer, attempt)
+
+    async def _reconcile(self, peer: Peer, attempt: HeldAttempt) -> None:
+        """Bring what this hub thinks of an attempt in line with the store."""
+        meta = await self._meta(LogName(peer.namespace, LogKind.RUN, attempt.run))
+        mine = meta is not None and meta.fence == attempt.fence
+        if meta is not None and mine and meta.final:
+            peer.held.pop(attempt.run, None)
+            self._dispatch.offer(peer)
+        elif meta is None or not mine or (meta.state, meta.session) != (RunState.RUNNING, peer.session):
+            self._tell_fenced(peer, attempt)
+
+    def _tell_fenced(self, peer: Peer, attempt: HeldAttempt) -> None:
+        """Free the slot, and tell the agent that the attempt is not its own any more."""
+        known = peer.held.get(attempt.run)
+        if known is None or known.fence != attempt.fence:
             return
-        del peer.held[held.run]
+        del peer.held[attempt.run]
         peer.send(
             Nack(
-                log=f"run/{held.run}",
+                log=f"run/{attempt.run}",
                 producer=runs.attempt_producer(known.attempt),
                 seq=0,
                 code=ErrorCode.FENCED,
-                message="the run was given to another attempt",
+                message="the attempt is over: its lease ran out, or its agent's id was taken over",
             )
         )
+        self._dispatch.offer(peer)
 
     async def release(self, peer: Peer, frame: Release) -> None:
         """Take back an attempt that the agent does not want."""
@@ -186,6 +201,9 @@ class Work:
         result = await settle(self._line, runs.lose(self._ids(), meta, reason))
         if isinstance(result, Outcome):
             log_.info("attempt_lost", run=meta.log.name, attempt=meta.attempt, agent=meta.agent, reason=reason)
+            peer = self._peers.agent(meta.log.namespace, meta.agent)
+            if peer is not None:
+                self._tell_fenced(peer, HeldAttempt(run=meta.log.name, fence=meta.fence))
             self._dispatch.hint(runs.queue_hint(meta.log.namespace, meta.queue))
 
     # Publishing

@@ -102,7 +102,7 @@ class RunList(Part):
 
 
 class RunListed(Part):
-    """Runs, newest first."""
+    """Runs, newest first, without their results."""
 
     runs: tuple[RunInfo, ...]
 
