@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,9 @@ from protocol.codec import unpack_record, unpack_value
 from protocol.control import Kind
 from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position
+from protocol.readable import entry_object
 
-__all__ = ["Entry", "decode_body", "jsonable", "read_entry"]
+__all__ = ["Entry", "decode_body", "read_entry"]
 
 _PACKED_INSIDE = {
     Kind.SUBMITTED.value: "input",
@@ -69,21 +69,8 @@ class Entry:
             self._ack(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry object that is printed wherever JSON is: everything in it is JSON."""
-        return {
-            "log": self.log,
-            "offset": self.offset,
-            "epoch": self.epoch,
-            "ts_ms": self.ts_ms,
-            "kind": self.kind,
-            "src": self.src,
-            "attempt": self.attempt,
-            "seq": self.seq,
-            "index": self.index,
-            "cause": self.cause,
-            "body": jsonable(self.body),
-            "tag": self.tag,
-        }
+        """Return the entry object that is printed wherever JSON is (see `protocol.readable`)."""
+        return entry_object(self.log, self.epoch, self.tag, StoredEntry(self.offset, self.ts_ms, self.packed))
 
 
 def read_entry(
@@ -127,18 +114,3 @@ def decode_body(kind: str, body: bytes) -> Any:
     except ValueError:
         return body
     return value
-
-
-def jsonable(value: Any) -> Any:
-    """Return a value with its bytes as base64, keys as strings, and what JSON lacks as text."""
-    match value:
-        case bytes():
-            return base64.b64encode(value).decode()
-        case dict():
-            return {key if isinstance(key, str) else str(key): jsonable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [jsonable(item) for item in value]
-        case float() if value != value or value in (float("inf"), float("-inf")):
-            return str(value)
-        case _:
-            return value

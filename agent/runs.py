@@ -14,6 +14,7 @@ from protocol.codec import unpack_value
 from protocol.control import CONTROL
 from protocol.entry import Position
 from protocol.frames import Start
+from protocol.readable import readable
 from protocol.requests import RunCancel, RunGet, RunInfo
 from protocol.run import RunState
 
@@ -148,7 +149,7 @@ def _ending(run: str, state: str, offset: int, error: dict[str, Any] | None, rea
 
 
 def run_object(info: RunInfo) -> dict[str, Any]:
-    """Return the run object that is printed wherever JSON is (its result still needs `agent.entry.jsonable`)."""
+    """Return the run object that is printed wherever JSON is."""
     return {
         "run": info.run,
         "state": info.state,
@@ -159,6 +160,6 @@ def run_object(info: RunInfo) -> dict[str, Any]:
         "submitted_ms": info.submitted_ms,
         "started_ms": info.started_ms,
         "finished_ms": info.finished_ms,
-        "result": None if info.result is None else unpack_value(info.result),
+        "result": None if info.result is None else readable(info.result),
         "error": info.error,
     }

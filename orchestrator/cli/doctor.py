@@ -46,8 +46,8 @@ def doctor(
         for check in checks:
             out.json(check.to_json())
     else:
-        rows = ((c.about, c.name, c.value, c.verdict.value, c.note) for c in checks)
-        out.rows(("ABOUT", "WHAT", "FOUND", "VERDICT", "ORIGIN, OR WHAT TO DO"), rows)
+        rows = ((f"{c.about}: {c.name}", c.value, c.verdict.value, c.note) for c in checks)
+        out.rows(("WHAT", "FOUND", "VERDICT", "ORIGIN, OR WHAT TO DO"), rows)
     out.note("nothing is wrong" if wrong == 0 else f"{wrong} of {len(checks)} checks found something wrong")
     return Exit.FAILED if wrong else Exit.DONE
 

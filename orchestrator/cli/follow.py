@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.objects import entry_json, reset_json, stored
+from orchestrator.cli.objects import reset_json, stored
 from orchestrator.cli.output import Output
 from orchestrator.cli.text import clean, since
 from orchestrator.replay.timeline import BEGINS, Mark, Row, Timeline
@@ -49,7 +49,7 @@ class Follower:
         """Print one entry."""
         rows = list(self._timeline.rows([stored(entry)]))
         if self._out.as_json:
-            self._out.json(entry_json(entry))
+            self._out.json(entry.to_json())
             return
         for row in rows:
             show_row(self._out, row)

@@ -90,11 +90,10 @@ def _kept(out: Output, info: LogInfo, after: int) -> int:
 
 def print_entry(out: Output, entry: Entry) -> None:
     """Print one entry by itself: its offset, time, attempt, who wrote it, kind and body."""
-    from orchestrator.cli.objects import entry_json
     from orchestrator.cli.text import clean, clock
     from orchestrator.replay.timeline import short_body
 
-    shown = entry_json(entry)
+    shown = entry.to_json()
     if out.as_json:
         out.json(shown)
         return

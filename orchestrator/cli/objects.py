@@ -1,45 +1,22 @@
-"""The JSON objects that commands print, each made in one place."""
+"""The JSON objects that commands print, beside those of entries and runs, which the agent package makes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from protocol.entry import Entry as StoredEntry
-from protocol.readable import entry_object, readable
-from protocol.requests import AgentInfo, LogInfo, RunInfo
+from protocol.requests import AgentInfo, LogInfo
 
 if TYPE_CHECKING:
     from agent.entry import Entry
     from agent.errors import Reset
 
-__all__ = ["agent_json", "entry_json", "log_json", "reset_json", "run_json", "stored"]
+__all__ = ["agent_json", "log_json", "reset_json", "stored"]
 
 
 def stored(entry: Entry) -> StoredEntry:
     """Return an entry that was read as it is stored."""
     return StoredEntry(entry.offset, entry.ts_ms, entry.packed)
-
-
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """Return the entry object of an entry that was read."""
-    return entry_object(entry.log, entry.epoch, entry.tag, stored(entry))
-
-
-def run_json(info: RunInfo) -> dict[str, Any]:
-    """Return the run object."""
-    return {
-        "run": info.run,
-        "state": info.state,
-        "handler": info.handler,
-        "queue": info.queue,
-        "attempt": info.attempt,
-        "agent": info.agent,
-        "submitted_ms": info.submitted_ms,
-        "started_ms": info.started_ms,
-        "finished_ms": info.finished_ms,
-        "result": None if info.result is None else readable(info.result),
-        "error": info.error,
-    }
 
 
 def log_json(info: LogInfo) -> dict[str, Any]:

@@ -65,7 +65,10 @@ class Output:
         return Console(soft_wrap=True, highlight=False).print(Text(text, style))
 
     def rows(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table on a terminal, else a line for each row with tabs between its cells."""
+        """Print a table on a terminal, else a line for each row with tabs between its cells.
+
+        The first column is what rows are called by, so it is never cut short.
+        """
         cells = [[clean(str("" if cell is None else cell)) for cell in row] for row in rows]
         if not self.terminal:
             for row in cells:
@@ -73,10 +76,12 @@ class Output:
             return
         from rich import box
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        width = max((len(row[0]) for row in cells), default=0)
+        first = Column(columns[0], no_wrap=True, min_width=width)
+        table = Table(first, *columns[1:], box=box.SIMPLE_HEAD, pad_edge=False)
         for row in cells:
             table.add_row(*map(Text, row))
         Console(highlight=False).print(table)

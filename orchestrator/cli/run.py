@@ -81,9 +81,9 @@ def ls(
     token_file: options.TokenFile = None,
 ) -> None:
     """List runs, newest first."""
+    from agent.runs import run_object
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_name
-    from orchestrator.cli.objects import run_json
     from orchestrator.cli.text import clock
 
     if state is not None and state not in STATES:
@@ -98,7 +98,7 @@ def ls(
     runs = with_client(hub, token_file, use)
     if as_json:
         for run in runs:
-            out.json(run_json(run))
+            out.json(run_object(run))
         return
     columns = ("RUN", "STATE", "HANDLER", "QUEUE", "ATTEMPT", "AGENT", "SUBMITTED")
     cells = ((r.run, r.state, r.handler, r.queue, r.attempt, r.agent, clock(r.submitted_ms)) for r in runs)
@@ -204,12 +204,12 @@ async def _wait(out: Output, run: Run) -> Exit:
 
 
 async def _print(out: Output, run: Run) -> None:
-    from orchestrator.cli.objects import run_json
+    from agent.runs import run_object
     from orchestrator.cli.text import clock
     from protocol.readable import json_line
 
     info = await run.get()
-    shown = run_json(info)
+    shown = run_object(info)
     if out.as_json:
         out.json(shown)
         return
