@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -63,6 +64,8 @@ GOAWAY_SPREAD_MS = 2_000
 """Peers of a stopping hub come back spread over this long."""
 FAREWELL_S = 4.0
 FENCES_AT_ONCE_MAX = 64
+GC_THRESHOLDS = (20_000, 20, 50)
+"""With thousands of publishes in flight the collector's own thresholds have it look at all of them again and again."""
 
 log_ = structlog.get_logger()
 
@@ -143,7 +146,7 @@ class Hub:
         line = Line(store, tails, self.hub_id, settings.durability.value, counters)
         registry = Registry(line)
         dispatch = Dispatch(line, peers, settings.lease_ms)
-        work = Work(line, dispatch, settings.lease_ms)
+        work = Work(line, peers, dispatch, settings.lease_ms)
         timekeeper = Timekeeper(line, work, registry, settings.lease_ms, monotonic_ms)
         methods = Methods(line, Reading(line, registry), registry, dispatch)
         acks = Acks(line)
@@ -298,6 +301,8 @@ class Hub:
 
 def run_hub(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, on the fastest event loop that is installed."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         import uvloop
     except ImportError:

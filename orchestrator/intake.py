@@ -10,6 +10,7 @@ Specification: docs/protocol.md, sections "Publishing" and "Requests".
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import lru_cache
 from typing import Any, Protocol
 
 from orchestrator.auth.scopes import Action, may
@@ -106,7 +107,7 @@ class Intake:
     def _judge(self, frame: Publish) -> LogName | Nack:
         """Decide whether a publish may go to the store, and to which log."""
         try:
-            log = LogName.parse(frame.log, self._peer.namespace)
+            log = _parse(frame.log, self._peer.namespace)
         except InvalidName as fault:
             return publishing.refuse(frame, ErrorCode.NOT_FOUND, str(fault))
         if not may(self._peer.scopes, Action.publish_to(log.kind)):
@@ -135,7 +136,7 @@ class Intake:
         if isinstance(prepared, Nack):
             return prepared
         line = self._hub.line
-        commit = publishing.propose(line.new_commit_id(), line.new_epoch(), log, prepared, frame.expect)
+        commit = publishing.propose(line.new_commit_id(), log, prepared, frame.expect)
         try:
             result = await line.commit(commit)
         except StoreUnavailable as fault:
@@ -175,3 +176,8 @@ class Intake:
             self._requests -= 1
         self._hub.counters.requests += 1
         self._port.send(response)
+
+
+@lru_cache(maxsize=4096)
+def _parse(path: str, namespace: str) -> LogName:
+    return LogName.parse(path, namespace)

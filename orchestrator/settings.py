@@ -151,12 +151,17 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
     in_file: set[str] = set()
     try:
         in_file = set(TomlConfigSettingsSource(Settings, file)()) if file else in_file
+        unknown = sorted(in_file - Settings.model_fields.keys())
+        if unknown:
+            raise SettingsInvalid(f"{file}: there is no setting called {unknown[0]!r}")
         settings = Settings(**said)
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         origin = _origin(name.split(".")[0], said, in_file, environment, file)
         raise SettingsInvalid(f"{name or 'settings'} (from {origin}): {first['msg']}") from None
+    except SettingsInvalid:
+        raise
     except (OSError, ValueError) as fault:
         raise SettingsInvalid(f"{file}: {fault}") from fault
     names = Settings.model_fields

@@ -104,9 +104,9 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
     return _prepared(frame, principal, int(match[1]), frame.producer)
 
 
-def propose(commit_id: str, epoch: str, log: LogName, prepared: Prepared, expect: int | None) -> Commit:
-    """Propose to append what was prepared to a topic or to an agent's log."""
-    append = Append(log, prepared.packed, epoch, prepared.claim, expect)
+def propose(commit_id: str, log: LogName, prepared: Prepared, expect: int | None) -> Commit:
+    """Propose to append what was prepared to a topic or to an agent's log; opening the producer made the log."""
+    append = Append(log, prepared.packed, "", prepared.claim, expect)
     return Commit(id=commit_id, partition=partition_of(log), appends=(append,))
 
 

@@ -16,6 +16,7 @@ from protocol.effects import Deliver
 from protocol.entry import Position
 from protocol.frames import (
     Entries,
+    Error,
     Hello,
     Identify,
     Part,
@@ -126,6 +127,13 @@ class HubPeer:
             found.append(await self.expect(Entries, lambda frame: frame.log == log))
         return found
 
+    async def told(self) -> tuple[int, str]:
+        """Return the code that the hub closed with, and what it said before."""
+        code = await self.closed()
+        said = [frame for frame in self.frames if isinstance(frame, Error)]
+        assert [frame.code for frame in said] in ([], [code])
+        return code, said[0].message if said else ""
+
     async def _receive(self) -> None:
         message = await self.socket.recv()
         assert isinstance(message, bytes), message
@@ -151,7 +159,8 @@ async def connected(url: str, token: str | None = None) -> AsyncIterator[HubPeer
     try:
         yield HubPeer(socket)
     finally:
-        socket.transport.abort()
+        if not socket.transport.is_closing():
+            socket.transport.abort()
         await asyncio.wait_for(socket.wait_closed(), 5)
 
 
