@@ -9,7 +9,7 @@ Specification: docs/protocol.md, section "Work".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 import structlog
 
@@ -79,7 +79,7 @@ class Dispatch:
                 self._woken.clear()
                 ready = self._dirty - self._busy
                 self._dirty -= ready
-                for queue in ready & self._wanted():
+                for queue in filter(self._is_wanted, ready):
                     self._busy.add(queue)
                     tasks.create_task(self._serve(queue))
 
@@ -90,6 +90,11 @@ class Dispatch:
     def _wanted(self) -> set[Queue]:
         """The queues that an agent here would take a run from now."""
         return {(peer.namespace, queue) for peer in self._peers if peer.slots_free for queue in peer.queues}
+
+    def _is_wanted(self, queue: Queue) -> bool:
+        """Whether an agent here would take a run from this queue now."""
+        namespace, name = queue
+        return any(peer.slots_free and peer.namespace == namespace and name in peer.queues for peer in self._peers)
 
     async def _serve(self, queue: Queue) -> None:
         try:
@@ -104,20 +109,24 @@ class Dispatch:
 
     async def _round(self, queue: Queue) -> bool:
         """Claim what waits, as far as slots go. Returns whether it is worth looking again."""
-        able = [peer for peer in self._peers if peer.slots_free and queue[1] in peer.queues]
-        able = [peer for peer in able if peer.namespace == queue[0]]
-        waiting = await self._waiting(queue, {name for peer in able for name in peer.handlers}, _slots(able))
+        namespace, name = queue
+        buckets = await self._line.store.set_members(keys.buckets(queue_partition(namespace, name), namespace, name))
+        if not buckets:  # found out before the agents are counted: thousands may have come at once
+            return False
+        able = [peer for peer in self._peers if peer.slots_free and name in peer.queues]
+        able = [peer for peer in able if peer.namespace == namespace]
+        offered = buckets & {handler for peer in able for handler in peer.handlers}
+        waiting = await self._waiting(queue, offered, _slots(able))
         claims = list(self._match(queue[0], waiting, able))
         if not claims:
             return False
         made = await asyncio.gather(*(self._claim(log, peer, handler) for log, peer, handler in claims))
         return any(made)
 
-    async def _waiting(self, queue: Queue, offered: set[str], limit: int) -> list[tuple[int, str, str]]:
-        """Return what waits for the handlers offered, as (score, run, handler), in order."""
+    async def _waiting(self, queue: Queue, buckets: Set[str], limit: int) -> list[tuple[int, str, str]]:
+        """Return what waits for these handlers, as (score, run, handler), in order."""
         namespace, name = queue
         partition, store = queue_partition(namespace, name), self._line.store
-        buckets = await store.set_members(keys.buckets(partition, namespace, name)) & offered
         limit = min(limit, CLAIMS_AT_ONCE_MAX)
         ranges = await asyncio.gather(
             *(store.sorted_range(keys.queue(partition, namespace, name, bucket), limit) for bucket in buckets)
