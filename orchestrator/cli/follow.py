@@ -57,7 +57,7 @@ class Follower:
     def reset(self, reset: Reset) -> None:
         """Say that the log could not be continued: never silently, and where the entries go."""
         print_reset(self._out, reset)
-        self._timeline = Timeline(self._log)
+        self._timeline = Timeline(self._log, whole=False)
 
 
 def print_reset(out: Output, reset: Reset) -> None:

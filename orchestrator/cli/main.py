@@ -68,12 +68,10 @@ def execute(arguments: list[str]) -> int:
     """Run one command and return its exit code. What is expected to fail is told on standard error; a bug is raised."""
     try:
         return app(arguments, prog_name="fleetline", standalone_mode=False) or Exit.DONE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
-    except typer.TyperException as fault:
-        return _usage(fault)
     except Exception as fault:
-        known = explained(fault)
+        known = _usage(fault) or explained(fault)
         if known is None:
             raise
         return _say(known)
@@ -86,14 +84,19 @@ def _say(error: CliError) -> Exit:
     return error.exit
 
 
-def _usage(fault: typer.TyperException) -> Exit:
-    """Print what is wrong with the command line, and which help to read."""
+def _usage(fault: Exception) -> CliError | None:
+    """Return what is wrong with the command line, and which help to read; None where the fault is another.
+
+    Which class says it differs between releases of Typer, so it is known by what it can do.
+    """
+    told = getattr(fault, "format_message", None)
+    if told is None:
+        return None
     context = getattr(fault, "ctx", None)
     if type(fault).__name__ == "NoArgsIsHelpError":
-        sys.stderr.write(f"{fault.format_message()}\n")
-        return Exit.USAGE
+        return CliError(f"say what to do; see `{context.command_path if context else 'fleetline'} --help`")
     see = f"; see `{context.command_path} --help`" if context is not None else ""
-    return _say(CliError(f"{fault.format_message().rstrip('.')}{see}"))
+    return CliError(f"{told().rstrip('.')}{see}")
 
 
 def _broken_pipe() -> Exit:

@@ -94,8 +94,15 @@ class Timeline:
         broken: why the run's log does not fold, where it does not.
     """
 
-    def __init__(self, log: str) -> None:
+    def __init__(self, log: str, *, whole: bool = True) -> None:
+        """Begin a timeline.
+
+        Args:
+            log: which log.
+            whole: its entries come from the first on, so that a run's can be folded.
+        """
         self.log = log
+        self._folds = whole
         self.view = RunView()
         self.count = 0
         self.started = 0
@@ -141,7 +148,7 @@ class Timeline:
         )
 
     def _meaning(self, entry: Entry, record: Record) -> tuple[Mark, str]:
-        if self.broken is None:
+        if self._folds and self.broken is None:
             try:
                 self.view = apply(self.view, entry)
             except (BrokenLog, ValueError) as fault:
