@@ -134,3 +134,4 @@ class Feed(ABC):
         self.shut = False
         self.hold_until_ms = 0
         self.box.enqueue(self)
+        self.box.let_in()

@@ -112,6 +112,7 @@ class Outbox:
                     feed.resume(future.result().last, future.result().fence)
                 else:
                     feed.kill(error if isinstance(error, FleetlineError) else FleetlineError(str(error)))
+                self.let_in()
             self.wake()
 
         asked.add_done_callback(answered)
@@ -122,7 +123,7 @@ class Outbox:
             if self._feeds.get((feed.log, feed.producer)) is feed:
                 del self._feeds[feed.log, feed.producer]
             feed.kill(ProducerFenced(feed.log, ErrorCode.FENCED, "this producer was given up by its own program"))
-            self._let_in()
+            self.let_in()
 
     def enqueue(self, feed: Feed) -> None:
         """Put a feed in the queue of those with something to send. Call with the lock held."""
@@ -180,7 +181,7 @@ class Outbox:
             if feed is not None and frame.seq > feed.acked:
                 feed.settle(frame.seq, frame.offset)
                 self.enqueue(feed)
-                self._let_in()
+                self.let_in()
 
     def on_nack(self, frame: Nack, now_ms: int) -> FleetlineError | None:
         """Take a refusal. Returns why the producer is dead, where it now is."""
@@ -189,7 +190,7 @@ class Outbox:
             if feed is None or feed.dead is not None:
                 return None
             feed.refused(frame, now_ms)
-            self._let_in()
+            self.let_in()
             return feed.dead
 
     def close(self, error: FleetlineError) -> None:
@@ -200,7 +201,7 @@ class Outbox:
                 feed.kill(error)
             self._feeds.clear()
             self._queue.clear()
-            self._let_in()
+            self.let_in()
 
     def validate(self) -> None:
         """Check what must hold at any time. A failure is a bug of ours."""
@@ -217,7 +218,8 @@ class Outbox:
         wanted = max(size, self.bytes_max // ROOM_PARTS)
         return entries_free * ROOM_PARTS >= self.entries_max and bytes_free >= wanted
 
-    def _let_in(self) -> None:
+    def let_in(self) -> None:
+        """Let publishers go on for whom there is room now. Call with the lock held."""
         if not self._room:
             return
         waiting, self._room = self._room, []
