@@ -278,7 +278,7 @@ class Link:
             self.peer.disconnected()
         assert drop is not None, "a connection ends with a reason"
         if not drop.by_hub:
-            await connection.close(drop.code, str(drop)[:REASON_CHARS_MAX])
+            await connection.close(drop.code, str(drop).encode("ascii", "replace").decode()[:REASON_CHARS_MAX])
         raise drop
 
     async def _read(self, connection: ClientConnection, session: Session) -> None:
