@@ -32,6 +32,7 @@ from protocol.codes import CloseCode, ErrorCode
 from protocol.entry import Entry, Position
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
+    Ack,
     Entries,
     Frame,
     Probe,
@@ -102,6 +103,7 @@ class Subscription:
         "_offset",
         "_prefixes",
         "_reader",
+        "_resets",
         "_search",
         "_stage",
         "_tag",
@@ -116,6 +118,7 @@ class Subscription:
         self._reader = reader
         self._stage = Stage.VERIFYING
         self._turn = 0
+        self._resets = 0
         self._epoch = self._tag = self._closed_tag = ""
         self._offset = 0
         self._prefixes = prefixes(frame.kinds) if frame.kinds else None
@@ -262,6 +265,7 @@ class Subscription:
     def _reset(self, to: ResetTo) -> None:
         self._search = None
         self._caught_up = False
+        self._resets += 1
         self._place(to.at)
         self._reader.send(Reset(log=self.tail.path, reason=to.reason, lost=to.lost, at=to.at))
         log_.info("subscription_reset", log=self.tail.path, reason=to.reason.value, at=to.at.offset)
@@ -272,13 +276,15 @@ class Subscription:
 
     # ── sending ──────────────────────────────────────────────────────────────
 
-    def on_ack(self, offset: int) -> None:
-        """Take an acknowledgement.
+    def on_ack(self, frame: Ack) -> None:
+        """Take an acknowledgement; one that crossed a reset is of another history.
 
         Raises:
             RemoteProtocolError: the peer acknowledged what it was never sent.
         """
-        freed = self.window.on_ack(offset)
+        if frame.resets != self._resets:
+            return
+        freed = self.window.on_ack(frame.offset)
         if self.durable is not None:
             self.durable.note(self.window.acked)
         if freed:

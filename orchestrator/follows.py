@@ -74,7 +74,7 @@ class Follows:
         """
         subscription = self._subscriptions.get(frame.log)
         if subscription is not None:
-            subscription.on_ack(frame.offset)
+            subscription.on_ack(frame)
             if subscription.durable is not None:
                 self._hub.acks.note(subscription.durable)
 

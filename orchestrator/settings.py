@@ -67,7 +67,9 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
     )
 
-    data: Path = Field(default_factory=data_dir, description="directory of keys, the embedded store and hub.json")
+    data: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        default_factory=data_dir, description="directory of keys, the embedded store and hub.json"
+    )
     store: Annotated[str | None, AfterValidator(_check_store)] = Field(
         None, description="address of a Redis-compatible server; the embedded one where none is given"
     )
