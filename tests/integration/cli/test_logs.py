@@ -89,7 +89,7 @@ def test_a_tail_follows(news: Shell) -> None:
     tail.send_signal(2)
     _, errors = tail.communicate(timeout=scaled(20))
     assert tail.returncode == 130
-    assert errors == ""
+    assert "Traceback" not in errors
 
 
 def test_a_topic_is_watched_before_anybody_publishes_to_it(news: Shell) -> None:

@@ -21,7 +21,7 @@ def submit(shell: Shell, *words: str) -> str:
 def test_a_result_is_waited_for(served: Shell) -> None:
     found = served("run", "submit", "review", '{"repo": "."}', "--queue", "coding", "--wait")
     assert (found.returncode, found.stdout) == (0, '{"findings":2}\n'), found.stderr
-    run = found.stderr.removeprefix("run ").strip()
+    run = found.stderr.splitlines()[0].removeprefix("run ")
     [shown] = served.json("run", "show", run)
     assert list(shown) == RUN_FIELDS
     assert (shown["state"], shown["result"], shown["agent"]) == ("succeeded", {"findings": 2}, "worker-1")
