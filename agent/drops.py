@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from protocol.limits import MESSAGE_FRAMES_MAX
+
 __all__ = ["Dropped", "first_cause", "messages"]
 
 
@@ -18,11 +20,11 @@ class Dropped(Exception):
 
 
 def messages(parts: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:
-    """Join frames to messages of at most `bytes_max`."""
+    """Join frames to messages of at most `bytes_max`, and of no more frames than are allowed."""
     held: list[bytes] = []
     size = 0
     for part in parts:
-        if held and size + len(part) > bytes_max:
+        if held and (size + len(part) > bytes_max or len(held) == MESSAGE_FRAMES_MAX):
             yield b"".join(held)
             held, size = [], 0
         held.append(part)

@@ -83,6 +83,7 @@ class Subscription:
         self._unhandled: deque[tuple[int, int]] = deque()
         self._handled = 0
         self._said = 0
+        self._resets = 0
         self._ack_due_ms: int | None = None
         self.abandoned = False
 
@@ -94,6 +95,7 @@ class Subscription:
     def ask(self) -> Subscribe:
         """Return the wish to follow the log from where it is."""
         self.state = _State.ASKED
+        self._resets = 0
         return Subscribe(
             log=self.log,
             from_=self._cursor.position or self._start,
@@ -152,6 +154,7 @@ class Subscription:
     def on_reset(self, frame: ResetFrame) -> None:
         """Take over the place where the hub goes on."""
         if self.state in (_State.OPEN, _State.PROBING):
+            self._resets += 1
             self._restart(frame.reason, frame.lost, frame.at)
 
     def on_probe(self, frame: Probe) -> Tags:
@@ -176,7 +179,7 @@ class Subscription:
             return None
         self._ack_due_ms = None
         self._said = self._handled
-        return Ack(log=self.log, offset=self._handled)
+        return Ack(log=self.log, offset=self._handled, resets=self._resets)
 
     @property
     def ack_due_ms(self) -> int | None:

@@ -9,6 +9,7 @@ from orchestrator.line import monotonic_ms
 from orchestrator.telemetry import Counters
 from protocol.codec import encode
 from protocol.frames import Part, Puback
+from protocol.limits import MESSAGE_FRAMES_MAX
 from protocol.session import Phase, Session
 
 __all__ = ["Outgoing"]
@@ -66,7 +67,7 @@ class Outgoing:
     def put(self, frame: bytes) -> None:
         """Gather an encoded frame whose step was taken."""
         frames = self._begin()
-        if frames and self._bytes + len(frame) > MESSAGE_BYTES_TARGET:
+        if frames and (self._bytes + len(frame) > MESSAGE_BYTES_TARGET or len(frames) == MESSAGE_FRAMES_MAX):
             self._leave(frames)
         frames.append(frame)
         self._bytes += len(frame)

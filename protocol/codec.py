@@ -19,7 +19,7 @@ from protocol.codes import CloseCode
 from protocol.entry import Record
 from protocol.errors import RemoteProtocolError
 from protocol.frames import FRAMES, Frame, Part
-from protocol.limits import ITEMS_MAX, NESTING_MAX
+from protocol.limits import ARRAYS_MAX, ITEMS_MAX, MAPS_MAX, MESSAGE_FRAMES_MAX, NESTING_MAX
 
 __all__ = [
     "decode",
@@ -75,6 +75,38 @@ def _malformed(message: str) -> NoReturn:
     raise RemoteProtocolError(CloseCode.MALFORMED, message)
 
 
+class _Budget:
+    """What one message may still hold, so that a small one cannot become large in memory."""
+
+    __slots__ = ("_arrays", "_frames", "_maps")
+
+    def __init__(self) -> None:
+        self._frames = MESSAGE_FRAMES_MAX
+        self._maps = MAPS_MAX
+        self._arrays = ARRAYS_MAX
+
+    def frame(self) -> None:
+        self._frames -= 1
+        if self._frames < 0:
+            _too_large(f"more than {MESSAGE_FRAMES_MAX} frames in a message")
+
+    def map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+        self._maps -= 1
+        if self._maps < 0:
+            _too_large(f"more than {MAPS_MAX} maps in a message")
+        return _checked_map(pairs)
+
+    def array(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._arrays -= 1
+        if self._arrays < 0:
+            _too_large(f"more than {ARRAYS_MAX} arrays in a message")
+        return items
+
+
+def _too_large(message: str) -> NoReturn:
+    raise RemoteProtocolError(CloseCode.TOO_LARGE, message)
+
+
 def _checked_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -109,9 +141,11 @@ def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
     """
     if len(message) > bytes_max:
         raise RemoteProtocolError(CloseCode.TOO_LARGE, f"a message of {len(message)} bytes; the limit is {bytes_max}")
+    budget = _Budget()
     unpacker = msgpack.Unpacker(
         use_list=False,
-        object_pairs_hook=_checked_map,
+        list_hook=budget.array,
+        object_pairs_hook=budget.map,
         ext_hook=_refuse_extension,
         max_buffer_size=max(bytes_max, 1),
         max_array_len=ITEMS_MAX,
@@ -119,6 +153,7 @@ def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
     )
     unpacker.feed(message)
     while unpacker.tell() < len(message):
+        budget.frame()
         try:
             value = unpacker.unpack()
         except RemoteProtocolError:

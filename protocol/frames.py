@@ -390,11 +390,16 @@ class Tags(Part):
 
 
 class Ack(Part):
-    """peer -> hub: everything up to `offset` is handled. Cumulative."""
+    """peer -> hub: everything up to `offset` is handled. Cumulative.
+
+    `resets` counts the `reset` frames that came on this subscription: an ack that crosses a reset is of
+    another history, and means nothing.
+    """
 
     t: Literal["ack"] = "ack"
     log: Name
     offset: UInt
+    resets: UInt = 0
 
 
 class Unsubscribe(Part):

@@ -7,13 +7,32 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DEFAULT_LIMITS", "ITEMS_MAX", "KEPT_TAGS_MAX", "NESTING_MAX", "UNIDENTIFIED_BYTES_MAX", "Limits"]
+__all__ = [
+    "ARRAYS_MAX",
+    "DEFAULT_LIMITS",
+    "ITEMS_MAX",
+    "KEPT_TAGS_MAX",
+    "MAPS_MAX",
+    "MESSAGE_FRAMES_MAX",
+    "NESTING_MAX",
+    "UNIDENTIFIED_BYTES_MAX",
+    "Limits",
+]
 
 NESTING_MAX = 16
 """Levels of arrays and maps in one frame."""
 
 ITEMS_MAX = 4096
 """Items of one array or map in a frame: msgpack makes room for as many as a header claims."""
+
+MESSAGE_FRAMES_MAX = 1024
+"""Frames of one message."""
+
+MAPS_MAX = 16_384
+"""Maps in one message, frames among them: an empty one takes a byte on the wire and 64 in memory."""
+
+ARRAYS_MAX = 524_288
+"""Arrays in one message, for the same reason."""
 
 UNIDENTIFIED_BYTES_MAX = 64 * 1024
 """Bytes of a message before the session is identified."""

@@ -32,7 +32,7 @@ class SendWindow:
         acked: the highest offset that was acknowledged.
     """
 
-    __slots__ = ("_bytes", "_bytes_open", "_entries", "_entries_open", "_highest", "_open", "acked", "sent")
+    __slots__ = ("_bytes", "_bytes_open", "_entries", "_entries_open", "_open", "acked", "sent")
 
     def __init__(self, window: Window, start: int) -> None:
         self._entries = window.entries
@@ -40,7 +40,6 @@ class SendWindow:
         self._entries_open = 0
         self._bytes_open = 0
         self._open: deque[tuple[int, int, int]] | None = None
-        self._highest = start
         self.sent = start
         self.acked = start
 
@@ -56,7 +55,6 @@ class SendWindow:
         """Note a frame that closes the range up to `upto` with this many entries and bytes."""
         assert upto >= self.sent, (upto, self.sent)
         self.sent = upto
-        self._highest = max(self._highest, upto)
         if entries:
             if self._open is None:
                 self._open = deque()
@@ -70,10 +68,8 @@ class SendWindow:
         Raises:
             RemoteProtocolError: the peer acknowledged what it was never sent.
         """
-        if offset > self._highest:
-            raise RemoteProtocolError(CloseCode.ACK_AHEAD, f"acknowledged {offset}; nothing after {self.sent} was sent")
         if offset > self.sent:
-            return False  # it crossed a reset that went back
+            raise RemoteProtocolError(CloseCode.ACK_AHEAD, f"acknowledged {offset}; nothing after {self.sent} was sent")
         self.acked = max(self.acked, offset)
         freed = False
         while self._open and self._open[0][0] <= offset:
@@ -88,12 +84,11 @@ class SendWindow:
         self._open = None
         self._entries_open = self._bytes_open = 0
         self.sent = self.acked = offset
-        self._highest = max(self._highest, offset)
 
     def validate(self) -> None:
         """Check what must hold at any time. A failure is a bug of ours."""
         held = self._open or ()
-        assert self.acked <= self.sent <= self._highest, (self.acked, self.sent, self._highest)
+        assert self.acked <= self.sent, (self.acked, self.sent)
         assert self._entries_open == sum(entries for _, entries, _ in held)
         assert self._bytes_open == sum(size for _, _, size in held)
 

@@ -241,9 +241,10 @@ class RawClient:
 
     async def ack(self, log: str, offset: int | None = None) -> None:
         """Acknowledge what was given of a log, or up to an offset."""
-        position = self.following[log].position
-        assert position is not None
-        await self.send({"t": "ack", "log": log, "offset": position[1] if offset is None else offset})
+        following = self.following[log]
+        assert following.position is not None
+        upto = following.position[1] if offset is None else offset
+        await self.send({"t": "ack", "log": log, "offset": upto, "resets": len(following.resets)})
 
     # Asking and publishing
 

@@ -173,6 +173,7 @@ SAMPLES: dict[str, Frame] = {
     "probe": Probe(log=TOPIC_LOG, offsets=(1, 2, 3)),
     "tags": Tags(log=TOPIC_LOG, tags=(position(1).tag, None, position(3).tag)),
     "ack": Ack(log=TOPIC_LOG, offset=2),
+    "ack: after a reset": Ack(log=TOPIC_LOG, offset=2, resets=1),
     "unsubscribe": Unsubscribe(log=TOPIC_LOG),
     "publish: to a topic, if the head is 3": Publish(
         log=TOPIC_LOG,

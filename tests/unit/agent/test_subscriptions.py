@@ -162,7 +162,7 @@ def test_a_reset_is_told_and_old_entries_are_not_acknowledged_in_the_new_history
     assert subscriptions.take(1000) == []
     subscriptions.on_entries(new.frame(5, 6), 0)
     subscriptions.handled(subscription, 1, 6, 0)
-    assert subscriptions.take(1000) == [Ack(log=LOG, offset=6)]
+    assert subscriptions.take(1000) == [Ack(log=LOG, offset=6, resets=1)]
 
 
 def test_a_probe_is_answered_with_the_tags_that_are_known_and_ends_in_a_reset() -> None:

@@ -26,8 +26,8 @@ from protocol.codes import CloseCode
 from protocol.control import Progress
 from protocol.entry import Entry, Position, Record
 from protocol.errors import RemoteProtocolError
-from protocol.frames import Ack, Entries, Heartbeat, Part, Publish, Request, Response, Start, Subscribe, Tags
-from protocol.limits import DEFAULT_LIMITS, ITEMS_MAX, NESTING_MAX
+from protocol.frames import Ack, Bye, Entries, Heartbeat, Part, Publish, Request, Response, Start, Subscribe, Tags
+from protocol.limits import ARRAYS_MAX, DEFAULT_LIMITS, ITEMS_MAX, MAPS_MAX, MESSAGE_FRAMES_MAX, NESTING_MAX
 from tests.support.samples import SAMPLES, TOPIC_LOG, position, story
 
 BYTES_MAX = DEFAULT_LIMITS.message_bytes_max
@@ -241,3 +241,27 @@ def test_entries_are_sent_as_the_bytes_they_were_packed_as() -> None:
     message = encode(SAMPLES["entries"])
     assert all(entry.packed in message for entry in story(2))
     assert position(2).tag.encode() in message
+
+
+def _full(filler: bytes, count: int) -> bytes:
+    """A frame with a key that nobody knows, under which stand `count` values in arrays of arrays."""
+    rows = [min(ITEMS_MAX, count - start) for start in range(0, count, ITEMS_MAX)]
+    value = b"".join(b"\xdc" + size.to_bytes(2, "big") + filler * size for size in rows)
+    head = b"\x83" + b"".join(map(pack_value, ("t", "bye", "reason", "", "x")))
+    return head + b"\xdc" + len(rows).to_bytes(2, "big") + value
+
+
+@pytest.mark.parametrize(
+    ("fits", "too_much"),
+    [
+        (encode(Bye(reason="")) * MESSAGE_FRAMES_MAX, encode(Bye(reason="")) * (MESSAGE_FRAMES_MAX + 1)),
+        (_full(b"\x80", MAPS_MAX - 1), _full(b"\x80", MAPS_MAX)),
+        (_full(b"\x90", ARRAYS_MAX - 130), _full(b"\x90", ARRAYS_MAX)),
+    ],
+    ids=["frames", "maps", "arrays"],
+)
+def test_a_message_with_too_much_in_it_is_too_large(fits: bytes, too_much: bytes) -> None:
+    assert list(decode(fits, 1 << 22))
+    with pytest.raises(RemoteProtocolError) as raised:
+        list(decode(too_much, 1 << 22))
+    assert raised.value.code is CloseCode.TOO_LARGE

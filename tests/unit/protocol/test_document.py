@@ -16,7 +16,16 @@ from protocol.codes import CloseCode, ErrorCode, explain
 from protocol.control import CONTROL
 from protocol.frames import FRAMES, ResetReason, Window
 from protocol.ids import PARTITIONS, LogKind
-from protocol.limits import ITEMS_MAX, KEPT_TAGS_MAX, NESTING_MAX, UNIDENTIFIED_BYTES_MAX, Limits
+from protocol.limits import (
+    ARRAYS_MAX,
+    ITEMS_MAX,
+    KEPT_TAGS_MAX,
+    MAPS_MAX,
+    MESSAGE_FRAMES_MAX,
+    NESTING_MAX,
+    UNIDENTIFIED_BYTES_MAX,
+    Limits,
+)
 from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 from protocol.session import DEFAULT_HANDSHAKE_MS
@@ -148,6 +157,7 @@ def test_reset_reasons_and_kinds_of_log() -> None:
     ("heading", "said"),
     [
         ("Encoding", f"at most {ITEMS_MAX} items"),
+        ("Encoding", f"at most {MESSAGE_FRAMES_MAX} frames, {MAPS_MAX} maps and {ARRAYS_MAX} arrays"),
         ("Encoding", f"at most {NESTING_MAX} levels"),
         ("Sessions", f"at most {UNIDENTIFIED_BYTES_MAX} bytes"),
         ("Sessions", f"within {DEFAULT_HANDSHAKE_MS // 1000} s"),

@@ -44,7 +44,8 @@ PUBLIC = {
         PARTITIONS LogKind LogName check_name make_run_id partition_of queue_partition
     """,
     "limits": """
-        DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX NESTING_MAX UNIDENTIFIED_BYTES_MAX Limits
+        ARRAYS_MAX DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX MAPS_MAX MESSAGE_FRAMES_MAX NESTING_MAX
+        UNIDENTIFIED_BYTES_MAX Limits
     """,
     "readable": """
         READABLE_DEPTH_MAX entry_object json_line readable readable_body
