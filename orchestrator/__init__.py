@@ -1,0 +1,1 @@
+"""The coordinator: the hub, its store, and the command line."""
