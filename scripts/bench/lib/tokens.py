@@ -1,0 +1,29 @@
+"""Tokens for thousands of agents, each its own, signed with the key of a hub's data directory."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from orchestrator.auth.keys import load_signing_key
+from orchestrator.auth.principal import Grant
+from orchestrator.auth.scopes import Scope
+from orchestrator.auth.tokens import Tokens
+
+__all__ = ["agent_tokens"]
+
+TTL_S = 3600
+NAMESPACE = "default"
+
+
+def agent_tokens(data: Path, prefix: str, count: int) -> dict[str, str]:
+    """Return so many agent ids, each with a token that permits to be that agent and no other."""
+    tokens = Tokens(load_signing_key(data))
+    now_s = int(time.time())
+    issued: dict[str, str] = {}
+    for number in range(count):
+        name = f"{prefix}-{number:05d}"
+        grant = Grant(name, NAMESPACE, frozenset({Scope.AGENT}), frozenset({name}))
+        issued[name] = tokens.issue(grant, now_s=now_s, ttl_s=TTL_S, token_id=secrets.token_hex(16))
+    return issued
