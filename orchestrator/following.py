@@ -52,7 +52,7 @@ __all__ = ["Reader", "Subscription"]
 
 PAGE_ENTRIES_MAX = 512
 PAGE_BYTES_MAX = 512 * 1024
-STORE_RETRY_S = 0.5
+STORE_RETRY_S = 0.2
 VERIFY_TRIES_MAX = 5
 
 log_ = structlog.get_logger()

@@ -1,7 +1,4 @@
-"""Whether the hub does its work: a real entry goes through the store and comes back.
-
-Specification: docs/operations.md, section "Health".
-"""
+"""Whether the hub does its work: a real entry goes through the store and comes back."""
 
 from __future__ import annotations
 
