@@ -12,6 +12,7 @@ Every wait is for a condition. When the test fails, the end of every process's l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -26,13 +27,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import redis
-
 from agent.client import Client
 from orchestrator.store.datadir import DataDirectory
 from protocol.requests import LogRead, LogReadPage
 from tests.support.checkers import Dump
-from tests.support.timing import eventually, eventually_sync
+from tests.support.timing import eventually, eventually_sync, scaled
 
 __all__ = ["AgentProcess", "Fleet", "HubProcess", "Process", "dump_log", "free_port"]
 
@@ -218,10 +217,6 @@ class HubProcess(Process):
         assert record is not None, "there is no embedded store"
         return record.socket
 
-    def store(self) -> redis.Redis:
-        """Return a connection of the test's own to the embedded store; close it."""
-        return redis.Redis(unix_socket_path=str(self.store_socket), decode_responses=False)
-
     def kill_store(self) -> None:
         """SIGKILL the embedded store's server."""
         os.kill(self.store_pid, signal.SIGKILL)
@@ -327,11 +322,17 @@ class Fleet:
         self._processes.append(process)
         return process
 
-    def command(self, hub: HubProcess, *words: str, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    async def command(self, hub: HubProcess, *words: str, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Execute a `fleetline` command against a hub and return how it ended."""
         environment = self.environment(FLEETLINE_HUB=hub.url, FLEETLINE_TOKEN=hub.token)
-        return subprocess.run(
-            [*COMMAND, *words], cwd=self.directory, env=environment, capture_output=True, text=True, timeout=within_s
+        return await asyncio.to_thread(
+            subprocess.run,
+            [*COMMAND, *words],
+            cwd=self.directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=scaled(within_s),
         )
 
     async def __aenter__(self) -> Self:

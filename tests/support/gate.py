@@ -1,35 +1,34 @@
 """A gate between a hub and its store: it catches a commit in flight, so that a kill can be aimed.
 
 The hub talks to its store through a Unix socket that the gate listens on. Once armed, the gate lets
-everything pass until it sees a request with a given mark in it (say, a commit that appends to one log); then
-the request meets its fate and nothing comes back to the hub any more:
+everything pass until it sees a request with a given mark in it (say, a commit that appends to one log). It
+holds that request, and from then on no answer gets through to the hub. The test may let the request go on to
+the store with `execute`, which then does what the hub never hears of; or not, and it is lost. Either way the
+hub has sent a commit and has no answer, for as long as the test likes: a SIGKILL now hits it with a commit in
+flight. `open` ends all that.
 
-    EXECUTED   the store does it, and the hub never hears of it
-    LOST       it never arrives
-
-Either way the hub has sent a commit and has no answer, for as long as the test likes: a SIGKILL now hits it
-with a commit in flight. `interpose` puts the gate in front of an embedded store that already runs.
+    async with StoreGate.interpose(socket) as gate:      # in front of an embedded store, while no hub runs
+        ...
+        gate.arm(mark)
+        await gate.caught.wait()
+        gate.execute()
+        await hub.kill()
+        gate.open()
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Fate", "StoreGate"]
+__all__ = ["StoreGate"]
 
 CHUNK_BYTES = 256 * 1024
-
-
-class Fate(Enum):
-    """What becomes of a request that is caught."""
-
-    EXECUTED = "executed"
-    LOST = "lost"
+TAIL_BYTES = 4096
+"""Kept of what has passed, since a request may come in parts."""
 
 
 class StoreGate:
@@ -37,16 +36,19 @@ class StoreGate:
 
     Attributes:
         caught: set while a request is held in flight.
+        request: the first bytes of that request.
         back: the store's own socket, for connections that pass the gate by.
     """
 
     def __init__(self, front: Path, back: Path) -> None:
         """Name the socket to listen on, and where the store's was moved."""
         self.caught = asyncio.Event()
+        self.request = b""
         self._front = front
         self.back = back
-        self._mark = b""
-        self._fate: Fate | None = None
+        self._mark: bytes | None = None
+        self._decided = asyncio.Event()
+        self._executing = False
         self._replies_pass = asyncio.Event()
         self._replies_pass.set()
         self._stop = asyncio.Event()
@@ -65,14 +67,22 @@ class StoreGate:
         socket.rename(back)
         return cls(socket, back)
 
-    def arm(self, mark: bytes, fate: Fate) -> None:
+    def arm(self, mark: bytes) -> None:
         """Catch the next request with `mark` in it."""
-        assert self._fate is None, "armed already"
-        self._mark, self._fate = mark, fate
+        assert self._mark is None, "armed already"
+        self._mark = mark
+
+    def execute(self) -> None:
+        """Let the request that was caught, and what follows it, go on to the store."""
+        assert self.caught.is_set(), "nothing was caught"
+        self._executing = True
+        self._decided.set()
 
     def open(self) -> None:
-        """Let everything pass again. Call it once the hub is dead: what was held is dropped with its connection."""
-        self._fate = None
+        """Let everything pass again. Call it once the hub is dead: a request that is still held is dropped."""
+        self._decided.set()
+        self._decided = asyncio.Event()
+        self._mark, self._executing, self.request = None, False, b""
         self.caught.clear()
         self._replies_pass.set()
 
@@ -102,7 +112,7 @@ class StoreGate:
             try:
                 await self._stop.wait()
             finally:
-                self._replies_pass.set()
+                self.open()
                 with contextlib.suppress(FileNotFoundError):
                     self.back.replace(self._front)  # at no moment there is no socket: a hub takes that for the end
                 server.close()
@@ -138,14 +148,17 @@ class StoreGate:
     async def _requests(self, reader: asyncio.StreamReader, store: asyncio.StreamWriter) -> None:
         tail = b""
         while data := await reader.read(CHUNK_BYTES):
-            if self._fate is not None and not self.caught.is_set() and self._mark in tail + data:
+            if self._mark is not None and not self.caught.is_set() and self._mark in tail + data:
+                self.request = tail + data
                 self._replies_pass.clear()
                 self.caught.set()
-            tail = data[-len(self._mark) :] if self._mark else b""
-            if self.caught.is_set() and self._fate is Fate.LOST:
-                continue
+                decided = self._decided
+                await decided.wait()
+                if not self._executing:
+                    return
             store.write(data)
             await store.drain()
+            tail = data[-TAIL_BYTES:]
 
     async def _replies(self, reader: asyncio.StreamReader, hub: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

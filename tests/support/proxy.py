@@ -29,7 +29,8 @@ CHUNK_BYTES = 64 * 1024
 CONNECTIONS_MAX = 4096
 """Connections at once; one more is refused."""
 
-CONNECT_S = 10.0
+CONNECT_S = 8.0
+PATIENCE_S = 0.02
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -89,13 +90,23 @@ class FaultProxy:
 
     Attributes:
         target: host and port of new connections; those that are open stay where they are.
+        patient: whether a new connection waits for a target that is away.
         accepted: connections that were accepted so far.
         cuts: connections that were cut so far.
     """
 
-    def __init__(self, target: tuple[str, int], *, port: int = 0, seed: int = 0) -> None:
-        """Name the target, the port to listen on (0 takes a free one) and the seed of `cut_every`."""
+    def __init__(self, target: tuple[str, int], *, port: int = 0, seed: int = 0, patient: bool = False) -> None:
+        """Make a proxy.
+
+        Args:
+            target: host and port.
+            port: where to listen; 0 takes a free one.
+            seed: of `cut_every`.
+            patient: try a target that is away again and again for a few seconds, as a load balancer would, and
+                let the connection wait meanwhile.
+        """
         self.target = target
+        self.patient = patient
         self.accepted = 0
         self.cuts = 0
         self._asked_port = port
@@ -215,7 +226,7 @@ class FaultProxy:
     async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(CONNECT_S):
-                from_target, target = await asyncio.open_connection(*self.target, limit=CHUNK_BYTES)
+                from_target, target = await self._reach()
         except (OSError, TimeoutError):
             _abort(client)
             return
@@ -232,6 +243,16 @@ class FaultProxy:
             self._connections.discard(connection)
             _abort(client)
             _abort(target)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the target."""
+        while True:
+            try:
+                return await asyncio.open_connection(*self.target, limit=CHUNK_BYTES)
+            except OSError:
+                if not self.patient or self._stop.is_set():
+                    raise
+            await asyncio.sleep(PATIENCE_S)
 
     async def _forward(
         self,

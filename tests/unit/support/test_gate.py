@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gate import Fate, StoreGate
+from tests.support.gate import StoreGate
 from tests.support.timing import deadline, eventually
 
 
@@ -61,7 +61,7 @@ async def connected(directory: Path) -> AsyncIterator[tuple[asyncio.StreamReader
 
 async def test_what_has_no_mark_passes(directory: Path) -> None:
     async with gated(directory) as (store, gate), connected(directory) as (reader, writer):
-        gate.arm(b"commit", Fate.LOST)
+        gate.arm(b"commit")
         writer.write(b"read\n")
         async with deadline(5):
             assert await reader.readline() == b"+read\n"
@@ -69,21 +69,24 @@ async def test_what_has_no_mark_passes(directory: Path) -> None:
         assert not gate.caught.is_set()
 
 
-@pytest.mark.parametrize(("fate", "heard"), [(Fate.EXECUTED, [b"commit 1\n"]), (Fate.LOST, [])])
-async def test_a_marked_request_is_held_in_flight(directory: Path, fate: Fate, heard: list[bytes]) -> None:
+@pytest.mark.parametrize(("execute", "heard"), [(True, [b"commit 1\n"]), (False, [])])
+async def test_a_marked_request_is_held_in_flight(directory: Path, execute: bool, heard: list[bytes]) -> None:
     async with gated(directory) as (store, gate):
         async with connected(directory) as (reader, writer):
-            gate.arm(b"commit", fate)
+            gate.arm(b"commit")
             writer.write(b"commit 1\n")
             async with deadline(5):
                 await gate.caught.wait()
-                await eventually(lambda: store.heard == heard)
+            assert (gate.request, store.heard) == (b"commit 1\n", [])
+            if execute:
+                gate.execute()
+            await eventually(lambda: store.heard == heard)
             answer = asyncio.create_task(reader.readline())
             _, unanswered = await asyncio.wait([answer], timeout=0.05)
             assert unanswered == {answer}
-        async with deadline(5):
-            assert await answer == b""
         gate.open()
+        async with deadline(5):
+            await answer
         async with connected(directory) as (reader, writer):
             writer.write(b"commit 2\n")
             async with deadline(5):
@@ -93,7 +96,7 @@ async def test_a_marked_request_is_held_in_flight(directory: Path, fate: Fate, h
 
 async def test_a_mark_that_comes_in_two_parts_is_seen(directory: Path) -> None:
     async with gated(directory) as (store, gate), connected(directory) as (_, writer):
-        gate.arm(b"commit", Fate.EXECUTED)
+        gate.arm(b"commit")
         writer.write(b"first\nco")
         await eventually(lambda: store.heard == [b"first\n"])
         writer.write(b"mmit\n")

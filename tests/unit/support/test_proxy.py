@@ -150,6 +150,15 @@ async def test_a_target_that_is_away_resets_and_another_takes_over() -> None:
                 await say(streams, b"x", b">x")
 
 
+async def test_a_patient_proxy_waits_for_a_target_that_is_away() -> None:
+    async with FaultProxy(("127.0.0.1", 1), patient=True) as proxy, connected(proxy) as streams:
+        streams[1].write(b"x")
+        async with echo_server() as target:
+            proxy.target = target
+            async with deadline(5):
+                assert await streams[0].readexactly(1) == b"x"
+
+
 async def test_the_end_of_the_proxy_resets_what_is_open() -> None:
     async with echo_server() as target:
         async with FaultProxy(target) as proxy:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from protocol.codec import pack_record, pack_value
-from protocol.control import Cancelled, Kind, Succeeded
+from protocol.control import Cancelled, Errored, Kind, RunError, Succeeded
 from protocol.requests import RunInfo
 from tests.support.checkers import Dump, Rule, Violation, assert_kept
 from tests.support.run_checkers import check_fences, check_fold, check_journal, check_run, check_terminal
@@ -120,6 +120,13 @@ def test_an_operation_that_is_lost_or_repeated_is_caught(plant: Callable[[Dump],
     found = check_journal(plant(good_run()))
     assert rules(found) == {Rule.JOURNAL}
     assert any(says in violation.message for violation in found), found
+
+
+def test_what_an_error_takes_back_may_come_again() -> None:
+    error = RunError(type="ValueError", message="no")
+    errored = pack_record(Kind.ERRORED, "agent:one", pack_value(Errored(error=error)), attempt=1, seq=3, index=2)
+    assert_kept(check_journal(insert(5, errored, event(1, "one", 4, 2))(good_run())))
+    assert rules(check_journal(insert(5, errored, event(1, "one", 4, 1))(good_run()))) == {Rule.JOURNAL}
 
 
 def test_indices_may_have_gaps_where_not_every_operation_leaves_an_entry() -> None:

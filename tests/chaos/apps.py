@@ -1,0 +1,88 @@
+"""The agents of the chaos tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from pathlib import Path
+
+from agent import Agent, PlainRunContext, RunContext
+
+__all__ = ["HOLDS_THE_LOCK", "chatter", "sleeper", "streamer"]
+
+streamer = Agent("streamer", slots=1)
+chatter = Agent("chatter", slots=1)
+sleeper = Agent("sleeper", slots=4)
+
+HOLDS_THE_LOCK = re.compile(r"(a|aa)+$")
+"""On a row of `a` with a `b` at its end it takes time that doubles with every few letters, and lets nobody else in."""
+
+
+@streamer.handler("stream", recover="journal")
+async def stream(ctx: RunContext, count: int) -> int:
+    """Emit numbered lines as fast as they go."""
+    for number in range(count):
+        await ctx.emit("line", number)
+    return count
+
+
+@streamer.handler("paced", recover="journal")
+async def paced(ctx: RunContext, count: int, pause_ms: float) -> int:
+    """Emit numbered lines with pauses."""
+    for number in range(count):
+        await ctx.emit("line", number)
+        await asyncio.sleep(pause_ms / 1000)
+    return count
+
+
+@chatter.handler("chat", recover="restart")
+async def chat(ctx: RunContext, ledger: str, until: str) -> str:
+    """Emit lines that only this attempt of this process makes, each written down before, until a file is there."""
+    number = 0
+    with Path(ledger).open("a", buffering=1) as file:
+        while not await asyncio.to_thread(Path(until).exists):
+            number += 1
+            line = f"{os.getpid()} {ctx.attempt} {number}"
+            file.write(f"{line}\n")
+            await ctx.emit("said", line)
+            await asyncio.sleep(0.005)
+    return "done"
+
+
+@sleeper.handler("block")
+def block(ctx: PlainRunContext, seconds: float) -> int:
+    """Block the thread that handlers of this kind run in."""
+    time.sleep(seconds)
+    return ctx.attempt
+
+
+def search_for(seconds: float) -> None:
+    """Search with an expression that does not let the interpreter lock go, for about this long in one call."""
+    length = 22
+    while True:
+        began_s = time.monotonic()
+        HOLDS_THE_LOCK.match("a" * length + "b")
+        took_s = max(time.monotonic() - began_s, 1e-4)
+        if took_s >= seconds:
+            return
+        # each letter makes it 1.6 times as long
+        step = 1
+        while took_s * 1.618**step < seconds * 1.05 and step < 12:
+            step += 1
+        length += step
+
+
+@sleeper.handler("search", isolation="process")
+def search(ctx: PlainRunContext, seconds: float) -> int:
+    """Hold the interpreter lock of a child process."""
+    search_for(seconds)
+    return ctx.attempt
+
+
+@sleeper.handler("search-inline")
+def search_inline(ctx: PlainRunContext, seconds: float) -> int:
+    """Hold the interpreter lock of the agent itself."""
+    search_for(seconds)
+    return ctx.attempt
