@@ -57,7 +57,8 @@ def test_a_hub_says_where_it_is_and_ends_in_order(here: Path, number: signal.Sig
     hub.communicate(timeout=scaled(30))
     assert hub.returncode == code
     assert not (here / ".fleetline" / "hub.json").exists()
-    assert "Traceback" not in (here / "errors").read_text()
+    errors = (here / "errors").read_text()
+    assert "Traceback" not in errors, errors
 
 
 def test_dev_runs_a_hub_and_an_agent_in_one_process(here: Path) -> None:
@@ -76,7 +77,8 @@ def test_dev_runs_a_hub_and_an_agent_in_one_process(here: Path) -> None:
     dev.send_signal(signal.SIGINT)
     dev.communicate(timeout=scaled(30))
     assert dev.returncode == 130
-    assert "Traceback" not in (here / "errors").read_text()
+    errors = (here / "errors").read_text()
+    assert "Traceback" not in errors, errors
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

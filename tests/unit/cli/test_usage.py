@@ -62,7 +62,7 @@ TABLE: list[tuple[list[str], int, str]] = [
     (["token", "issue", "me", "--scope", "agent"], 2, "--scope agent: say which agent ids the token may use"),
     (["token", "issue", "me", "--agent", "A"], 2, "--agent: 'A' is not a name"),
     (["token", "issue", "Me"], 2, "NAME: 'Me' is not a name"),
-    (["token", "issue", "me", "--data", "missing"], 2, "there is no data directory missing; start the hub first"),
+    (["token", "issue", "me", "--data", "missing"], 2, "missing; start the hub first (it makes one)"),
     (["run", "ls"], 5, "nothing says where the hub is (looked at FLEETLINE_HUB and in "),
 ]
 
