@@ -26,6 +26,7 @@ from protocol.entry import Position
 from protocol.frames import (
     Ack,
     Entries,
+    HandlerSpec,
     Heartbeat,
     Hello,
     Identify,
@@ -180,8 +181,10 @@ class Agent(Link):
             id=self._agent,
             instance=f"{self._agent}-bench",
             session=self._session_id,
+            labels={"region": "here"},
             queues=(QUEUE_NAME,),
             slots=1,
+            handlers=(HandlerSpec(name="work"),),
             subscriptions=(Subscribe(log=self._log, from_=start),),
         )
 
