@@ -8,13 +8,14 @@ import re
 import time
 from pathlib import Path
 
-from agent import Agent, PlainRunContext, RunContext
+from agent import Agent, Entry, PlainRunContext, RunContext
 
-__all__ = ["HOLDS_THE_LOCK", "chatter", "sleeper", "streamer"]
+__all__ = ["HOLDS_THE_LOCK", "chatter", "listener", "sleeper", "streamer"]
 
 streamer = Agent("streamer", slots=1)
 chatter = Agent("chatter", slots=1)
 sleeper = Agent("sleeper", slots=4)
+listener = Agent("listener")
 
 HOLDS_THE_LOCK = re.compile(r"(a|aa)+$")
 """On a row of `a` with a `b` at its end it takes time that doubles with every few letters, and lets nobody else in."""
@@ -86,3 +87,10 @@ def search_inline(ctx: PlainRunContext, seconds: float) -> int:
     """Hold the interpreter lock of the agent itself."""
     search_for(seconds)
     return ctx.attempt
+
+
+@listener.on_message("note")
+def note(message: Entry) -> None:
+    """Write a message down."""
+    with Path(os.environ["NOTES"]).open("a") as file:
+        file.write(f"{message.offset} {message.body}\n")

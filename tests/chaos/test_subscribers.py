@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,10 +10,9 @@ import redis
 
 from agent.client import Client
 from orchestrator.store import keys
-from orchestrator.store.base import Durability
-from orchestrator.store.redis import RedisStore
 from protocol.frames import ResetReason, Start
 from protocol.ids import LogName
+from tests.chaos.histories import away, restore, snapshot, store_of
 from tests.chaos.watching import Watch, watched
 from tests.support.checkers import Began, assert_kept, check_delivered, check_log
 from tests.support.fleet import Fleet, HubProcess, dump_log
@@ -38,28 +36,6 @@ def numbered(first: int, last: int, what: str = "line") -> list[str]:
 
 def lines(watch: Watch) -> list[object]:
     return [entry.body for entry in watch.entries]
-
-
-@asynccontextmanager
-async def store_of(hub: HubProcess) -> AsyncIterator[RedisStore]:
-    """Open the hub's store, as retention would."""
-    store = RedisStore(f"unix://{hub.store_socket}", Durability.LOCAL, "test")
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-@asynccontextmanager
-async def away(proxy: FaultProxy) -> AsyncIterator[None]:
-    """Keep everybody behind the proxy from the hub."""
-    proxy.refuse()
-    proxy.cut()
-    try:
-        yield
-    finally:
-        proxy.refuse(False)
 
 
 @asynccontextmanager
@@ -159,19 +135,6 @@ async def test_a_log_that_is_replaced_under_a_live_subscriber_is_reported_too() 
                 await eventually(lambda: watch.resets and watch.upto == 8)
             assert watch.resets[-1].reason is ResetReason.UNKNOWN
             assert lines(watch)[-8:] == numbered(1, 8, "other")
-
-
-async def snapshot(hub: HubProcess, name: str) -> None:
-    """Stop hub and store, and copy the store's data."""
-    assert await hub.terminate() == 0
-    shutil.copytree(hub.data / "store", hub.data / name)
-
-
-async def restore(hub: HubProcess, name: str) -> None:
-    """Stop hub and store, and put the copy back."""
-    assert await hub.terminate() == 0
-    shutil.rmtree(hub.data / "store")
-    (hub.data / name).rename(hub.data / "store")
 
 
 async def test_diverged_history_is_reported_with_its_exact_range_and_what_took_its_place_follows() -> None:
