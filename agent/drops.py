@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from protocol.limits import MESSAGE_FRAMES_MAX
 
-__all__ = ["Dropped", "first_cause", "messages"]
+__all__ = ["Dropped", "first_cause", "messages", "now_ms"]
 
 
 class Dropped(Exception):
@@ -17,6 +18,11 @@ class Dropped(Exception):
         super().__init__(reason)
         self.code = code
         self.by_hub = by_hub
+
+
+def now_ms() -> int:
+    """Return the time that the link counts by."""
+    return time.monotonic_ns() // 1_000_000
 
 
 def messages(parts: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:

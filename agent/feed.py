@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTRY_OVERHEAD_BYTES",
+    "FENCED",
     "FRAME_BYTES_MAX",
     "PASSING",
     "RETRY_MS",
@@ -41,7 +42,9 @@ KIND_CHARS_MAX = 128
 RETRY_MS = 1000
 """How long to wait where the hub says that it cannot take an entry now, but not how long."""
 
-_FENCED = frozenset({ErrorCode.FENCED, ErrorCode.SUPERSEDED, ErrorCode.RUN_FINISHED, ErrorCode.PRODUCER_CONFLICT})
+FENCED = frozenset({ErrorCode.FENCED, ErrorCode.SUPERSEDED, ErrorCode.RUN_FINISHED, ErrorCode.PRODUCER_CONFLICT})
+"""Codes that end a producer, whatever number they name: it is not ours any more."""
+
 PASSING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.STORE_FULL, ErrorCode.TOO_MANY, ErrorCode.INTERNAL})
 """Codes after which the same publish can succeed later."""
 
@@ -50,7 +53,7 @@ def refusal(log: str, frame: Nack, acked: int) -> PublishRefused:
     """Return the error for a refusal that will not pass, of a producer whose entries up to `acked` were taken."""
     if frame.code == ErrorCode.PUBLISHER_LOST and frame.last is not None and frame.last < acked:
         return PublisherLost(log, frame.last + 1, acked)
-    if frame.code in _FENCED:
+    if frame.code in FENCED:
         return ProducerFenced(log, frame.code, f"{frame.message}; nothing more of this producer will be taken")
     return PublishRefused(log, frame.code, frame.message)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -28,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from agent.discovery import Endpoint
-from agent.drops import Dropped, first_cause, messages
+from agent.drops import Dropped, first_cause, messages, now_ms
 from agent.errors import FleetlineError, HubUnreachable, LinkClosed, link_ended
 from agent.held import Held
 from agent.peer import Identity, Peer
@@ -39,7 +38,7 @@ from protocol.backoff import backoff_ms
 from protocol.codes import CloseCode, explain, is_terminal
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
-from protocol.frames import Assign, Bye, Entries, Hello, Part, Puback, Ready, ReleaseReason, Response, Role
+from protocol.frames import Assign, Bye, Entries, Heartbeat, Hello, Part, Puback, Ready, ReleaseReason, Response, Role
 from protocol.frames import Error as ErrorFrame
 from protocol.session import DEFAULT_HANDSHAKE_MS, Phase, Session, Side
 
@@ -59,14 +58,10 @@ REASON_CHARS_MAX = 100
 HEARTBEAT_MS = 10_000
 """Until the hub announces its own."""
 
-_USEFUL = (Puback, Response, Entries, Assign)
+_USEFUL = (Heartbeat, Puback, Response, Entries, Assign)
 """Frames that show that a session is of use: the next failure is the first again."""
 
 _HTTP_ENDINGS = {401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN}
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 class Link:
@@ -88,6 +83,7 @@ class Link:
         self._something = asyncio.Event()
         self._greeted = asyncio.Event()
         self._urgent: list[Part] = []
+        self._bye: tuple[Bye, ...] = ()
         self._failures = 0
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
@@ -175,7 +171,7 @@ class Link:
         self._wake()
 
     def _handled(self, subscription: Subscription, generation: int, offset: int) -> None:
-        self.peer.subscriptions.handled(subscription, generation, offset, _now_ms())
+        self.peer.subscriptions.handled(subscription, generation, offset, now_ms())
         self._wake()
 
     def _release(self, held: Held, reason: ReleaseReason) -> None:
@@ -188,7 +184,8 @@ class Link:
             return
         self._closing = True
         if self._connection is not None and self.peer.ready:
-            self._urgent.append(Bye(reason=reason))
+            self._urgent += self.peer.subscriptions.last_acks()
+            self._bye = (Bye(reason=reason),)
             self._wake()
         else:
             self._task.cancel()
@@ -259,7 +256,7 @@ class Link:
             Dropped: always.
         """
         steady = self.peer.identity.role is Role.AGENT
-        session = Session(Side.PEER, _now_ms(), heartbeat_ms=HEARTBEAT_MS, steady=steady)
+        session = Session(Side.PEER, now_ms(), heartbeat_ms=HEARTBEAT_MS, steady=steady)
         self._connection = connection
         self._urgent.clear()
         self._greeted.clear()
@@ -287,7 +284,7 @@ class Link:
                 message = await connection.recv()
                 if isinstance(message, str):
                     raise Dropped(CloseCode.MALFORMED, "a text message", by_hub=False)
-                for effect in session.receive(message, _now_ms()):
+                for effect in session.receive(message, now_ms()):
                     self._take(effect, session)
         except ConnectionClosed as closed:
             raise _closed(closed) from None
@@ -297,7 +294,7 @@ class Link:
             raise Dropped(effect.code, effect.message, by_hub=False)
         frame = effect.frame
         try:
-            answer = self.peer.on_frame(frame, _now_ms())
+            answer = self.peer.on_frame(frame, now_ms())
         except RemoteProtocolError as fault:
             raise Dropped(fault.code, str(fault), by_hub=False) from None
         if isinstance(frame, Hello):
@@ -329,15 +326,15 @@ class Link:
         try:
             while session.phase is not Phase.ENDED:
                 self._something.clear()
-                now_ms = _now_ms()
-                frames = [*self._urgent, *self.peer.outgoing(now_ms)]
+                now = now_ms()
+                frames = [*self._urgent, *self.peer.outgoing(now), *self._bye]
                 self._urgent.clear()
                 if frames:
                     await self._say(connection, session, frames)
                     continue
                 due_ms = self.peer.due_ms()
                 if due_ms is not None:
-                    timer = loop.call_later(max(1, due_ms - now_ms) / 1000, self._something.set)
+                    timer = loop.call_later(max(1, due_ms - now) / 1000, self._something.set)
                 await self._something.wait()
                 if timer is not None:
                     timer.cancel()
@@ -348,8 +345,8 @@ class Link:
                 timer.cancel()
 
     async def _say(self, connection: ClientConnection, session: Session, frames: list[Part]) -> None:
-        now_ms = _now_ms()
-        parts = [session.send((frame,), now_ms) for frame in frames if session.phase is not Phase.ENDED]
+        now = now_ms()
+        parts = [session.send((frame,), now) for frame in frames if session.phase is not Phase.ENDED]
         for message in messages(parts, self.peer.limits.message_bytes_max):
             await connection.send(message)
         if session.phase is Phase.ENDED:
@@ -361,14 +358,14 @@ class Link:
         except TimeoutError:
             raise Dropped(CloseCode.HANDSHAKE_TIMEOUT, "the hub opened no session in time", by_hub=False) from None
         while True:
-            match session.tick(_now_ms()):
+            match session.tick(now_ms()):
                 case SendHeartbeat():
                     self._urgent.append(self.peer.heartbeat())
                     self._wake()
                 case Fail(code, message):
                     raise Dropped(code, message, by_hub=False)
                 case None:
-                    await asyncio.sleep(max(1, session.due_ms() - _now_ms()) / 1000)
+                    await asyncio.sleep(max(1, session.due_ms() - now_ms()) / 1000)
 
     def _after(self, drop: Dropped) -> int:
         if self._closing:

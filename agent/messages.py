@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from agent.entry import Entry
+from agent.errors import Reset
 from agent.links import Links
 from agent.reading import Reader
 from protocol.errors import FleetlineError
@@ -42,7 +43,7 @@ class Messages:
             kinds=sorted(functions),
             durable="messages",
             auto_ack=False,
-            on_reset=lambda reset: log.error("messages_reset", reason=reset.reason, first=reset.first, last=reset.last),
+            on_reset=_report,
             window=WINDOW,
         )
 
@@ -71,3 +72,7 @@ class Messages:
             await function(entry)
         else:
             await asyncio.to_thread(function, entry)
+
+
+def _report(reset: Reset) -> None:
+    log.error("messages_reset", reason=reset.reason, first=reset.first, last=reset.last, exact=reset.exact)

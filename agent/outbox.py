@@ -26,7 +26,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from agent.errors import FleetlineError, ProducerFenced
-from agent.feed import ENTRY_OVERHEAD_BYTES, Feed, WireEntry
+from agent.feed import ENTRY_OVERHEAD_BYTES, FENCED, Feed, WireEntry, refusal
 from agent.stream import Stream
 from agent.threads import resolve
 from protocol.codes import ErrorCode
@@ -189,7 +189,10 @@ class Outbox:
             feed = self._feeds.get((frame.log, frame.producer))
             if feed is None or feed.dead is not None:
                 return None
-            feed.refused(frame, now_ms)
+            if frame.code in FENCED:
+                feed.kill(refusal(feed.log, frame, feed.acked))
+            else:
+                feed.refused(frame, now_ms)
             self.let_in()
             return feed.dead
 

@@ -298,6 +298,11 @@ class Subscriptions:
                 del self._acking[log]
         return frames
 
+    def last_acks(self) -> list[Part]:
+        """Return every acknowledgement that is still to be said: the link is about to leave."""
+        acks = [sub.ack(sub.ack_due_ms) for sub in self._acking.values() if sub.ack_due_ms is not None]
+        return [ack for ack in acks if ack is not None]
+
     def due_ms(self) -> int | None:
         """Return when `take` next has something that it held back."""
         times = [sub.ack_due_ms for sub in self._acking.values() if sub.ack_due_ms is not None]

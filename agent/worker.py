@@ -236,8 +236,7 @@ class _Service:
                 helpers = [tasks.create_task(self._take_events(tasks))]
                 if self._messages is not None:
                     helpers.append(tasks.create_task(self._messages.run()))
-                ended = asyncio.wrap_future(self._link.ended)
-                await asyncio.wait((self._drain, ended), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((self._drain, self._link_ended()), return_when=asyncio.FIRST_COMPLETED)
                 await self._finish(helpers)
         except* FleetlineError as group:
             log.error("agent_failed", errors=[str(error) for error in group.exceptions])
@@ -288,8 +287,7 @@ class _Service:
         while self._attempts and (left_s := self._drain_until - self._loop.time()) > 0 and not self._link.ended.done():
             self._hurry.clear()
             hurry = self._loop.create_task(self._hurry.wait())
-            ended = asyncio.wrap_future(self._link.ended)
-            waited: tuple[asyncio.Future[Any], ...] = (*self._attempts.values(), hurry, ended)
+            waited: tuple[asyncio.Future[Any], ...] = (*self._attempts.values(), hurry, self._link_ended())
             await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
         for attempt, task in tuple(self._attempts.items()):
@@ -302,6 +300,12 @@ class _Service:
             self._link.release(attempt.held, ReleaseReason.DRAIN)
         attempt.stop("the agent is stopping")
         task.cancel()
+
+    def _link_ended(self) -> asyncio.Future[None]:
+        """Return what is done when the link has ended. With what error, `_leave` tells; nobody asks this one."""
+        ended = asyncio.wrap_future(self._link.ended)
+        ended.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return ended
 
     async def _leave(self) -> None:
         """Say goodbye, and end the link's thread. Raises what ended the link, if that was not us."""

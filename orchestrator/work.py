@@ -33,6 +33,7 @@ from protocol.frames import (
     Puback,
     Publish,
     Release,
+    ReleaseReason,
     Verdict,
 )
 from protocol.ids import LogKind, LogName, queue_partition
@@ -181,6 +182,7 @@ class Work:
         if meta is not None and mine and meta.state is RunState.RUNNING:
             await settle(self._line, runs.release(self._ids(), meta, frame.reason.value))
         peer.held.pop(frame.run, None)
+        peer.leaving = peer.leaving or frame.reason is ReleaseReason.DRAIN  # else it would be given this run again
         self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue) if meta else "")
         self._dispatch.offer(peer)
 

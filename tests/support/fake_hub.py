@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from protocol import frames as f
-from protocol.codec import pack_record, pack_value
+from protocol.codec import pack_record, pack_value, unpack_record, unpack_value
 from protocol.control import CONTROL, Kind, Submitted
 from protocol.effects import Deliver, SendHeartbeat
 from protocol.entry import Entry, Position, next_tag, origin
@@ -145,8 +145,9 @@ class FakeHub:
     async def pump(self) -> None:
         """Send everybody what they have not been sent."""
         for wire in tuple(self.wires):
-            for name in tuple(wire.follows):
-                await self._deliver(wire, name)
+            with suppress(ConnectionClosed):
+                for name in tuple(wire.follows):
+                    await self._deliver(wire, name)
 
     async def assign(self, run: str, *, attempt: int = 1, fence: int | None = None, recover: str = "restart") -> None:
         """Give a run to the first agent that is connected."""
@@ -228,7 +229,8 @@ class FakeHub:
 
     async def _tick(self, wire: Wire) -> None:
         while True:
-            await asyncio.sleep(max(0.005, (wire.session.due_ms() - _now_ms()) / 1000))
+            due_ms = min(wire.session.due_ms() - _now_ms(), self.heartbeat_ms // 4)
+            await asyncio.sleep(max(0.005, due_ms / 1000))
             match wire.session.tick(_now_ms()):
                 case SendHeartbeat():
                     await wire.send(f.Heartbeat())
@@ -325,7 +327,7 @@ class FakeHub:
             wire.follows[name] = (upto, kinds)
             entries = log.entries[sent:upto]
             if kinds is not None:
-                entries = [entry for entry in entries if any(kind.encode() in entry.packed for kind in kinds)]
+                entries = [entry for entry in entries if unpack_record(entry.packed).kind in kinds]
             await wire.send(
                 f.Entries(
                     log=name,
@@ -354,9 +356,7 @@ class FakeHub:
             seq = frame.seq + place
             if seq > record[0]:
                 src = f"{wire.identify.role}:{wire.identify.id}"
-                offset = log.append(
-                    pack_record(kind, src, body, attempt=attempt, seq=seq, index=index, cause=cause)
-                )
+                offset = log.append(pack_record(kind, src, body, attempt=attempt, seq=seq, index=index, cause=cause))
                 record[:] = [seq, offset]
         if self.mute_pubacks:
             return []
@@ -390,11 +390,12 @@ class FakeHub:
         if asked.run not in self.runs:
             return f.Fault(code="not_found", message="no such run")
         log = self.log(f"run/{asked.run}")
-        state = "queued"
+        state, result = "queued", None
         for entry in log.entries:
-            for kind, control in CONTROL.items():
-                if control.terminal and pack_value(kind) in entry.packed:
-                    state = kind[1:]
+            record = unpack_record(entry.packed)
+            if record.kind in CONTROL and CONTROL[record.kind].terminal:
+                state = record.kind[1:]
+                result = unpack_value(record.body).get("result")
         return {
             "run": asked.run,
             "state": state,
@@ -402,6 +403,7 @@ class FakeHub:
             "queue": self.runs[asked.run].queue,
             "attempt": 1,
             "submitted_ms": 1,
+            "result": result,
             "head": log.head.offset,
         }
 

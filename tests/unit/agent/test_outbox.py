@@ -165,6 +165,12 @@ def test_a_fenced_producer_is_dead_and_everybody_who_waits_is_told(code: str) ->
     assert (box.entries, box.flying) == (0, 0)
 
 
+def test_a_fence_counts_whatever_number_it_names() -> None:
+    box, stream = make()
+    nack(box, 0, "fenced")
+    assert isinstance(stream.dead, ProducerFenced)
+
+
 def test_who_waits_for_a_number_is_told_when_it_is_acknowledged_whatever_was_asked_first() -> None:
     box, stream = make()
     fill(stream, 4)
