@@ -13,9 +13,10 @@ import structlog
 from orchestrator.line import Line
 from orchestrator.store import keys
 from orchestrator.store.base import Commit, Guard, HashSet, Refused, Store, StoreUnavailable
+from protocol.entry import Position
 from protocol.ids import LogName, partition_of
 
-__all__ = ["Acks", "DurableAck"]
+__all__ = ["Acks", "DurableAck", "acknowledged"]
 
 PERIOD_S = 1.0
 
@@ -28,13 +29,13 @@ class DurableAck:
     Attributes:
         log: the log that is followed.
         field: `principal/name`.
-        stored: what the store has, or None.
-        acked: the highest that was acknowledged here, or None.
+        stored: the position that the store has, or None.
+        acked: the highest offset that was acknowledged here, or None.
     """
 
     __slots__ = ("_lower", "acked", "field", "log", "stored")
 
-    def __init__(self, log: LogName, field: str, stored: int | None) -> None:
+    def __init__(self, log: LogName, field: str, stored: Position | None) -> None:
         self.log = log
         self.field = field
         self.stored = stored
@@ -45,12 +46,12 @@ class DurableAck:
     async def load(cls, store: Store, log: LogName, field: str) -> DurableAck:
         """Return what the store has of a durable subscription."""
         value = (await store.hash_get(keys.acks(log), field))[0]
-        return cls(log, field, int(value) if value else None)
+        return cls(log, field, _read(value.decode()) if value else None)
 
     @property
     def pending(self) -> bool:
         """Whether there is something to store."""
-        return self.acked is not None and (self._lower or self.stored is None or self.acked > self.stored)
+        return self.acked is not None and (self._lower or self.stored is None or self.acked > self.stored.offset)
 
     def note(self, offset: int) -> None:
         """Take an acknowledgement."""
@@ -58,31 +59,53 @@ class DurableAck:
 
     def reset(self, offset: int) -> None:
         """Go back: the entries after `offset` are others than those that were acknowledged."""
-        if self.stored is not None and self.stored > offset:
+        if self.stored is not None and self.stored.offset > offset:
             self.acked, self._lower = offset, True
         elif self.acked is not None:
             self.acked = min(self.acked, offset)
 
     async def save(self, line: Line) -> None:
-        """Store what was acknowledged, unless more is stored already.
+        """Store the position that was acknowledged, unless a later one is stored already.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
         while self.pending:
-            acked = self.acked
-            key, old = keys.acks(self.log), None if self.stored is None else str(self.stored)
+            assert self.acked is not None
+            acked = await _position(line.store, self.log, self.acked)
+            if acked is None:  # the log lost it since; the subscription is about to be reset
+                return
+            key, old = keys.acks(self.log), None if self.stored is None else _write(self.stored)
             commit = Commit(
                 id=line.new_commit_id(),
                 partition=partition_of(self.log),
                 guards=(Guard(key, self.field, old),),
-                ops=(HashSet(key, {self.field: str(acked)}),),
+                ops=(HashSet(key, {self.field: _write(acked)}),),
             )
             result = await line.commit(commit)
             if isinstance(result, Refused):
-                self.stored = None if result.actual is None else int(result.actual)
+                self.stored = None if result.actual is None else _read(result.actual)
             else:
                 self.stored, self._lower = acked, False
+
+
+async def acknowledged(store: Store, log: LogName) -> list[int]:
+    """Return the offsets that the durable subscriptions of a log have acknowledged."""
+    return [_read(value.decode()).offset for value in (await store.hash_all(keys.acks(log))).values()]
+
+
+async def _position(store: Store, log: LogName, offset: int) -> Position | None:
+    meta, tags = await asyncio.gather(store.meta(log), store.tags(log, (offset,)))
+    return Position(meta["epoch"], offset, tags[0]) if meta and tags[0] else None
+
+
+def _write(position: Position) -> str:
+    return f"{position.offset} {position.epoch} {position.tag}"
+
+
+def _read(text: str) -> Position:
+    offset, epoch, tag = text.split()
+    return Position(epoch, int(offset), tag)
 
 
 class Acks:

@@ -38,6 +38,7 @@ from orchestrator.opening import supersede
 from orchestrator.peers import Peer, Peers
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
+from orchestrator.retention import Retention
 from orchestrator.server import Server
 from orchestrator.services import Services
 from orchestrator.settings import Settings
@@ -162,6 +163,7 @@ class Hub:
             "dispatch": dispatch.run(),
             "timekeeper": timekeeper.run(),
             "registry": registry.run(),
+            "retention": Retention(line, settings.log_entries_max).run(),
             "wakes": self._listen(store),
             "ticks": self._tick(min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
             "fences": self._check_fences(recheck_s),

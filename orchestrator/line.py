@@ -17,6 +17,7 @@ import structlog
 from orchestrator.store.base import Commit, Outcome, Refused, Store, StoreUnavailable
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
+from protocol.ids import LogKind, LogName
 
 __all__ = ["Line", "monotonic_ms"]
 
@@ -48,6 +49,7 @@ class Line:
         self._counters = counters
         self._clock_gap_ms = time.time_ns() // 1_000_000 - monotonic_ms()
         self._numbers = count(1)
+        self._grown: set[LogName] = set()
 
     @property
     def src(self) -> str:
@@ -81,7 +83,13 @@ class Line:
             self._counters.commits += 1
             self._clock_gap_ms = outcome.now_ms - monotonic_ms()
             self.tails.take(commit, outcome)
+            self._grown.update(append.log for append in commit.appends if append.log.kind is not LogKind.RUN)
         return outcome
+
+    def take_grown(self) -> set[LogName]:
+        """Return the logs, other than runs', that commits of this hub appended to since the last call."""
+        grown, self._grown = self._grown, set()
+        return grown
 
     async def run(self) -> None:
         """Keep the store's clock in mind until cancelled."""

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     unidentified_max: int = Field(8_192, ge=1, description="connections at once that have not identified themselves")
     replay_reads_max: int = Field(16, ge=1, description="pages of history read from the store at once")
     recheck_ms: int = Field(10_000, ge=50, description="how often followed logs are compared with the store")
+    log_entries_max: int = Field(
+        1_000_000, ge=1_000, description="entries kept of a topic's or an agent's log; runs' logs are kept whole"
+    )
     log_level: str = Field("info", description="debug, info, warning or error")
     limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")
 

@@ -13,7 +13,6 @@ from orchestrator.core.resume import (
     Resumed,
     Search,
     resume,
-    resume_acked,
 )
 from orchestrator.line import Line
 from orchestrator.store.base import Append, Commit, StoreUnavailable
@@ -53,15 +52,17 @@ async def log_state(line: Line, tail: Tail) -> LogState | None:
     return state
 
 
-async def decide(line: Line, log: LogName, state: LogState, place: Position | int | None) -> Decision:
-    """Decide where delivery goes on after a position, or after an acknowledged offset.
+async def decide(line: Line, log: LogName, state: LogState, place: Position | None) -> Decision:
+    """Decide where delivery goes on after a position; without one, at the first entry that is kept.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
+    if place is None:
+        return Resumed(state.cut)
     tag = None
     for _ in range(DECIDE_TRIES_MAX):
-        decision = resume(state, place, tag) if isinstance(place, Position) else resume_acked(state, place, tag)
+        decision = resume(state, place, tag)
         if isinstance(decision, Probing):
             search = Search(state, decision.position)
             return search.result or search

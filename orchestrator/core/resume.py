@@ -33,7 +33,6 @@ __all__ = [
     "Resumed",
     "Search",
     "resume",
-    "resume_acked",
     "start_at",
 ]
 
@@ -122,24 +121,6 @@ def resume(log: LogState, position: Position, tag: str | None = None) -> Decisio
     if known is None:
         return NeedsTag(offset)
     return Resumed(position) if known == position.tag else Probing(position)
-
-
-def resume_acked(log: LogState, acked: int | None, tag: str | None = None) -> Decision:
-    """Decide where a durable subscription goes on that has no position but what it acknowledged.
-
-    Args:
-        log: the log as it is now.
-        acked: the offset that was stored, or None where none was.
-        tag: the store's tag at that offset, once `NeedsTag` asked for it.
-    """
-    if acked is None:
-        return Resumed(log.cut)
-    if acked > log.head:
-        return ResetTo(ResetReason.DIVERGED, _lost(log.head + 1, acked, exact=False), log.end)
-    if acked < log.cut.offset:
-        return ResetTo(ResetReason.TRIMMED, _lost(acked + 1, log.cut.offset), log.cut)
-    known = {log.head: log.tag, log.cut.offset: log.cut_tag}.get(acked, tag)
-    return NeedsTag(acked) if known is None else Resumed(Position(log.epoch, acked, known))
 
 
 def start_at(log: LogState, start: Start) -> Position:

@@ -14,7 +14,6 @@ from orchestrator.core.resume import (
     Resumed,
     Search,
     resume,
-    resume_acked,
     start_at,
 )
 from protocol.entry import Position, first_tag, next_tag
@@ -130,19 +129,6 @@ def test_a_peer_that_holds_too_little_gets_everything_that_is_kept() -> None:
     log, theirs = History(("a", 10), ("b", 5000)), History(("a", 10), ("c", 5000))
     result, _ = search(log, 1, theirs, held_from=theirs.head - KEPT_TAGS_MAX)
     assert (result.at.offset, result.lost.from_, result.lost.exact) == (0, 1, False)
-
-
-def test_what_was_acknowledged_is_where_a_durable_subscription_goes_on() -> None:
-    log = History(("a", 10))
-    assert resume_acked(log.state(first=3), None) == Resumed(log.at(2))
-    assert resume_acked(log.state(), 10) == Resumed(log.at(10))
-    assert resume_acked(log.state(), 4) == NeedsTag(4)
-    assert resume_acked(log.state(), 4, log.tags[4]) == Resumed(log.at(4))
-    trimmed, ahead = resume_acked(log.state(first=8), 2), resume_acked(log.state(), 15)
-    assert isinstance(trimmed, ResetTo)
-    assert isinstance(ahead, ResetTo)
-    assert (trimmed.reason, trimmed.lost.from_, trimmed.lost.to) == (ResetReason.TRIMMED, 3, 7)
-    assert (ahead.reason, ahead.lost.from_, ahead.lost.to, ahead.at) == (ResetReason.DIVERGED, 11, 15, log.at(10))
 
 
 def test_named_starts_are_the_ends_of_what_is_kept() -> None:
