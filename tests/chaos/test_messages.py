@@ -53,7 +53,7 @@ class Listening:
 
         def acked() -> bool:
             with redis.Redis(unix_socket_path=str(self.hub.store_socket)) as store:
-                heads = [int(value) for value in store.hvals(keys.acks(LOG))]
+                heads = [int(value.split()[0]) for value in store.hvals(keys.acks(LOG))]
             lines = (self.fleet.directory / "notes").read_text().splitlines()
             return heads != [] and heads[0] >= int(lines[-1].partition(" ")[0])
 
@@ -139,3 +139,7 @@ async def test_an_agent_is_told_that_its_log_diverged_and_given_what_took_its_pl
         await there.noted("new 4", "new 5", "new 6")
         (reset,) = there.resets()
         assert reset["reason"] == ResetReason.DIVERGED
+        # It follows one kind, and so knows tags where its frames ended: up to 3 (offset 4) all is common,
+        # and 6 is another. No more can be said, and that is said.
+        assert (reset["first"], reset["exact"]) == (5, False)
+        assert reset["last"] >= 7
