@@ -70,6 +70,7 @@ class Registry:
                 await self._flush()
             except StoreUnavailable as fault:
                 log_.warning("registry_behind", reason=str(fault))
+                self._woken.clear()  # what waits goes with the next beat: to try at once would go on for ever
             try:
                 await asyncio.wait_for(self._woken.wait(), PERIOD_S)
             except TimeoutError:

@@ -1,0 +1,45 @@
+"""Run simulations: `python -m tests.support.simulation --seed 7 --trace`, or `--from 0 --count 100`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from tests.support.simulation.world import simulate
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run what the command line asks for; the exit code says whether the promise was kept."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.simulation")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--from", type=int, default=0, dest="first")
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--step", type=int, default=1, help="take every so manyth seed")
+    parser.add_argument("--trace", action="store_true", help="print every message")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a seed")
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + options.count * options.step, options.step)
+    failed = 0
+    for seed in [options.seed] if options.seed is not None else seeds:
+        began_s = time.perf_counter()
+        outcome = simulate(seed, keep_lines=options.trace)
+        took_s = time.perf_counter() - began_s
+        for line in outcome.lines:
+            print(line)
+        if options.json:
+            told = {"seed": seed, "digest": outcome.digest, "violations": outcome.violations, "report": outcome.report()}
+            print(json.dumps(told), flush=True)
+        else:
+            print(f"seed {seed} {outcome.digest} {outcome.events} events, {outcome.virtual_s:.0f} s in {took_s:.2f} s")
+            if outcome.violations:
+                print(outcome.report())
+        failed += bool(outcome.violations)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
