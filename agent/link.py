@@ -52,6 +52,9 @@ CLOSE_TIMEOUT_S = 1.0
 RECEIVED_BYTES_MAX = 64 * 1024 * 1024
 """Of one message, whatever the hub announces."""
 
+READY_FAILURES_MAX = 3
+"""A hub that opens sessions is there: one that soon loses them is tried again sooner than one that is gone."""
+
 REASON_CHARS_MAX = 100
 """Of a close frame's reason, which may have 123 bytes."""
 
@@ -317,6 +320,7 @@ class Link:
             self.resumes += 1
         log.info("link_ready", peer=self.peer.identity.id, session=frame.session, resumed=frame.resumed)
         self._greeted.set()
+        self._failures = min(self._failures, READY_FAILURES_MAX)
         self.failure = ""
         resolve(self._opened, None)
 
