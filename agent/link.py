@@ -54,7 +54,6 @@ RECEIVED_BYTES_MAX = 64 * 1024 * 1024
 
 READY_FAILURES_MAX = 3
 """A hub that opens sessions is there: one that soon loses them is tried again sooner than one that is gone."""
-
 REASON_CHARS_MAX = 100
 """Of a close frame's reason, which may have 123 bytes."""
 
