@@ -6,9 +6,12 @@ import asyncio
 import os
 import re
 import time
+from contextlib import suppress
+from itertools import count, islice
 from pathlib import Path
+from typing import TextIO
 
-from agent import Agent, Entry, PlainRunContext, RunContext
+from agent import Agent, Entry, PlainRunContext, PublishRefused, RunContext
 
 __all__ = ["HOLDS_THE_LOCK", "chatter", "listener", "sleeper", "streamer"]
 
@@ -17,39 +20,54 @@ chatter = Agent("chatter", slots=1)
 sleeper = Agent("sleeper", slots=4)
 listener = Agent("listener")
 
+STUBBORN_LINES = 20
+"""How often a handler tries on after it was told to stop."""
+
 HOLDS_THE_LOCK = re.compile(r"(a|aa)+$")
 """On a row of `a` with a `b` at its end it takes time that doubles with every few letters, and lets nobody else in."""
 
 
 @streamer.handler("stream", recover="journal")
-async def stream(ctx: RunContext, count: int) -> int:
+async def stream(ctx: RunContext, lines: int) -> int:
     """Emit numbered lines as fast as they go."""
-    for number in range(count):
+    for number in range(lines):
         await ctx.emit("line", number)
-    return count
+    return lines
 
 
 @streamer.handler("paced", recover="journal")
-async def paced(ctx: RunContext, count: int, pause_ms: float) -> int:
+async def paced(ctx: RunContext, lines: int, pause_ms: float) -> int:
     """Emit numbered lines with pauses."""
-    for number in range(count):
+    for number in range(lines):
         await ctx.emit("line", number)
         await asyncio.sleep(pause_ms / 1000)
-    return count
+    return lines
 
 
 @chatter.handler("chat", recover="restart")
 async def chat(ctx: RunContext, ledger: str, until: str) -> str:
-    """Emit lines that only this attempt of this process makes, each written down before, until a file is there."""
-    number = 0
+    """Emit lines that only this attempt of this process makes, each written down before, until a file is there.
+
+    When it is told to stop it does not listen at first, and goes on trying.
+    """
     with Path(ledger).open("a", buffering=1) as file:
-        while not await asyncio.to_thread(Path(until).exists):
-            number += 1
-            line = f"{os.getpid()} {ctx.attempt} {number}"
-            file.write(f"{line}\n")
-            await ctx.emit("said", line)
-            await asyncio.sleep(0.005)
+        lines = (f"{os.getpid()} {ctx.attempt} {number}" for number in count(1))
+        try:
+            while not await asyncio.to_thread(Path(until).exists):
+                await say(ctx, file, next(lines))
+                await asyncio.sleep(0.005)
+        except (asyncio.CancelledError, PublishRefused):
+            for line in islice(lines, STUBBORN_LINES):
+                with suppress(PublishRefused):
+                    await say(ctx, file, line)
+            raise
     return "done"
+
+
+async def say(ctx: RunContext, file: TextIO, line: str) -> None:
+    """Write a line down, and emit it."""
+    file.write(f"{line}\n")
+    await ctx.emit("said", line)
 
 
 @sleeper.handler("block")

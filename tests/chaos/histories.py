@@ -11,7 +11,10 @@ from orchestrator.store.redis import RedisStore
 from tests.support.fleet import HubProcess
 from tests.support.proxy import FaultProxy
 
-__all__ = ["away", "restore", "snapshot", "store_of"]
+__all__ = ["NOWHERE", "away", "restore", "snapshot", "store_of"]
+
+NOWHERE = ("127.0.0.1", 1)
+"""Nobody listens there."""
 
 
 @asynccontextmanager
@@ -27,13 +30,14 @@ async def store_of(hub: HubProcess) -> AsyncIterator[RedisStore]:
 
 @asynccontextmanager
 async def away(proxy: FaultProxy) -> AsyncIterator[None]:
-    """Keep everybody behind the proxy from the hub."""
-    proxy.refuse()
+    """Keep everybody behind a patient proxy from the hub; who comes meanwhile waits at the proxy."""
+    assert proxy.patient
+    target, proxy.target = proxy.target, NOWHERE
     proxy.cut()
     try:
         yield
     finally:
-        proxy.refuse(False)
+        proxy.target = target
 
 
 async def snapshot(hub: HubProcess, name: str) -> None:

@@ -69,7 +69,7 @@ class Listening:
 async def listening() -> AsyncIterator[Listening]:
     async with Fleet() as fleet:
         hub = await fleet.hub()
-        async with FaultProxy(hub.address) as proxy:
+        async with FaultProxy(hub.address, patient=True) as proxy:
             notes = {"NOTES": str(fleet.directory / "notes")}
             agent = fleet.agent("tests.chaos.apps:listener", hub, agent_id=AGENT, url=proxy.url, environment=notes)
             async with Client.connect(hub.url, token=hub.token) as client:

@@ -11,8 +11,10 @@ from orchestrator.store import keys
 from protocol.codec import pack_value
 from protocol.ids import LogName
 from tests.chaos.amounts import rounds
+from tests.chaos.histories import NOWHERE
 from tests.support.checkers import assert_kept, check_log, check_sequence
-from tests.support.fleet import Fleet, HubProcess, dump_log
+from tests.support.fleet import Fleet, HubProcess, Process, dump_log
+from tests.support.proxy import FaultProxy
 from tests.support.timing import eventually
 
 TOPIC = "lines"
@@ -26,22 +28,29 @@ def head_of(hub: HubProcess) -> int:
         return int(store.xlen(keys.stream(LogName.parse(f"topic/{TOPIC}"))))
 
 
+def begun(publisher: Process) -> int:
+    """Return how often the program has said where it begins."""
+    return sum(line.startswith("from ") for line in publisher.output().splitlines())
+
+
 async def test_a_publisher_killed_again_and_again_publishes_each_line_once() -> None:
     count, kills = rounds(LINES), rounds(KILLS)
     lines = [f"line {number} of the source" for number in range(1, count + 1)]
-    async with Fleet() as fleet:
+    async with Fleet() as fleet, FaultProxy(NOWHERE, patient=True) as proxy:
         hub = await fleet.hub()
+        proxy.target = hub.address
         source = fleet.directory / "source.txt"
         source.write_text("".join(f"{line}\n" for line in lines))
         publisher = fleet.program(
             "publisher",
             [sys.executable, "-m", "tests.chaos.numbered_lines", str(source), TOPIC, str(fleet.directory / "state")],
-            {"FLEETLINE_HUB": hub.url, "FLEETLINE_TOKEN": hub.token},
+            {"FLEETLINE_HUB": proxy.url, "FLEETLINE_TOKEN": hub.token},
         )
         async with Client.connect(hub.url, token=hub.token) as client:
             for kill in range(kills):
                 target = (kill + 1) * count // (kills + 2)
                 publisher.spawn()
+                await eventually(lambda kill=kill: begun(publisher) == kill + 1, 60)  # type: ignore[misc]
                 await eventually(lambda target=target: head_of(hub) >= target, 60)  # type: ignore[misc]
                 await publisher.kill()
                 if kill % 3 == 2:

@@ -42,7 +42,7 @@ def lines(watch: Watch) -> list[object]:
 async def connected(fleet: Fleet, hub: HubProcess) -> AsyncIterator[tuple[Client, Client, FaultProxy]]:
     """Yield a client that publishes, one that subscribes through a proxy, and the proxy."""
     async with (
-        FaultProxy(hub.address) as proxy,
+        FaultProxy(hub.address, patient=True) as proxy,
         Client.connect(hub.url, token=hub.token) as publisher,
         Client.connect(proxy.url, token=hub.token) as subscriber,
     ):
