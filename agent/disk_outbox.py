@@ -69,11 +69,12 @@ class DiskOutbox:
         self.acked_mark: str | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(directory)
+        self._database = sqlite3.connect(directory / FILE, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
         try:
-            self._database = self._open()
+            self._prepare()
             self._load(log)
         except sqlite3.Error as fault:
-            os.close(self._lock)
+            self.close()
             raise OutboxFailed(
                 f"the outbox in {directory} cannot be opened ({fault}); what it holds was not sent; "
                 "if the file is beyond repair, move it away and publish again from the source"
@@ -142,12 +143,10 @@ class DiskOutbox:
         self._database.close()
         os.close(self._lock)
 
-    def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.directory / FILE, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=FULL")
-        database.executescript(_SCHEMA)
-        return database
+    def _prepare(self) -> None:
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.executescript(_SCHEMA)
 
     def _load(self, log: str) -> None:
         kept = dict(self._database.execute("SELECT name, value FROM meta").fetchall())
