@@ -77,8 +77,8 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
     resumed = frame.session is not None
     if peer.role is Role.AGENT:
         previous = await _fence(hub.line, peer)
-        if previous is None:
-            return Denied(CloseCode.OVERLOADED, "other sessions of this agent open at the same time")
+        if isinstance(previous, Denied):
+            return previous
         resumed = frame.session == previous
         connection.peer = peer  # from here on its end is written down
         attempts = await hub.work.reopen(peer, frame.attempts)
@@ -181,18 +181,20 @@ def _peer(connection: Connection, frame: Identify, principal: Principal) -> Peer
     )
 
 
-async def _fence(line: Line, peer: Peer) -> str | None:
-    """Commit the session; return the one before it (or ""), or None where others were always first."""
+async def _fence(line: Line, peer: Peer) -> str | Denied:
+    """Commit the session; return the one before it (or ""), or why there is none."""
     log = sessions.agent_log(peer.namespace, peer.id)
     for _ in range(OPEN_TRIES_MAX):
         meta = await line.store.meta(log)
+        if sessions.was_superseded(meta, peer.instance):
+            return Denied(CloseCode.SUPERSEDED, "another process has taken this agent's id over since")
         newcomer = Newcomer(peer.session, peer.instance, line.hub_id, line.src, line.new_commit_id(), line.new_epoch())
         opening = sessions.open_session(log, meta, newcomer, line.now_ms())
         if isinstance(await line.commit(opening.commit), Outcome):
             peer.fence = opening.fence
             log_.info("session_opened", agent=peer.id, session=peer.session, takeover=opening.takeover)
             return opening.previous
-    return None
+    return Denied(CloseCode.OVERLOADED, "other sessions of this agent open at the same time")
 
 
 def _once(subscriptions: tuple[Subscribe, ...]) -> tuple[Subscribe, ...]:

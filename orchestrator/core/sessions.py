@@ -34,12 +34,15 @@ __all__ = [
     "judge",
     "open_session",
     "principal_name",
+    "was_superseded",
 ]
 
 VERSION = 1
 VERSIONS = (VERSION,)
 OPEN = "1"
 CLOSED = "0"
+SUPERSEDED_MAX = 16
+"""Processes remembered that had an agent's id before others took it over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcome
         "hub": newcomer.hub_id,
         "open": OPEN,
     }
+    if takeover:
+        fields["superseded"] = " ".join([*_superseded(known), known["instance"]][-SUPERSEDED_MAX:])
     commit = Commit(
         id=newcomer.commit,
         partition=partition_of(log),
@@ -137,6 +142,18 @@ def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcome
         ops=(HashSet(key, fields),),
     )
     return Opening(commit, fence, takeover, previous)
+
+
+def was_superseded(meta: Mapping[str, str] | None, instance: str) -> bool:
+    """Whether another process took the agent's id over from this one, which comes back without having heard of it.
+
+    It must not take the id over in turn: the newer process is the agent now.
+    """
+    return instance in _superseded(meta or {})
+
+
+def _superseded(meta: Mapping[str, str]) -> list[str]:
+    return meta.get("superseded", "").split()
 
 
 def close_session(log: LogName, session: str, reason: str, src: str, commit: str) -> Commit:

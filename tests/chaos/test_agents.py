@@ -12,8 +12,10 @@ from agent.runs import Run
 from protocol.codec import pack_value
 from protocol.control import Kind
 from tests.chaos.amounts import LONG, rounds
+from tests.chaos.histories import away
 from tests.support.checkers import Dump, assert_kept, check_absent, check_sequence
 from tests.support.fleet import AgentProcess, Fleet, HubProcess, dump_log
+from tests.support.proxy import FaultProxy
 from tests.support.run_checkers import check_journal, check_run
 from tests.support.timing import eventually, eventually_sync
 
@@ -163,6 +165,30 @@ async def test_what_a_superseded_process_still_tries_to_publish_is_not_in_the_lo
             await again(run, 2)
             older.resume()
             assert await older.ended(30) != 0
+            await grown(client, run, 50)
+            until.touch()
+            assert await run.result(timeout=30) == "done"
+            assert newer.running
+            check_zombie(await dump_of(client, run), tmp_path / "ledger", older.pid)
+
+
+async def test_a_process_that_was_away_when_its_id_was_taken_over_does_not_take_it_back(tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    async with Fleet(SETTINGS) as fleet:
+        hub = await fleet.hub()
+        async with (
+            FaultProxy(hub.address, patient=True) as proxy,
+            Client.connect(hub.url, token=hub.token) as client,
+        ):
+            older = fleet.agent(f"{APPS}:chatter", hub, agent_id="twin", name="older", url=proxy.url)
+            await older.connected(client)
+            run = await client.submit("chat", {"ledger": str(tmp_path / "ledger"), "until": str(until)})
+            await grown(client, run, 50)
+            async with away(proxy):
+                newer = fleet.agent(f"{APPS}:chatter", hub, agent_id="twin", name="newer")
+                await again(run, 2)
+            assert await older.ended(30) != 0
+            assert "4508" in older.output()
             await grown(client, run, 50)
             until.touch()
             assert await run.result(timeout=30) == "done"

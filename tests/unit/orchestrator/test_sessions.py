@@ -6,8 +6,18 @@ import pytest
 
 from orchestrator.auth.principal import ANY_AGENT, Principal
 from orchestrator.auth.scopes import Action, may, may_follow, may_open, require
-from orchestrator.core.sessions import Newcomer, agent_log, close_session, judge, open_session, principal_name
-from orchestrator.store.base import Guard
+from orchestrator.core.sessions import (
+    SUPERSEDED_MAX,
+    Newcomer,
+    Opening,
+    agent_log,
+    close_session,
+    judge,
+    open_session,
+    principal_name,
+    was_superseded,
+)
+from orchestrator.store.base import Guard, HashSet
 from protocol.codec import unpack_record, unpack_value
 from protocol.codes import CloseCode
 from protocol.errors import RequestError
@@ -90,6 +100,28 @@ def test_an_open_session_of_another_process_is_taken_over_and_superseded() -> No
 def test_a_session_that_ended_is_not_superseded() -> None:
     opening = open_session(LOG, {"fence": "1", "session": "s1", "instance": "p1", "open": "0"}, NEWCOMER, 5000)
     assert len(opening.commit.appends[0].entries) == 1
+
+
+def fields_set(opening: Opening) -> dict[str, str | bytes]:
+    (op,) = opening.commit.ops
+    assert isinstance(op, HashSet)
+    return dict(op.fields)
+
+
+def test_a_process_whose_id_was_taken_over_is_remembered_and_its_own_reconnects_are_not() -> None:
+    known = {"fence": "1", "session": "s1", "instance": "p1", "open": "0"}
+    taken = fields_set(open_session(LOG, known, NEWCOMER, 5000))
+    assert taken["superseded"] == "p1"
+    assert was_superseded({"superseded": "p0 p1"}, "p1")
+    assert not was_superseded({"superseded": "p0 p1"}, "p2")
+    assert not was_superseded(None, "p1")
+    assert "superseded" not in fields_set(open_session(LOG, {**known, "instance": "p2"}, NEWCOMER, 5000))
+
+
+def test_only_so_many_superseded_processes_are_remembered() -> None:
+    known = {"fence": "1", "instance": "p1", "superseded": " ".join(f"q{number}" for number in range(SUPERSEDED_MAX))}
+    kept = str(fields_set(open_session(LOG, known, NEWCOMER, 5000))["superseded"]).split()
+    assert (len(kept), kept[0], kept[-1]) == (SUPERSEDED_MAX, "q1", "p1")
 
 
 def test_the_end_of_a_session_is_guarded_on_its_being_the_newest() -> None:
