@@ -1,8 +1,8 @@
 """Where the hub is, and with what token to come.
 
-In rising order: the data directory that `fleetline dev` and `fleetline hub start` made (`.fleetline/` in the
-current directory or one above it, else `$XDG_STATE_HOME/fleetline`), the environment (`FLEETLINE_HUB`,
-`FLEETLINE_TOKEN`), and arguments. The data directory's token goes to the data directory's hub only.
+In rising order: the data directory that `fleetline dev` and `fleetline hub start` made (`FLEETLINE_DATA`, else
+`.fleetline/` in the current directory or one above it, else `$XDG_STATE_HOME/fleetline`), the environment
+(`FLEETLINE_HUB`, `FLEETLINE_TOKEN`), and arguments. The data directory's token goes to the data directory's hub only.
 
 Files are read again before every connection, so that a hub which comes back elsewhere is found, and a token
 that was renewed is used.
@@ -75,6 +75,9 @@ def locator(
 
 def data_directories() -> tuple[Path, ...]:
     """Return the places of a data directory, nearest first."""
+    named = os.environ.get("FLEETLINE_DATA")
+    if named:
+        return (Path(named),)
     here = Path.cwd()
     near = next((place / DIRECTORY for place in (here, *here.parents) if (place / DIRECTORY).is_dir()), None)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "fleetline"

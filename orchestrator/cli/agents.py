@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -79,7 +78,7 @@ async def _serve(agent: Agent, flags: AgentFlags) -> Exit:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    await agent.serve(flags.hub, token_file=flags.token_file, directory=os.environ.get("FLEETLINE_DATA"))
+    await agent.serve(flags.hub, token_file=flags.token_file)
     return Exit.INTERRUPTED if received[:1] == [signal.SIGINT] else Exit.DONE
 
 

@@ -45,8 +45,7 @@ def with_client(
 async def _connected(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
     from agent.client import Client
 
-    directory = os.environ.get("FLEETLINE_DATA")
-    async with Client.connect(hub, token_file=token_file, directory=directory) as client:
+    async with Client.connect(hub, token_file=token_file) as client:
         return await use(client)
 
 

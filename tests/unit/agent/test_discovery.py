@@ -19,6 +19,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("FLEETLINE_HUB", raising=False)
     monkeypatch.delenv("FLEETLINE_TOKEN", raising=False)
+    monkeypatch.delenv("FLEETLINE_DATA", raising=False)
 
 
 def hub_in(place: Path, url: str, token: str = "local") -> None:
@@ -49,6 +50,17 @@ def test_a_directory_without_a_hub_does_not_hide_the_other(tmp_path: Path) -> No
     (tmp_path / "work" / ".fleetline").mkdir()
     hub_in(tmp_path / "state" / "fleetline", "ws://127.0.0.1:2")
     assert locator()().url == "ws://127.0.0.1:2/"
+
+
+def test_a_data_directory_that_the_environment_names_is_the_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_in(tmp_path / "state" / "fleetline", "ws://127.0.0.1:2")
+    monkeypatch.setenv("FLEETLINE_DATA", str(tmp_path / "mine"))
+    with pytest.raises(HubNotFound):
+        locator()()
+    hub_in(tmp_path / "mine", "ws://127.0.0.1:3")
+    assert locator()().url == "ws://127.0.0.1:3/"
 
 
 def test_environment_goes_before_the_directory_and_arguments_before_both(
