@@ -6,7 +6,7 @@ It sends as far as the peer's window is open and the connection takes it; the re
 slow peer costs lag, not memory.
 
 With `kinds` the entries of other kinds are passed over: the range is scanned, and closed with the next entry
-that is sent, or with an empty frame once a heartbeat.
+that is sent, or with an empty frame: once a heartbeat, or when much was scanned.
 
 Specification: docs/protocol.md, section "Following a log".
 """
@@ -52,6 +52,8 @@ __all__ = ["Reader", "Subscription"]
 
 PAGE_ENTRIES_MAX = 512
 PAGE_BYTES_MAX = 512 * 1024
+SCANNED_MAX = 4096
+"""Entries passed over before the peer is told, so that a line that is cut all the time still gets ahead."""
 STORE_RETRY_S = 0.2
 VERIFY_TRIES_MAX = 5
 
@@ -366,8 +368,11 @@ class Subscription:
         """Send a part of a chunk; where nothing in it was asked for, only note how far it was scanned."""
         if part.entries:
             self._send(part.entries, part.upto, part.tag, part.size)
+            return
+        self._offset, self._tag = part.upto, part.tag
+        if self._offset - self.window.sent >= SCANNED_MAX:
+            self.close_range()
         else:
-            self._offset, self._tag = part.upto, part.tag
             self._line.tails.unclosed.add(self)
 
     def _send(self, entries: tuple[Entry, ...], upto: int, tag: str, size: int, *, caught_up: bool = False) -> None:

@@ -15,6 +15,7 @@ from agent.runs import Run
 from orchestrator.store import keys
 from orchestrator.store.redis_scripts import COMMIT
 from protocol.codec import pack_value
+from protocol.control import Kind
 from protocol.ids import LogName
 from tests.chaos.amounts import rounds
 from tests.chaos.histories import NOWHERE
@@ -150,6 +151,21 @@ async def test_a_stream_over_a_line_that_is_cut_all_the_time_is_whole() -> None:
                 await check_stream(fleet, hub, client, run)
                 await eventually(lambda: story.upto == ENTRIES + 3, 60)
                 assert_kept(check_delivered(await dump_log(client, run.log), story.events))
+
+
+async def test_a_reader_of_one_kind_gets_through_a_long_log_over_a_line_that_is_cut_all_the_time() -> None:
+    async with Fleet() as fleet:
+        hub = await fleet.hub()
+        async with (
+            FaultProxy(hub.address, seed=2) as proxy,
+            streaming(fleet, hub) as (_, run, _),
+            Client.connect(proxy.url, token=hub.token) as reader,
+        ):
+            await run.result(timeout=STREAMS_WITHIN_S)
+            proxy.cut_every(60, 120)
+            async with reader.subscribe(run.log, kinds=[Kind.SUCCEEDED]) as entries, asyncio.timeout(scaled(60)):
+                assert (await anext(entries)).offset == ENTRIES + 3
+            assert proxy.cuts >= 2
 
 
 async def test_a_hub_that_drains_sends_everybody_away_and_nobody_loses_anything() -> None:
