@@ -45,7 +45,7 @@ HUBS = f"{PREFIX}:hubs"
 CONFIG = f"{PREFIX}:config"
 """HASH of what must never change in a deployment: the layout's version and the number of partitions."""
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Version of everything that this module names. Written into `CONFIG` once, checked at every start."""
 
 PERMANENT = (
@@ -77,7 +77,7 @@ def partition_prefix(partition: int) -> str:
 
 
 def stream(log: LogName) -> str:
-    """STREAM of a log: ids `<offset>-0`, fields packed, tag, ts."""
+    """STREAM of a log: entries in blocks, as `scripts/blocks.lua` describes."""
     return _key(partition_of(log), "log", log.namespace, log.path)
 
 

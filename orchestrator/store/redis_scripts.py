@@ -24,12 +24,23 @@ def _pack_arguments(args: Iterable[bytes]) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
 
 
+def _read(name: str) -> bytes:
+    return files("orchestrator.store").joinpath("scripts", f"{name}.lua").read_bytes()
+
+
 class Script:
     """One script of `orchestrator/store/scripts`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *shared: str) -> None:
+        """Read a script.
+
+        Args:
+            name: its file.
+            shared: files of functions that it uses; they go between its first line and the rest of it.
+        """
         self.name = name
-        self.source = files("orchestrator.store").joinpath("scripts", f"{name}.lua").read_bytes()
+        first, rest = _read(name).split(b"\n", 1)
+        self.source = b"\n".join((first, *map(_read, shared), rest))
         digest = sha1(self.source, usedforsecurity=False).hexdigest().encode()
         self._by_digest = _pack_arguments((b"EVALSHA", digest))
         self._whole = _pack_arguments((b"EVAL", self.source))
@@ -46,7 +57,7 @@ class Script:
 
 
 COMMIT = Script("commit")
-READ = Script("read")
-TAGS = Script("tags")
-TRIM = Script("trim")
+READ = Script("read", "blocks")
+TAGS = Script("tags", "blocks")
+TRIM = Script("trim", "blocks")
 DELETE = Script("delete")

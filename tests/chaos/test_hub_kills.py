@@ -59,7 +59,7 @@ def meta_of(store: redis.Redis, run: Run) -> dict[str, str]:
 
 def head_of(store: redis.Redis, run: Run) -> int:
     """Read how many entries the store itself has of a run."""
-    return int(store.xlen(keys.stream(LogName.parse(run.log))))
+    return int(store.hget(keys.meta(LogName.parse(run.log)), "head") or 0)
 
 
 async def check_stream(

@@ -25,7 +25,7 @@ KILLS = 10
 def head_of(hub: HubProcess) -> int:
     """Read from the store itself how many entries the topic has."""
     with redis.Redis(unix_socket_path=str(hub.store_socket)) as store:
-        return int(store.xlen(keys.stream(LogName.parse(f"topic/{TOPIC}"))))
+        return int(store.hget(keys.meta(LogName.parse(f"topic/{TOPIC}")), "head") or 0)
 
 
 def begun(publisher: Process) -> int:

@@ -14,6 +14,7 @@
 --             {2, reason, append, guard, actual, last, head} refused; indices from 0, false where there is nothing
 --   appended  {epoch, before, tag before, after, tag after, ts_ms, skipped, last_offset}
 --
+-- Entries go into the stream in blocks, which `blocks.lua` describes.
 -- The channel is no declared key: nothing is stored there. Lua does not roll back, so every check of a commit
 -- comes before its first write. The shebang makes the server refuse the whole script where it is full or read-only.
 -- Where logs end and what producers sent is kept at hand and written once, at the end or before somebody looks:
@@ -21,6 +22,9 @@
 
 local GUARD, FENCED, OUT_OF_ORDER, CONFLICT, PRODUCER_UNKNOWN, EXPECT = 1, 2, 3, 4, 5, 6
 local COMMITS_KEPT_BYTES = 512
+-- Of one block. For a small entry, an element of the stream to itself is more than half of the work; larger blocks
+-- gain little, and whoever begins to read inside one makes the tags up to there anew.
+local BLOCK_ENTRIES_MAX, BLOCK_BYTES_MAX = 64, 32768
 
 local call, sha1hex, pack = redis.call, redis.sha1hex, cmsgpack.pack
 local format, sub, find, match = string.format, string.sub, string.find, string.match
@@ -211,13 +215,17 @@ end
 local function add_entries(append, log, skip)
   local entries, stream = append[10], KEYS[append[1]]
   local head, tag = log.head, log.tag
-  local ts = digits(log.ts)
-  local glue = ':' .. ts .. ':'
-  for i = skip + 1, #entries do
-    head = head + 1
-    local offset, packed = format('%.0f', head), entries[i]
-    tag = sub(sha1hex(tag .. offset .. glue .. packed), 1, 16)
-    call('XADD', stream, offset .. '-0', 'packed', packed, 'tag', tag, 'ts', ts)
+  local glue = ':' .. digits(log.ts) .. ':'
+  local at = skip + 1
+  while at <= #entries do
+    local first, tag_before, bytes = at, tag, 0
+    repeat
+      local packed = entries[at]
+      head, bytes, at = head + 1, bytes + #packed, at + 1
+      tag = sub(sha1hex(tag .. format('%d', head) .. glue .. packed), 1, 16)
+    until at > #entries or at - first == BLOCK_ENTRIES_MAX or bytes + #entries[at] > BLOCK_BYTES_MAX
+    local block = pack({log.ts, tag_before, tag, {unpack(entries, first, at - 1)}})
+    call('XADD', stream, digits(head) .. '-0', 'block', block)
   end
   log.head, log.tag = head, tag
 end

@@ -7,8 +7,7 @@
 --
 -- The position before the first entry that is kept has a tag too: tag_0, or the tag at the cut.
 
-local call = redis.call
-local tags = {}
+local tags, block = {}, nil
 local meta = call('HMGET', KEYS[2], 'epoch', 'head', 'first', 'trim_tag')
 local head, first = tonumber(meta[2] or 0), tonumber(meta[3] or 1)
 for i = 1, #ARGV do
@@ -16,11 +15,12 @@ for i = 1, #ARGV do
   if not meta[1] or offset < first - 1 or offset > head then
     tags[i] = false
   elseif offset == first - 1 then
-    tags[i] = meta[4] or string.sub(redis.sha1hex('fleetline1' .. meta[1]), 1, 16)
+    tags[i] = meta[4] or first_tag(meta[1])
   else
-    local id = string.format('%.0f-0', offset)
-    local found = call('XRANGE', KEYS[1], id, id)[1]
-    tags[i] = found and found[2][4] or false
+    if not block or offset < block.first or offset > block.last then
+      block = block_at(KEYS[1], offset)
+    end
+    tags[i] = block and tag_in(block, offset) or false
   end
 end
 return tags

@@ -152,6 +152,34 @@ async def test_trimming_drops_exactly_what_is_before(store: Store) -> None:
     assert (await page_of(store, 102, 1)).entries == (entries[102],)
 
 
+async def test_pages_begin_and_end_anywhere_in_what_was_appended_together(store: Store) -> None:
+    for count in (3, 1, 150, 5):
+        await done(store, commit(append(LOG, *(b"%d" % n for n in range(count)))))
+    whole = (await page_of(store, 0, 1000)).entries
+    tags = [first_tag(EPOCH), *(chain(first_tag(EPOCH), whole[:count]) for count in range(1, 160))]
+    assert await store.tags(LOG, [*range(160)]) == tags
+
+    for after in range(159):
+        for limit in (1, 2, 64, 200):
+            page = await page_of(store, after, limit)
+            assert page.entries == whole[after : after + limit]
+            assert (page.before.tag, page.after.tag) == (tags[after], tags[page.after.offset])
+
+
+async def test_trimming_cuts_anywhere_in_what_was_appended_together(store: Store) -> None:
+    for count in (2, 100):
+        await done(store, commit(append(LOG, *(b"%d" % n for n in range(count)))))
+    whole = (await page_of(store, 0, 1000)).entries
+
+    for keep_from in (2, 3, 4, 50, 66, 67, 68, 69, 102):
+        cut = await store.trim(LOG, keep_from)
+        assert cut is not None
+        assert (cut.offset, cut.tag) == (keep_from - 1, chain(first_tag(EPOCH), whole[: keep_from - 1]))
+        page = await page_of(store, 0, 1000)
+        assert (page.before, page.entries) == (cut, whole[keep_from - 1 :])
+        assert await store.tags(LOG, [keep_from - 2, keep_from - 1]) == [None, cut.tag]
+
+
 async def test_trimming_never_drops_the_head_and_never_goes_back(store: Store) -> None:
     entries = await fill(store, 5)
     at_head = await store.trim(LOG, 99)
