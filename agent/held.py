@@ -96,20 +96,27 @@ class Attempts:
         else:
             self.stop(held, "finished: the run is over")
 
-    def on_assign(self, frame: Assign) -> None:
-        """Take an attempt: a new one, or one that the hub was not told of when the connection opened."""
+    def on_assign(self, frame: Assign) -> bool:
+        """Take an attempt: a new one, or one that the hub was not told of when the connection opened.
+
+        Returns False where the attempt is to be handed back: it was worked on here and is held no more (the
+        store lost its end, say). To begin it again would repeat its entries under the same number.
+        """
         held = self._held.get(frame.run)
         if held is not None and held.assign.fence == frame.fence:
             self._resume(held, frame.seq)
-            return
+            return True
         if held is not None:
             if frame.fence < held.assign.fence:
-                return
+                return True
             self.stop(held, "fenced: a newer attempt of the run was assigned")
+        if frame.seq > 0:
+            return False
         stream = Stream(self._outbox, f"run/{frame.run}", f"attempt/{frame.attempt}", frame.fence, frame.seq)
         held = self._held[frame.run] = Held(frame, stream)
         self._outbox.add(stream)
         self._events.put(Assigned(held))
+        return True
 
     def stop(self, held: Held, reason: str) -> None:
         """The hub will take nothing more of this attempt."""

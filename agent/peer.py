@@ -107,7 +107,7 @@ class Peer:
         self._timeless: dict[type[Part], Callable[[Any], object]] = {
             ResetFrame: self.subscriptions.on_reset,
             Puback: self.outbox.on_puback,
-            Assign: self.attempts.on_assign,
+            Assign: self._on_assign,
             Goaway: self._on_goaway,
         }
 
@@ -230,6 +230,10 @@ class Peer:
 
     def _on_subscribed(self, frame: Subscribed, now_ms: int) -> None:
         self.subscriptions.on_verdict(frame.subscription, now_ms)
+
+    def _on_assign(self, frame: Assign) -> None:
+        if not self.attempts.on_assign(frame):
+            self.release(frame.run, frame.fence, ReleaseReason.REFUSED)
 
     def _on_goaway(self, frame: Goaway) -> None:
         self.goaway_ms = frame.after_ms

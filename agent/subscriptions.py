@@ -112,8 +112,9 @@ class Subscription:
             self._ack_due_ms = None
 
     def on_verdict(self, verdict: SubscriptionVerdict, now_ms: int) -> None:
-        """Take the hub's answer to `ask`."""
-        if self.state is not _State.ASKED:
+        """Take the hub's answer to `ask`, or its word that a log which is followed is gone."""
+        gone = verdict.verdict is Resumption.REFUSED and self.state in (_State.OPEN, _State.PROBING)
+        if self.state is not _State.ASKED and not gone:
             return
         match verdict.verdict:
             case Resumption.RESUMED:
@@ -237,20 +238,29 @@ class Subscriptions:
         self._wanted: dict[str, Subscription] = {}
         self._acking: dict[str, Subscription] = {}
         self._given_up: list[str] = []
+        self._next: dict[str, Subscription] = {}
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self._all.values())
 
     def add(self, subscription: Subscription) -> None:
-        """Follow a log. There is one subscription to a log on a link."""
-        before = self._all.get(subscription.log)
-        assert before is None or before.state is _State.ENDED, subscription.log
-        self._all[subscription.log] = subscription
-        self._wanted[subscription.log] = subscription
+        """Follow a log. There is one subscription to a log on a link: another one gives way.
+
+        Where the hub has yet to answer that one, this one waits for it, so as not to take its answer.
+        """
+        log = subscription.log
+        before = self._all.get(log)
+        if before is not None:
+            self.remove(before)
+        self._next[log] = subscription
+        if log not in self._all:
+            self._let_next(log)
 
     def remove(self, subscription: Subscription) -> None:
         """Follow a log no more."""
         log = subscription.log
+        if self._next.get(log) is subscription:
+            del self._next[log]
         if self._all.get(log) is not subscription:
             return
         self._wanted.pop(log, None)
@@ -273,6 +283,8 @@ class Subscriptions:
             subscription.disconnected()
             if subscription.abandoned:
                 del self._all[log]
+        self._all |= self._next
+        self._next.clear()
         self._wanted = {log: sub for log, sub in self._all.items() if sub.state is _State.WANTED}
         self._acking.clear()
         self._given_up.clear()
@@ -317,11 +329,11 @@ class Subscriptions:
         subscription.on_verdict(verdict, now_ms)
         if subscription.abandoned and subscription.state is not _State.ENDED:
             self._given_up.append(verdict.log)
-            del self._all[verdict.log]
+            self._let_next(verdict.log)
         elif subscription.state is _State.WANTED:
             self._wanted[verdict.log] = subscription
         elif subscription.state is _State.ENDED:
-            del self._all[verdict.log]
+            self._let_next(verdict.log)
 
     def on_entries(self, frame: Entries, now_ms: int) -> None:
         """Take entries; where they do not fit, ask again from the verified position."""
@@ -354,8 +366,16 @@ class Subscriptions:
 
     def close(self, error: FleetlineError) -> None:
         """End every subscription: the link has ended."""
-        for subscription in self._all.values():
+        for subscription in (*self._all.values(), *self._next.values()):
             subscription.end(error)
         self._all.clear()
+        self._next.clear()
         self._wanted.clear()
         self._acking.clear()
+
+    def _let_next(self, log: str) -> None:
+        """Let go of a log's subscription; one that waited for that is asked for now."""
+        self._all.pop(log, None)
+        following = self._next.pop(log, None)
+        if following is not None:
+            self._all[log] = self._wanted[log] = following

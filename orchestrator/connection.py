@@ -170,8 +170,9 @@ class Connection:
             case Ack():
                 self._followed.ack(frame)
             case Heartbeat():
-                if frame.attempts:
-                    self._taken_on.renew(frame.attempts)
+                holds = self.peer is not None and bool(self.peer.held)
+                if frame.attempts or (holds and frame.attempts is not None):
+                    self._taken_on.renew(frame.attempts)  # one that lists nothing may have lost all it held
             case Subscribe():
                 self._followed.subscribe(frame)
             case Unsubscribe():
