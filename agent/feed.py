@@ -6,6 +6,7 @@ Specification: docs/protocol.md, section "Publishing".
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from agent.errors import FleetlineError, ProducerFenced, PublisherLost, PublishRefused
@@ -64,6 +65,7 @@ def too_large(log: str, size: int, most: int) -> PublishRefused:
     return PublishRefused(log, ErrorCode.ENTRY_TOO_LARGE, message)
 
 
+@lru_cache(maxsize=1024)
 def check_kind(kind: str) -> str:
     """Return `kind` where a program may publish entries of it. Raises `ValueError`."""
     if not kind or kind.startswith("$") or len(kind) > KIND_CHARS_MAX:

@@ -8,7 +8,8 @@ Specification: docs/protocol.md, section "Encoding"; msgpack itself: github.com/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any, NoReturn, cast
 
@@ -26,6 +27,7 @@ __all__ = [
     "encode",
     "encode_all",
     "pack_record",
+    "pack_records",
     "pack_script_arguments",
     "pack_value",
     "unpack_record",
@@ -35,6 +37,9 @@ __all__ = [
 
 _OPEN_FRAMES = frozenset({"request", "response"})
 """Frames with parts that no schema bounds."""
+
+PACKER_BYTES_MAX = 256 * 1024
+"""A packer that has made more than this is given up, with the room that it took."""
 
 _NUMBERS = (int, type(None))
 _RECORD_FIELDS = 7
@@ -61,9 +66,32 @@ def _part_to_map(part: object) -> dict[str, Any]:
     return {key: values[name] for name, key in _wire_names(type(part)) if values[name] is not None}
 
 
+class _Packer(threading.local):
+    """One packer for each thread: to make one costs as much as to pack an entry twice."""
+
+    pack: Callable[[object], bytes]
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Give up the room that large values took: a packer keeps it."""
+        self.pack = msgpack.Packer(default=_part_to_map).pack
+
+
+_packer = _Packer()
+
+
+def _pack(value: object) -> bytes:
+    packed = _packer.pack(value)
+    if len(packed) > PACKER_BYTES_MAX:
+        _packer.renew()
+    return packed
+
+
 def encode(frame: Part) -> bytes:
     """Return the bytes of one frame. Keys whose value is None are left out."""
-    return cast(bytes, msgpack.packb(_part_to_map(frame), default=_part_to_map))
+    return _pack(_part_to_map(frame))
 
 
 def encode_all(frames: Iterable[Part]) -> bytes:
@@ -144,7 +172,7 @@ def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
     budget = _Budget()
     unpacker = msgpack.Unpacker(
         use_list=False,
-        list_hook=budget.array,
+        list_hook=budget.array if len(message) > ARRAYS_MAX else None,  # each takes a byte at least
         object_pairs_hook=budget.map,
         ext_hook=_refuse_extension,
         max_buffer_size=max(bytes_max, 1),
@@ -196,7 +224,21 @@ def pack_record(
 
     Made once, by the hub; everybody after it uses these bytes.
     """
-    return cast(bytes, msgpack.packb((kind, src, attempt, seq, index, cause, body)))
+    return _pack((kind, src, attempt, seq, index, cause, body))
+
+
+def pack_records(
+    entries: Iterable[tuple[str, bytes, int | None, int | None]], src: str, attempt: int | None, first_seq: int
+) -> tuple[bytes, ...]:
+    """Return the `packed` values of entries as a `publish` has them, numbered from `first_seq`."""
+    pack = _packer.pack
+    packed = [
+        pack((kind, src, attempt, seq, index, cause, body))
+        for seq, (kind, body, index, cause) in enumerate(entries, first_seq)
+    ]
+    if max(map(len, packed), default=0) > PACKER_BYTES_MAX:
+        _packer.renew()
+    return tuple(packed)
 
 
 def unpack_record(packed: bytes) -> Record:
@@ -221,7 +263,7 @@ def pack_value(value: Any) -> bytes:
         TypeError: the value holds something else.
         ValueError: it is nested too deep; OverflowError: an int does not fit in 64 bits.
     """
-    return cast(bytes, msgpack.packb(value, default=_part_to_map))
+    return _pack(value)
 
 
 def unpack_value(body: bytes) -> Any:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha1
 
 from orchestrator.store.base import Append, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
-from protocol.codec import pack_record
+from protocol.codec import pack_records
 from protocol.codes import ErrorCode
 from protocol.control import CONTROL, Kind, Writer, read_control
 from protocol.errors import RequestError
@@ -51,7 +50,6 @@ class Prepared:
     claim: ProducerClaim
 
 
-@lru_cache(maxsize=4096)
 def check_kind(kind: str) -> None:
     """Do nothing where a kind is one that peers may choose.
 
@@ -68,7 +66,7 @@ def check_size(frame: Publish, limits: Limits) -> Nack | None:
     if len(frame.entries) > limits.frame_entries_max:
         message = f"a frame of {len(frame.entries)} entries; the limit is {limits.frame_entries_max}"
         return refuse(frame, ErrorCode.INVALID_ENTRY, message)
-    largest = max(len(body) for _, body, _, _ in frame.entries)
+    largest = max([len(body) for _, body, _, _ in frame.entries])
     if largest > limits.body_bytes_max:
         return refuse(
             frame, ErrorCode.ENTRY_TOO_LARGE, f"a body of {largest} bytes; the limit is {limits.body_bytes_max}"
@@ -79,7 +77,7 @@ def check_size(frame: Publish, limits: Limits) -> Nack | None:
 def prepare(frame: Publish, principal: str) -> Prepared | Nack:
     """Prepare what a peer publishes to a topic or to an agent's log, as `principal`."""
     try:
-        for kind, _, _, _ in frame.entries:
+        for kind in dict.fromkeys([kind for kind, _, _, _ in frame.entries]):
             check_kind(kind)
     except RequestError as fault:
         return refuse(frame, ErrorCode(fault.code), fault.message)
@@ -176,12 +174,7 @@ def refuse(
 
 
 def _prepared(frame: Publish, principal: str, attempt: int | None, producer: str) -> Prepared:
-    packed = tuple(
-        [
-            pack_record(kind, principal, body, attempt=attempt, seq=seq, index=index, cause=cause)
-            for seq, (kind, body, index, cause) in enumerate(frame.entries, frame.seq)
-        ]
-    )
+    packed = pack_records(frame.entries, principal, attempt, frame.seq)
     digest = sha1(b"".join(packed), usedforsecurity=False).hexdigest()
     return Prepared(packed, ProducerClaim(producer, frame.fence, frame.seq, len(packed), digest))
 

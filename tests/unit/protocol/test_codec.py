@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack
@@ -17,6 +18,7 @@ from protocol.codec import (
     encode,
     encode_all,
     pack_record,
+    pack_records,
     pack_script_arguments,
     pack_value,
     unpack_record,
@@ -202,6 +204,30 @@ GOOD = ["said", "client:ada", None, 1, None, None, b""]
 def test_what_is_not_a_record_is_refused(packed: bytes) -> None:
     with pytest.raises(ValueError, match="not the packed value of an entry"):
         unpack_record(packed)
+
+
+def test_entries_packed_together_are_packed_as_each_by_itself() -> None:
+    entries = [("k", b"1", None, None), ("other", b"x" * 300_000, 7, 8), ("k", b"", 1, None)]
+
+    assert pack_records(entries, "agent:a", 2, 5) == tuple(
+        pack_record(kind, "agent:a", body, attempt=2, seq=seq, index=index, cause=cause)
+        for seq, (kind, body, index, cause) in enumerate(entries, 5)
+    )
+    assert pack_records([], "agent:a", None, 1) == ()
+
+
+@pytest.mark.parametrize(("value", "fault"), [(object(), TypeError), (2**70, OverflowError)], ids=["type", "size"])
+def test_what_could_not_be_packed_leaves_nothing_behind(value: object, fault: type[Exception]) -> None:
+    with pytest.raises(fault):
+        pack_value(["before", value])
+    assert pack_value(1) == b"\x01"
+
+
+def test_threads_pack_at_the_same_time() -> None:
+    frame = SAMPLES["hello"]  # packed by a callback, where threads take turns
+    wanted = pack_value(frame)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: pack_value(frame), range(400))) == {wanted}
 
 
 def test_arguments_for_scripts_have_no_bin() -> None:

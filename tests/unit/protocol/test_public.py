@@ -14,7 +14,7 @@ PUBLIC = {
         RECONNECT_CAP_MS RECONNECT_FIRST_MS backoff_ms
     """,
     "codec": """
-        decode encode encode_all pack_record pack_script_arguments pack_value unpack_record
+        decode encode encode_all pack_record pack_records pack_script_arguments pack_value unpack_record
         unpack_script_reply unpack_value
     """,
     "codes": """
