@@ -246,7 +246,7 @@ class Hub:
         except StoreUnavailable:
             return
         if meta is not None and int(meta.get("fence", 0)) > peer.fence:
-            supersede(self.services, peer)
+            supersede(self.services, peer, meta.get("instance", ""))
 
     # ── stopping ─────────────────────────────────────────────────────────────
 

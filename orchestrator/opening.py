@@ -93,12 +93,12 @@ def join(hub: Services, connection: Connection, peer: Peer) -> None:
     hub.agents[peer.session] = connection
     before = hub.peers.agent(peer.namespace, peer.id)
     if before is not None and before.fence > peer.fence:
-        supersede(hub, peer)
+        supersede(hub, peer, before.instance)
         return
     hub.peers.add(peer)
     hub.registry.connected(peer)
     if before is not None:
-        supersede(hub, before)
+        supersede(hub, before, peer.instance)
 
 
 def leave(hub: Services, peer: Peer, reason: str) -> None:
@@ -111,11 +111,19 @@ def leave(hub: Services, peer: Peer, reason: str) -> None:
     hub.spawn(_close(hub.line, peer, reason))
 
 
-def supersede(hub: Services, peer: Peer) -> None:
-    """End the session of an agent on this hub: a newer one of the same agent took over."""
+def supersede(hub: Services, peer: Peer, instance: str) -> None:
+    """End the session of an agent on this hub: a newer one of the same agent, of the process `instance`, took over.
+
+    Where it is the same process, that may have been a connection which it gave up and whose `identify` came late:
+    it is told to come back, for there is nobody else.
+    """
     connection = hub.agents.get(peer.session)
-    if connection is not None:
-        hub.counters.superseded += 1
+    if connection is None:
+        return
+    hub.counters.superseded += 1
+    if instance == peer.instance:
+        connection.fail(CloseCode.GOING_AWAY, "another connection of the same process took over")
+    else:
         connection.fail(CloseCode.SUPERSEDED, "a newer session of the same agent took over")
 
 

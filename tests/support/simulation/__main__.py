@@ -7,6 +7,7 @@ import json
 import sys
 import time
 
+from tests.support.simulation.plants import PLANTS, planted
 from tests.support.simulation.world import simulate
 
 __all__ = ["main"]
@@ -19,6 +20,8 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--step", type=int, default=1, help="take every so manyth seed")
+    parser.add_argument("--plant", choices=list(PLANTS), help="with this bug")
+    parser.add_argument("--first", action="store_true", help="stop at the first seed that fails", dest="stop")
     parser.add_argument("--trace", action="store_true", help="print every message")
     parser.add_argument("--json", action="store_true", help="print one JSON object a seed")
     options = parser.parse_args()
@@ -26,7 +29,8 @@ def main() -> int:
     failed = 0
     for seed in [options.seed] if options.seed is not None else seeds:
         began_s = time.perf_counter()
-        outcome = simulate(seed, keep_lines=options.trace)
+        with planted(options.plant):
+            outcome = simulate(seed, keep_lines=options.trace)
         took_s = time.perf_counter() - began_s
         for line in outcome.lines:
             print(line)
@@ -38,6 +42,8 @@ def main() -> int:
             if outcome.violations:
                 print(outcome.report())
         failed += bool(outcome.violations)
+        if failed and options.stop:
+            break
     return 1 if failed else 0
 
 

@@ -8,10 +8,15 @@ is left is the hash of strings: simulations run in a process whose `PYTHONHASHSE
 from __future__ import annotations
 
 import importlib
+import random
+import secrets
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from random import Random
+from types import ModuleType
 from typing import Any
 
 from orchestrator import acks, connection, following, peers, tail
@@ -25,15 +30,6 @@ EPOCH_MS = 1_900_000_000_000
 
 MONOTONIC_MS = 3_600_000
 
-_CLOCKED = (
-    *("orchestrator.line", "orchestrator.hub", "orchestrator.opening", "orchestrator.connection"),
-    *("agent.link", "agent.watchdog"),
-)
-_SECRETIVE = (
-    *("orchestrator.line", "orchestrator.hub", "orchestrator.opening", "orchestrator.methods"),
-    *("agent.client", "agent.worker", "agent.publisher"),
-)
-_CHANCY = ("orchestrator.work", "agent.link")
 _IN_SETS = (connection.Connection, following.Subscription, tail.Tail, acks.DurableAck, peers.Peer)
 
 
@@ -155,15 +151,23 @@ def installed(loop: SimulationLoop, network: Network, seed: int) -> Iterator[Non
         return Dial(network, url, **options)
 
     with patched(
-        *((f"{module}.time", clock) for module in _CLOCKED),
-        *((f"{module}.secrets", chance) for module in _SECRETIVE),
-        *((f"{module}.random", chance) for module in _CHANCY),
+        *_uses_of(time, clock),
+        *_uses_of(secrets, chance),
+        *_uses_of(random, chance),
         ("agent.link.connect", dial),
         ("agent.worker.LoopThread", OneThread),
         ("orchestrator.connection.broadcast", _broadcast),
         *_steady_hashes(),
     ):
         yield
+
+
+def _uses_of(module: ModuleType, substitute: object) -> Iterator[tuple[str, Any]]:
+    """Find every module of the product that uses a module of the standard library by its name."""
+    name = module.__name__
+    for path, user in sorted(sys.modules.items()):
+        if path.startswith(("agent.", "orchestrator.", "protocol.")) and getattr(user, name, None) is module:
+            yield f"{path}.{name}", substitute
 
 
 def _steady_hashes() -> Iterator[tuple[str, Any]]:

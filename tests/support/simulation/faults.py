@@ -33,6 +33,7 @@ class Faults:
         self.script: list[str] = []
         self._fleet = fleet
         self._rng = rng
+        self._outages = 0
         self._actions: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (8, self._cut),
             (3, self._part),
@@ -200,9 +201,17 @@ class Faults:
     async def _store_down(self) -> None:
         pause_s = self._rng.choice([0.1, 1.0, 7.0])
         self._say(f"the store is down for {pause_s} s")
-        self._fleet.server.down = True
+        await self._be_down(pause_s)
+
+    async def _be_down(self, pause_s: float) -> None:
+        server = self._fleet.server
+        began_ms = server.clock_ms()
+        self._outages += 1
+        server.down = True
         await asyncio.sleep(pause_s)
-        self._fleet.server.down = False
+        self._outages -= 1
+        server.down = self._outages > 0
+        self._fleet.ledger.outages_ms.append((began_ms, server.clock_ms()))
 
     async def _store_loses(self) -> None:
         faults = self._fleet.store_faults
@@ -220,19 +229,28 @@ class Faults:
 
     async def _fail_over(self) -> None:
         """Go back to an older state, as a replica that lagged behind does."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._rng.choice([0, 1, 2])):
+                tasks.create_task(self._miss_the_failover())
+            await self._lose_tail()
+
+    async def _miss_the_failover(self) -> None:
+        """A subscriber is away meanwhile, and finds other entries where it left off."""
+        await asyncio.sleep(self._rng.random())
+        await self._kill_subscriber()
+
+    async def _lose_tail(self) -> None:
         server, rng = self._fleet.server, self._rng
         snapshot = server.snapshot()
         await asyncio.sleep(rng.choice([0.02, 0.2, 1.0, 3.0]))
         down_s = rng.choice([0.0, 0.5, 3.0])
-        if down_s:
-            server.down = True
-            await asyncio.sleep(down_s)
+        await self._be_down(down_s)
         trimmed = self._fleet.ledger.trimmed
         before = {
             path: [*trimmed.get(path, {}).values(), *entries_of(server.data, path)] for path in log_paths(server.data)
         }
         server.restore(snapshot)
-        server.down = False
+        self._fleet.ledger.failed_over = True
         self._fleet.ledger.lost = lost = {path: _gone(server, path, entries) for path, entries in before.items()}
         told = ", ".join(f"{path} {gone[0].offset}-{gone[-1].offset}" for path, gone in lost.items() if gone)
         self._say(f"fail over; lost: {told or 'nothing'}")

@@ -55,8 +55,7 @@ class AgentSlot:
     slots: int
     born: int = 0
     machine: Machine | None = None
-    agent: Agent | None = None
-    tasks: list[tuple[Machine, asyncio.Task[Any]]] = field(default_factory=list)
+    processes: list[tuple[Machine, Agent, asyncio.Task[Any]]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -92,6 +91,7 @@ class Fleet:
         self.trace = trace
         self.ledger = ledger
         self.machines: dict[str, Machine] = {}
+        self.healed = asyncio.Event()
         self._seed = seed
         self._rng = rng = Random(f"fleet/{seed}")
         lease_ms = rng.choice([2_000, 3_000, 6_000])
@@ -122,7 +122,9 @@ class Fleet:
         rng = self._rng
         works: dict[str, Callable[[Client], Coroutine[Any, Any, None]]] = {
             "operator": lambda client: Operator(client, self.ledger, Random(f"op/{self._seed}"), "key").work(12, work_s),
-            "producer": lambda client: Producer(client, self.ledger, Random(f"pub/{self._seed}")).work(150, work_s),
+            "producer": lambda client: Producer(client, self.ledger, Random(f"pub/{self._seed}"), self.healed).work(
+                150, work_s
+            ),
             "talker": lambda client: Talker(client, self.ledger, Random(f"talk/{self._seed}")).work(20, work_s),
         }
         for slot in self.clients:
@@ -145,13 +147,18 @@ class Fleet:
         machine = self.machine(slot)
         rng = Random(f"store/{machine.name}/{self._seed}")
         slot.store = SimulatedStore(self.server, machine.name, self.loop, rng, self.store_faults, self.trace)
-        slot.now = machine.context.copy().run(HubMachine, machine, self.network, self.settings, slot.store)
+        slot.now = machine.context.copy().run(
+            HubMachine, machine, self.network, self.settings, slot.store, self._note_birth
+        )
+
+    def _note_birth(self, hub_id: str) -> None:
+        self.ledger.born_ms[hub_id] = self.server.clock_ms()
 
     def start_agent(self, slot: AgentSlot) -> None:
         """Start an agent; one of the same id that runs is superseded."""
         machine = slot.machine = self.machine(slot)
-        agent = slot.agent = make_agent(slot.name, slot.slots)
-        slot.tasks.append((machine, machine.start(self._serve(agent), machine.name)))
+        agent = make_agent(slot.name, slot.slots)
+        slot.processes.append((machine, agent, machine.start(self._serve(agent), machine.name)))
 
     async def _serve(self, agent: Agent) -> None:
         with suppress(SessionSuperseded):
@@ -195,6 +202,7 @@ class Fleet:
         for slot in self.clients:
             if slot.machine is None or not slot.machine.alive:
                 self.start_client(slot)
+        self.healed.set()
         await asyncio.sleep(0)
 
     async def leave(self) -> None:
@@ -204,10 +212,11 @@ class Fleet:
                 if slot.follower is not None:
                     slot.follower.crash()
                 slot.machine.run(slot.client.links.close, "done")
-        for agent in self.agents:
-            if agent.agent is not None and agent.machine is not None:
-                agent.machine.run(agent.agent.stop, 1.0)
-        waiting = [task for agent in self.agents for _, task in agent.tasks if not task.done()]
+        waiting = []
+        for machine, agent, task in (process for slot in self.agents for process in slot.processes):
+            if machine.alive and not task.done():
+                machine.run(agent.stop, 1.0)
+                waiting.append(task)
         if waiting:
             await asyncio.wait(waiting)
 
@@ -232,7 +241,7 @@ class Fleet:
             if hub.now is not None and hub.now.broken is not None:
                 found.append(f"{hub.now.machine.name} ended: {hub.now.broken!r}")
         for agent in self.agents:
-            ended = [(machine.name, _fault(task)) for machine, task in agent.tasks if machine.alive]
+            ended = [(machine.name, _fault(task)) for machine, _, task in agent.processes if machine.alive]
             found += [f"{name} ended: {fault!r}" for name, fault in ended if fault is not None]
         for slot in self.clients:
             fault = _fault(slot.work) if slot.work is not None and slot.machine and slot.machine.alive else None

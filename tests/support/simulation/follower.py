@@ -11,13 +11,13 @@ from agent.sinks import Batch
 from agent.subscriptions import Subscription
 from protocol.entry import Position
 from protocol.errors import FleetlineError
-from protocol.frames import Start, Window
+from protocol.frames import ResetReason, Start, Window
 from tests.support.checkers import Began, Given, WasReset
 from tests.support.simulation.ledger import Event, Followed
 
 __all__ = ["Follower"]
 
-SLOW_HANDLING_S = 0.3
+SLOW_HANDLING_S = 1.5
 
 
 class Follower:
@@ -83,7 +83,7 @@ class _Process:
         last = batch.tags[-1]
         place = Position(batch.epoch, batch.entries[-1].offset, last) if last is not None else None
         rng = self._follower.rng
-        pause_s = rng.random() * (SLOW_HANDLING_S if rng.random() < 0.2 else 0.01)
+        pause_s = rng.random() * (SLOW_HANDLING_S if rng.random() < 0.1 else 0.01)
         asyncio.get_running_loop().call_later(pause_s, self._handle, batch.generation, batch.upto, place)
 
     def on_live(self, head: int) -> None:
@@ -94,11 +94,12 @@ class _Process:
         if not self.alive:
             return
         if self._unplaced:
-            self._come_back(reset.last)
+            self._come_back(reset.first - 1 if reset.reason is ResetReason.TRIMMED else reset.last)
         self._generation = generation
         self._story.append(WasReset(reset.reason, reset.first, reset.last, reset.exact, reset.epoch, reset.offset))
         self._given = _upto(self._given, reset.offset)
-        self._follower.kept = _upto(self._follower.kept, reset.offset)
+        kept = {} if reset.reason is ResetReason.TRIMMED else self._follower.kept
+        self._follower.kept = _upto(kept, reset.offset)
         self._follower.position = None
         self._followed.handled = min(self._followed.handled, reset.offset)
 
@@ -108,8 +109,11 @@ class _Process:
             self._followed.faults.append(f"was ended: {error}")
 
     def _begin(self, after: int) -> None:
-        """Begin the story with what is known up to `after`."""
+        """Begin the story with what is known up to `after`, without a gap."""
         self._given = _upto(self._given, after)
+        if self._followed.kinds is None:
+            first = next((offset for offset in range(after, -1, -1) if offset not in self._given), -1)
+            self._given = {offset: tag for offset, tag in self._given.items() if offset > first}
         if self._given:
             self._story.append(Began(min(self._given) - 1))
             self._story.extend(Given(offset, tag) for offset, tag in sorted(self._given.items()))
@@ -118,7 +122,7 @@ class _Process:
     def _come_back(self, after: int) -> None:
         """A durable subscription goes on where the hub says: never past what was handled."""
         self._unplaced = False
-        if after > self._followed.handled:
+        if after > self._followed.handled and self._followed.kinds is None:
             self._followed.faults.append(f"goes on after {after}, having handled no more than {self._followed.handled}")
         self._begin(min(after, self._followed.handled))
 

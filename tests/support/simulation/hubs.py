@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,16 @@ class HubMachine:
         broken: what ended it, where that was not us.
     """
 
-    def __init__(self, machine: Machine, network: Network, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, machine: Machine, network: Network, settings: Settings, store: Store, on_start: Callable[[str], None]
+    ) -> None:
         self.machine = machine
         self.hub: Hub | None = None
         self.broken: BaseException | None = None
         self._network = network
         self._settings = settings
         self._store = store
+        self._on_start = on_start
         self._stop = asyncio.Event()
         self.ended = machine.start(self._live(), machine.name)
         self.ended.add_done_callback(self._note)
@@ -78,18 +82,19 @@ class HubMachine:
     async def _live(self) -> None:
         async with _Doorless(self._settings, self._store) as hub:
             self.hub = hub
+            self._on_start(hub.hub_id)
             self._network.listeners[self.machine.name] = self
             await self._stop.wait()
             self._network.listeners.pop(self.machine.name, None)
 
     def accept(self, end: HubEnd, token: str | None) -> None:
         """Take a new connection."""
+        self.machine.start(self._talk(end, token), "connection")
+
+    async def _talk(self, end: HubEnd, token: str | None) -> None:
         assert self.hub is not None
         socket: Any = end
-        self.machine.start(self._talk(Connection(self.hub.services, socket, token), end), "connection")
-
-    async def _talk(self, connection: Connection, end: HubEnd) -> None:
-        await connection.run()
+        await Connection(self.hub.services, socket, token).run()
         await end.close()
 
     def stop(self) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
-from agent.errors import PublisherLost
+from agent.errors import PublishRefused
 from orchestrator.hub import Hub
+from orchestrator.store.keys import log_keys
 from orchestrator.store.memory_data import Data
 from protocol.codec import unpack_record, unpack_value
-from protocol.control import Submitted, Succeeded, read_control
+from protocol.control import AttemptLost, Submitted, Succeeded, read_control
+from protocol.frames import ResetReason
+from protocol.ids import LogName
 from protocol.run import FINAL, RunState
 from tests.support.checkers import (
     Began,
@@ -26,7 +29,13 @@ from tests.support.simulation.dumps import dump_of, entries_of, log_paths, meta_
 from tests.support.simulation.fleet import Fleet
 from tests.support.simulation.ledger import Event, Followed, Produced
 
-__all__ = ["ended_badly", "leftovers", "promise", "unquiet"]
+__all__ = ["audit", "ended_badly", "leftovers", "promise", "unquiet"]
+
+
+NOTICED_MS = 1_000
+"""An outage of the store that is shorter may pass unnoticed."""
+SLACK_MS = 700
+"""A hub notices an outage at its next look, and looks every half a second."""
 
 
 # Quiet
@@ -45,10 +54,8 @@ def _runs_open(fleet: Fleet) -> Iterator[str]:
 
 
 def _work_open(fleet: Fleet) -> Iterator[str]:
-    lost = {path.removeprefix("run/") for path, gone in fleet.ledger.lost.items() if gone}
     for slot in fleet.clients:
-        waits_for_lost = slot.name == "operator" and lost & {run for runs in fleet.ledger.runs.values() for run in runs}
-        if slot.work is not None and not slot.work.done() and not waits_for_lost:
+        if slot.work is not None and not slot.work.done():
             yield f"{slot.name} is not done"
 
 
@@ -68,6 +75,29 @@ def _last_due(data: Data, followed: Followed) -> int:
     return max((entry.offset for entry in entries if unpack_record(entry.packed).kind in followed.kinds), default=0)
 
 
+# Meanwhile
+
+
+def audit(fleet: Fleet) -> list[str]:
+    """Return what must never be so, at no moment: an acknowledgement stored of what was not handled."""
+    if fleet.ledger.failed_over:
+        return []  # what was handled may not be there any more, and is lowered a moment later
+    found = []
+    for followed in fleet.ledger.followers.values():
+        key = log_keys(LogName.parse(followed.log)).acks
+        value = fleet.server.data.field(key, f"client:{followed.name}/{followed.name}")
+        stored = int(value.split()[0]) if value else 0
+        ahead = [
+            entry.offset
+            for entry in entries_of(fleet.server.data, followed.log)
+            if followed.handled < entry.offset <= stored
+            and (followed.kinds is None or unpack_record(entry.packed).kind in followed.kinds)
+        ]
+        if ahead:
+            found.append(f"{followed.name} has {stored} stored as acknowledged, and has not handled {ahead}")
+    return found
+
+
 # The promise
 
 
@@ -81,6 +111,7 @@ def promise(fleet: Fleet) -> list[str]:
         if path.startswith("run/"):
             found += check_run(dump, meta=meta_of(data, path))
             found += _check_result(dump)
+            found += _check_leases(fleet, dump)
     for path, told in ledger.acknowledged.items():
         lost = _told(fleet, path)
         found += check_acknowledged(dumps[path], [said for said in told if (said.kind, said.body) not in lost])
@@ -95,6 +126,20 @@ def _told(fleet: Fleet, path: str) -> set[tuple[str, bytes]]:
     """Return kinds and bodies of what a log lost in a failover."""
     records = [unpack_record(entry.packed) for entry in fleet.ledger.lost.get(path, [])]
     return {(record.kind, record.body) for record in records}
+
+
+def _check_leases(fleet: Fleet, dump: Dump) -> Iterator[Violation]:
+    """No lease is judged until a full lease time has passed since the hub began, or the store was away."""
+    lease_ms, ledger = fleet.settings.lease_ms, fleet.ledger
+    for entry, record in dump.records():
+        if record.kind != "$lost" or "lease" not in read_control(AttemptLost, record.body).reason:
+            continue
+        since = [ledger.born_ms.get(record.src.removeprefix("hub:"), 0)]
+        since += [end for begin, end in ledger.outages_ms if end - begin >= NOTICED_MS and begin < entry.ts_ms]
+        after_ms = entry.ts_ms - max(since)
+        if after_ms < lease_ms - SLACK_MS:
+            message = f"a lease of {lease_ms} ms was judged {after_ms} ms after {record.src} could know of it"
+            yield Violation(Rule.FENCED, dump.log, message, entry.offset)
 
 
 def _check_result(dump: Dump) -> Iterator[Violation]:
@@ -136,7 +181,7 @@ def _check_producer(fleet: Fleet, dump: Dump, produced: Produced) -> Iterator[Vi
             yield Violation(Rule.ACKNOWLEDGED, dump.log, f"{body[:40]!r} is there {len(offsets)} times: {offsets}")
         if not offsets and number <= produced.acked and body not in lost:
             yield Violation(Rule.ACKNOWLEDGED, dump.log, f"{body[:40]!r} was acknowledged and is not there")
-        if not offsets and number <= produced.acked and body in lost and not isinstance(produced.ended, PublisherLost):
+        if not offsets and number <= produced.acked and body in lost and not isinstance(produced.ended, PublishRefused):
             yield Violation(Rule.ACKNOWLEDGED, dump.log, f"{body[:40]!r} was lost, and its producer was never told")
         if not offsets and any(there[number:]):
             yield Violation(Rule.SEQUENCE, dump.log, f"{body[:40]!r} is not there, and later ones are")
@@ -149,18 +194,35 @@ def _check_follower(fleet: Fleet, dump: Dump, followed: Followed) -> Iterator[Vi
     for fault in followed.faults:
         yield Violation(Rule.DELIVERED, dump.log, f"{followed.name} {fault}")
     for number, story in enumerate(followed.stories, 1):
+        if not fleet.ledger.failed_over:
+            for event in story:
+                if isinstance(event, WasReset) and event.reason is not ResetReason.TRIMMED:
+                    yield Violation(Rule.DELIVERED, dump.log, f"{followed.name} was reset ({event.reason}) for nothing")
         last = number == len(followed.stories)
         if not story:
             continue  # it came back, and there was nothing to tell
         if followed.kinds is not None:
             trimmed = fleet.ledger.trimmed.get(followed.log, {})
-            wrong: Iterable[Violation] = _check_filtered(dump, story, followed.kinds, trimmed, complete=last)
+            due = story if last else _told_in_time(dump, story)
+            wrong: Iterable[Violation] = _check_filtered(dump, due, followed.kinds, trimmed, complete=last)
         else:
-            wrong = check_delivered(dump, story, complete=last)
+            wrong = check_delivered(dump, story if last else _told_in_time(dump, story), complete=last)
         for violation in wrong:
             yield Violation(
                 violation.rule, violation.log, f"{followed.name}, process {number}: {violation.message}", violation.offset
             )
+
+
+def _told_in_time(dump: Dump, story: list[Event]) -> list[Event]:
+    """Return the story of a process that was killed, less what the store lost after: nobody could tell it."""
+    tags, packed = dump.tags(), {entry.offset: entry.packed.hex() for entry in dump.entries}
+    told = list(story)
+    while told and isinstance(last := told[-1], Given) and last.tag not in (
+        tags.get(last.offset),
+        packed.get(last.offset),
+    ):
+        told.pop()
+    return told
 
 
 def _check_filtered(
@@ -172,26 +234,29 @@ def _check_filtered(
     """
     due = {entry.offset: entry.packed.hex() for entry, record in dump.records() if record.kind in kinds}
     given: dict[int, str] = {}
-    place = 0
+    reported: set[int] = set()
+    place = start = -1
     for event in story:
         match event:
             case Began(after):
-                place = after
+                place, start = after, after if start < 0 else start
             case WasReset():
                 given = {offset: packed for offset, packed in given.items() if offset <= event.at}
-                place = event.at
+                place, start = event.at, min(start, event.at)
+                if event.reason is ResetReason.TRIMMED:
+                    reported.update(range(event.first, event.last + 1))
             case Given(offset, packed):
-                given[offset] = packed
-                for each in (each for each in due if place < each < offset and (place or each not in trimmed)):
-                    yield Violation(Rule.DELIVERED, dump.log, f"was given {offset} after {place}", each)
-                place = offset
+                if offset <= place:
+                    yield Violation(Rule.DELIVERED, dump.log, f"was given {offset} after {place}", offset)
+                given[offset], place = packed, offset
     for offset, packed in given.items():
         if due.get(offset) != packed:
             yield Violation(Rule.DELIVERED, dump.log, "was given what the log does not have, and never told", offset)
-    if complete:
-        for offset in due:
-            if offset > place and (place or offset not in trimmed):
-                yield Violation(Rule.DELIVERED, dump.log, f"stands at {place} and was not given this", offset)
+    upto = dump.after.offset if complete else place
+    for offset in sorted(due):
+        told = offset in given or offset in reported or (start == 0 and offset in trimmed)
+        if start < offset <= upto and not told:
+            yield Violation(Rule.DELIVERED, dump.log, f"was not given this; it began at {start}", offset)
 
 
 def _check_runs(fleet: Fleet, dumps: dict[str, Dump]) -> Iterator[str]:

@@ -60,8 +60,11 @@ class Ledger:
         runs: run ids that were told, by key.
         results: what a run's result was said to be, by run id.
         missing: with what code a run was refused to those who asked for it, by run id.
+        failed_over: the store went back to an older state.
         lost: what the store lost in a failover, by log's path: entries that were there.
         trimmed: entries that were trimmed, by log's path and offset.
+        born_ms: when a hub began, by its id.
+        outages_ms: from when to when the store was away.
         faults: what went wrong in a program that should not have.
     """
 
@@ -71,6 +74,9 @@ class Ledger:
     runs: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     results: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    failed_over: bool = False
     lost: dict[str, list[Entry]] = field(default_factory=dict)
     trimmed: dict[str, dict[int, Entry]] = field(default_factory=dict)
+    born_ms: dict[str, int] = field(default_factory=dict)
+    outages_ms: list[tuple[int, int]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)

@@ -338,7 +338,11 @@ class Network:
         wire = self.wires[self._made] = Wire(self, self._made, machine, listener.machine)
         self.trace.note(self.loop.time(), machine.name, f"connected to {listener.machine.name}")
         listener.accept(wire.hub, token)
-        await asyncio.sleep(self.latency_s())
+        try:
+            await asyncio.sleep(self.latency_s())
+        except asyncio.CancelledError:
+            wire.peer.shut(None)
+            raise
         return wire.peer
 
 

@@ -14,6 +14,7 @@ from agent.peer import Identity
 from agent.runs import Run
 from agent.worker import Agent
 from protocol.codec import pack_value
+from protocol.codes import ErrorCode
 from protocol.frames import Role
 from pydantic import SecretStr
 from tests.support.checkers import Acknowledged
@@ -22,8 +23,11 @@ from tests.support.simulation.hubs import token_for
 from tests.support.simulation.ledger import Ledger, Produced
 from tests.support.simulation.loop import Machine
 
+
+
 __all__ = ["FEED", "HUBS_URL", "QUEUE", "ROOM", "Operator", "Producer", "Talker", "make_agent", "make_client"]
 
+LAST_ENTRIES = 5
 HUBS_URL = "ws://any"
 QUEUE = "work"
 FEED = "topic/feed"
@@ -146,9 +150,13 @@ class Operator:
 
 
 class Producer:
-    """Publishes to the feed, in bursts; opens a new producer where the store lost entries of the last one."""
+    """Publishes to the feed, in bursts; opens a new producer where the store lost entries of the last one.
 
-    def __init__(self, client: Client, ledger: Ledger, rng: Random) -> None:
+    The last entries of each are published when the fleet is whole again: whoever publishes must learn what was lost.
+    """
+
+    def __init__(self, client: Client, ledger: Ledger, rng: Random, healed: asyncio.Event) -> None:
+        self._healed = healed
         self._client = client
         self._ledger = ledger
         self._rng = rng
@@ -162,7 +170,10 @@ class Producer:
             number = len(self._ledger.producers)
             try:
                 while entries > 0:
-                    burst = min(entries, self._rng.choice([1, 1, 3, 20]))
+                    if entries <= LAST_ENTRIES:
+                        await self._healed.wait()
+                    left = entries if self._healed.is_set() else entries - LAST_ENTRIES
+                    burst = min(left, self._rng.choice([1, 1, 3, 20]))
                     for _ in range(burst):
                         value = {"p": number, "n": len(produced.bodies), "fill": "x" * self._rng.choice([0, 10, 900])}
                         await publisher.publish(self._rng.choice(["item", "item", "note"]), value)
@@ -174,7 +185,13 @@ class Producer:
                 produced.ended = lost
             except PublishRefused as refused:
                 produced.ended = refused
-                self._ledger.faults.append(f"producer {number} was refused: {refused}")
+                self._judge(refused)
+
+
+    def _judge(self, refused: PublishRefused) -> None:
+        """A producer that the store forgot in a failover is refused; no other is."""
+        if refused.code != ErrorCode.PRODUCER_UNKNOWN or not self._ledger.failed_over:
+            self._ledger.faults.append(f"the producer was refused: {refused}")
 
 
 class Talker:
@@ -199,5 +216,9 @@ class Talker:
                 head = failed.head
             except PublisherLost:
                 head = None
+            except PublishRefused as refused:
+                head = None
+                if refused.code != ErrorCode.PRODUCER_UNKNOWN or not self._ledger.failed_over:
+                    self._ledger.faults.append(f"the talker was refused: {refused}")
             else:
                 self._ledger.acknowledged[ROOM].append(Acknowledged("said", pack_value(value), head))

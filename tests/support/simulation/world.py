@@ -38,6 +38,8 @@ __all__ = ["Outcome", "simulate"]
 
 TURNS_MAX = 300_000
 WORK_S = 20.0
+SETTLE_S = 6.0
+"""A hub that was told nothing looks at every log within two seconds; a silent connection is dead within two."""
 QUIET_WITHIN_S = 150.0
 LEAVE_S = 20.0
 LOOK_S = 0.25
@@ -103,8 +105,9 @@ class _World:
         """Go through all phases."""
         try:
             await self.fleet.start(WORK_S)
-            await self.faults.run(WORK_S)
+            await self._audited(self.faults.run(WORK_S))
             await self.fleet.heal()
+            await asyncio.sleep(SETTLE_S)
             if await self._within(QUIET_WITHIN_S, lambda: not judge.unquiet(self.fleet)):
                 self.violations += judge.promise(self.fleet)
                 await self._leave()
@@ -113,6 +116,16 @@ class _World:
         except AssertionError as fault:
             self.violations.append(f"the simulation failed: {fault!r}")
         await self._bury()
+
+    async def _audited(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something, and look all the time for what must never be so."""
+        task = self.loop.create_task(work)
+        found: dict[str, None] = {}
+        while not task.done():
+            await asyncio.wait([task], timeout=LOOK_S)
+            found |= dict.fromkeys(judge.audit(self.fleet))
+        await task
+        self.violations += found
 
     async def _leave(self) -> None:
         await self._end_within(LEAVE_S, self.fleet.leave())

@@ -1,0 +1,93 @@
+"""Bugs that are planted on purpose, to show that the simulation finds them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.core import resume as resuming
+from orchestrator.core import runs
+from orchestrator.following import Subscription
+from orchestrator.line import Line
+from orchestrator.store.base import Append, Appended, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
+from orchestrator.store.producer import ProducerRecord, check_claim
+from orchestrator.tail import Tail
+from protocol.entry import Entry, Position, chain
+from protocol.frames import Ack, Puback, Publish
+from tests.support.simulation.entropy import patched
+
+__all__ = ["PLANTS", "planted"]
+
+
+def planted(name: str | None) -> AbstractContextManager[None]:
+    """Plant a bug; without a name, none."""
+    return nullcontext() if name is None else patched(*PLANTS[name])
+
+
+def _publish_unguarded(*args: Any, **options: Any) -> Commit:
+    return replace(_PUBLISH(*args, **options), guards=())
+
+
+def _check_without_dedupe(
+    record: ProducerRecord | None, claim: ProducerClaim, entries: int, now_ms: int
+) -> int | Refusal:
+    answer = check_claim(record, claim, entries, now_ms)
+    return 0 if answer == entries and claim.count else answer
+
+
+def _resume_by_offset(log: resuming.LogState, position: Position, tag: str | None = None) -> resuming.Decision:
+    answer = _RESUME(log, position, tag)
+    if isinstance(answer, resuming.Probing | resuming.NeedsTag) and position.offset <= log.head:
+        known = {log.head: log.tag}.get(position.offset, tag)
+        if known is None:
+            return resuming.NeedsTag(position.offset)
+        return resuming.Resumed(Position(log.epoch, position.offset, known))
+    return answer
+
+
+def _acknowledge_unanswered(frame: Publish, fault: StoreUnavailable) -> Any:
+    seq = frame.seq + len(frame.entries) - 1
+    return Puback(log=frame.log, producer=frame.producer, seq=seq, offset=1, level="local")
+
+
+def _on_ack_of_all_that_was_sent(self: Subscription, frame: Ack) -> None:
+    _ON_ACK(self, frame.model_copy(update={"offset": self.window.sent}))
+
+
+async def _feed_and_commit(self: Line, commit: Commit) -> Outcome | Refused:
+    for append in commit.appends:
+        tail = self.tails._tails.get(append.log)
+        if tail is not None and tail.epoch and append.entries:
+            guess = replace(commit, appends=(append,))
+            self.tails.take(guess, Outcome((_guessed(tail, append, self.now_ms()),), self.now_ms()))
+    return await _COMMIT(self, commit)
+
+
+def _guessed(tail: Tail, append: Append, now_ms: int) -> Appended:
+    offset = tail.head
+    entries = [Entry(offset + place, now_ms, packed) for place, packed in enumerate(append.entries, 1)]
+    after = Position(tail.epoch, offset + len(entries), chain(tail.tag, entries))
+    return Appended(tail.position, after, now_ms, 0, after.offset)
+
+
+_PUBLISH = runs.publish
+_RESUME = resuming.resume
+_ON_ACK = Subscription.on_ack
+_COMMIT = Line.commit
+
+PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "a fenced attempt writes on": (("orchestrator.core.runs.publish", _publish_unguarded),),
+    "a retry is appended again": (("orchestrator.store.memory_data.check_claim", _check_without_dedupe),),
+    "tails are fed before the commit": (("orchestrator.line:Line.commit", _feed_and_commit),),
+    "what was sent counts as acknowledged": (("orchestrator.following:Subscription.on_ack", _on_ack_of_all_that_was_sent),),
+    "leases are judged at once": (
+        ("orchestrator.timekeeper:Timekeeper._hold", lambda self, why, **facts: None),
+        ("orchestrator.timekeeper:Timekeeper._judge_from_ms", property(lambda self: 0, lambda self, value: None)),
+    ),
+    "a resume trusts the offset": (("orchestrator.verdicts.resume", _resume_by_offset),),
+    "an unanswered commit is acknowledged": (("orchestrator.core.publish.unavailable", _acknowledge_unanswered),),
+    "two hubs claim one run": (("orchestrator.core.runs._unchanged", lambda meta: ()),),
+    "a subscriber that left is still told": (("orchestrator.tail:Tails.leave", lambda self, tail, subscriber: None),),
+}
+"""Bugs by name: what is put in place of what."""
