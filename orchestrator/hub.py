@@ -52,7 +52,7 @@ from protocol.codec import encode
 from protocol.frames import Heartbeat
 from protocol.ids import LogKind
 
-__all__ = ["HUB_FILE", "TOKEN_FILE", "Hub", "run_hub"]
+__all__ = ["HUB_FILE", "TOKEN_FILE", "Hub", "calm_collector"]
 
 HUB_FILE = "hub.json"
 TOKEN_FILE = "local.token"  # noqa: S105 - the name of a file
@@ -301,14 +301,7 @@ class Hub:
                 path.unlink()
 
 
-def run_hub(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, on the fastest event loop that is installed."""
+def calm_collector() -> None:
+    """Let the collector look less often, in a process that is a hub and little else; see `GC_THRESHOLDS`."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(Hub(settings).run())
-        return
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Hub(settings).run())

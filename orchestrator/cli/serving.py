@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.output import Output
-from orchestrator.hub import Hub
+from orchestrator.hub import Hub, calm_collector
 from orchestrator.settings import Loaded, Settings, data_dir, load
 from orchestrator.store.datadir import DataDirectory
 from orchestrator.telemetry import configure_logs
@@ -38,6 +38,7 @@ def serve(settings: Settings, out: Output, beside: Beside | None = None) -> Exit
         FleetlineError: whatever keeps the hub from starting.
     """
     configure_logs(settings.log_level)
+    calm_collector()
     DataDirectory(settings.data).prepare()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings, out, beside or (lambda _hub: nullcontext())))
