@@ -11,6 +11,7 @@ always at the door.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,35 +22,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from protocol.effects import Deliver, Fail, SendHeartbeat
-from protocol.entry import Position
-from protocol.frames import (
-    Ack,
-    Entries,
-    HandlerSpec,
-    Heartbeat,
-    Hello,
-    Identify,
-    Part,
-    Ready,
-    Reset,
-    Resumption,
-    Role,
-    Start,
-    Subscribe,
-)
-from protocol.session import Session, Side
-from protocol.window import Cursor
-from scripts.bench.lib.child import ChildFailed, serve
+from scripts.bench.lib.agent import IdleAgent
+from scripts.bench.lib.child import serve
 
 __all__ = ["SUBPROTOCOL"]
 
 SUBPROTOCOL = Subprotocol("fleetline.v1")
-HEARTBEAT_MS = 15_000
-"""Until `hello` says otherwise."""
 TICK_S = 1.0
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
-QUEUE_NAME = "bench"
 
 
 def _now_ms() -> int:
@@ -99,25 +79,25 @@ class Link:
 
 
 class Agent(Link):
-    """An agent with nothing to do."""
+    """The connection of an agent."""
 
     def __init__(self, agent: str, token: str) -> None:
         super().__init__()
-        self.resumed = 0
-        self._agent = agent
         self._token = token
-        self._log = f"agent/{agent}"
-        self._cursor = Cursor(None)
-        self._session: Session | None = None
-        self._session_id: str | None = None
-        self._head: int | None = None
+        self._agent = IdleAgent(agent)
+        self._open = False
+
+    @property
+    def resumed(self) -> int:
+        """How often it went on from exactly where it was."""
+        return self._agent.resumed
 
     async def open(self, url: str) -> None:
         """Connect, identify, and take what the log holds after the position."""
-        self._session = Session(Side.PEER, _now_ms(), heartbeat_ms=HEARTBEAT_MS, steady=True)
-        self._head = None
+        self._agent.connected(_now_ms())
         self.connection = await _dial(url, self._token)
-        while not self._caught_up():
+        self._open = True
+        while not self._agent.live:
             await self._take(await self.connection.recv(decode=False))
 
     async def follow(self) -> None:
@@ -129,75 +109,22 @@ class Agent(Link):
 
     async def tick(self) -> None:
         """Send a heartbeat where one is due."""
-        if self._session is not None and isinstance(self._session.tick(_now_ms()), SendHeartbeat):
-            await self._say(Heartbeat(attempts=(), slots_free=1))
+        heartbeat = self._agent.tick(_now_ms()) if self._open else None
+        if heartbeat is not None:
+            await self._say(heartbeat)
 
     def ended(self) -> None:
         """Say nothing more on this connection."""
-        if self._session is not None:
-            self._session.end()
-
-    def _caught_up(self) -> bool:
-        position = self._cursor.position
-        return self._head is not None and position is not None and position.offset >= self._head
-
-    async def _say(self, *frames: Part) -> None:
-        assert self.connection is not None
-        assert self._session is not None
-        await self.connection.send(self._session.send(frames, _now_ms()))
+        self._open = False
 
     async def _take(self, message: bytes) -> None:
-        assert self._session is not None
-        handled = None
-        for effect in self._session.receive(message, _now_ms()):
-            if isinstance(effect, Fail):
-                raise ChildFailed(f"{self._agent}: {effect.code} {effect.message}")
-            assert isinstance(effect, Deliver)
-            match effect.frame:
-                case Hello() as hello:
-                    await self._say(self._identify(hello))
-                case Ready() as ready:
-                    self._on_ready(ready)
-                case Entries() as entries:
-                    if self._cursor.accept(entries):
-                        handled = entries.upto
-                case Reset() as reset:
-                    raise ChildFailed(f"{self._agent}: its history was reset: {reset.reason}")
-                case Heartbeat():
-                    pass
-                case other:
-                    raise ChildFailed(f"{self._agent}: did not ask for {other}")
-        if handled is not None:
-            await self._say(Ack(log=self._log, offset=handled))
+        said = self._agent.take(message)
+        if said is not None:
+            await self._say(said)
 
-    def _identify(self, hello: Hello) -> Identify:
-        assert self._session is not None
-        self._session.heartbeat_ms = hello.heartbeat_ms
-        self._session.bytes_max = hello.limits.message_bytes_max
-        start: Position | Start = self._cursor.position or Start.LATEST
-        return Identify(
-            version=max(hello.versions),
-            role=Role.AGENT,
-            id=self._agent,
-            instance=f"{self._agent}-bench",
-            session=self._session_id,
-            labels={"region": "here"},
-            queues=(QUEUE_NAME,),
-            slots=1,
-            handlers=(HandlerSpec(name="work"),),
-            subscriptions=(Subscribe(log=self._log, from_=start),),
-        )
-
-    def _on_ready(self, ready: Ready) -> None:
-        verdict = ready.subscriptions[0]
-        if verdict.verdict is not Resumption.RESUMED or verdict.at is None or verdict.head is None:
-            raise ChildFailed(f"{self._agent}: {verdict}")
-        if self._cursor.position is None:
-            self._cursor.start(verdict.at)
-        else:
-            self.resumed += verdict.at == self._cursor.position
-        self._session_id = ready.session
-        self._head = verdict.head
+    async def _say(self, message: bytes) -> None:
+        assert self.connection is not None
+        await self.connection.send(message)
 
 
 class Load:
@@ -294,6 +221,7 @@ class Load:
 
 
 async def _main() -> None:
+    gc.disable()  # what it would look through again and again is all still in use
     load = Load()
     await serve(load.do)
 
