@@ -1,0 +1,97 @@
+"""docs/guide.md and docs/deploy.md say what the command does: commands, options, exit codes, settings and errors."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import agent
+from agent import errors
+from orchestrator.cli.exits import Exit
+from orchestrator.cli.main import app
+from orchestrator.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md", "docs/deploy.md")}
+SAID_OTHERWISE = {"data": "see above", "store": "embedded", "limits": "see the protocol"}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Return the rows of the first table below a heading of the guide."""
+    found = re.search(rf"^#+ {heading}\n.*?(^\|.*?)\n\n", GUIDE, re.MULTILINE | re.DOTALL)
+    assert found, heading
+    lines = found[1].splitlines()[2:]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yield every command with its name, `fleetline NOUN VERB`."""
+    waiting = [("fleetline", typer.main.get_command(app))]
+    for name, command in waiting:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield name, command
+        else:
+            waiting.extend((f"{name} {verb}", below) for verb, below in inner.items())
+
+
+def options_of(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts} | {"--help"}
+
+
+def shown() -> Iterator[tuple[str, str]]:
+    """Yield (page, command line) of everything that the pages tell to type."""
+    for page, text in PAGES.items():
+        for line in re.findall(r"^\$ (?:\w+=\$\()?(fleetline .*?)\)?$", text, re.MULTILINE):
+            yield page, re.split(r" (?:\|\||#|&)", line)[0]
+        for line in re.findall(r"`(fleetline [a-z].*?)`", text):
+            yield page, line
+
+
+def test_every_command_is_in_the_table_with_options_that_it_has() -> None:
+    documented = {re.split(r" [\[A-Z]", row[0])[0]: row[2] for row in rows("Commands")}
+    there = dict(commands())
+    assert set(documented) == set(there)
+    for name, options in documented.items():
+        assert set(re.findall(r"--[a-z-]+", options)) <= options_of(there[name]), name
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(shown())))
+def test_a_command_line_has_a_command_and_options_that_exist(page: str, line: str) -> None:
+    there = dict(commands())
+    words = shlex.split(line)
+    name = next((" ".join(words[:count]) for count in (3, 2) if " ".join(words[:count]) in there), None)
+    assert name is not None, f"{page}: {line}"
+    used = {word for word in words if word.startswith("--")}
+    assert used <= options_of(there[name]), f"{page}: {line}"
+
+
+def test_exit_codes() -> None:
+    assert [int(row[0]) for row in rows("Exit codes")] == [int(code) for code in Exit]
+
+
+def test_settings() -> None:
+    documented = {name: (default, said) for name, default, said in rows("Settings")}
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        value = field.default.value if isinstance(field.default, Enum) else field.default
+        expected[name] = (SAID_OTHERWISE.get(name, str(value)), field.description)
+    assert documented == expected
+
+
+def test_errors() -> None:
+    """The table has every error that a program can meet, and says where those come from that are not in `agent`."""
+    names = {row[0].removesuffix(" *"): row[0].endswith("*") for row in rows("Errors")}
+    for name, elsewhere in names.items():
+        assert issubclass(getattr(errors, name), errors.FleetlineError)
+        assert elsewhere == (name not in agent.__all__), name
+    public = {name for name in agent.__all__ if issubclass(getattr(errors, name, object), errors.FleetlineError)}
+    assert public - set(names) == {"FleetlineError"}
