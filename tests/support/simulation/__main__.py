@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from tests.support.simulation.plants import PLANTS, planted
+from tests.support.simulation.plants import NEED_FAILOVER, PLANTS, planted
 from tests.support.simulation.world import simulate
 
 __all__ = ["main"]
@@ -30,12 +30,17 @@ def main() -> int:
     for seed in [options.seed] if options.seed is not None else seeds:
         began_s = time.perf_counter()
         with planted(options.plant):
-            outcome = simulate(seed, keep_lines=options.trace)
+            outcome = simulate(seed, keep_lines=options.trace, fail_over=options.plant in NEED_FAILOVER)
         took_s = time.perf_counter() - began_s
         for line in outcome.lines:
             print(line)
         if options.json:
-            told = {"seed": seed, "digest": outcome.digest, "violations": outcome.violations, "report": outcome.report()}
+            told = {
+                "seed": seed,
+                "digest": outcome.digest,
+                "violations": outcome.violations,
+                "report": outcome.report(),
+            }
             print(json.dumps(told), flush=True)
         else:
             print(f"seed {seed} {outcome.digest} {outcome.events} events, {outcome.virtual_s:.0f} s in {took_s:.2f} s")

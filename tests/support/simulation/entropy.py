@@ -175,7 +175,7 @@ def _steady_hashes() -> Iterator[tuple[str, Any]]:
     numbers = count(1)
     known: dict[int, int] = {}
 
-    def numbered(cls: type) -> tuple[Any, Any]:
+    def numbered(cls: Any) -> tuple[Any, Any]:
         made = cls.__init__
 
         def init(self: object, *args: Any, **options: Any) -> None:

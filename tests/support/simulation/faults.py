@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from orchestrator.store.memory import MemoryServer
 from orchestrator.store.keys import log_keys
+from orchestrator.store.memory import MemoryServer
 from protocol.entry import Entry
 from protocol.ids import LogName
 from tests.support.simulation.dumps import entries_of, log_paths
@@ -29,11 +29,14 @@ class Faults:
         script: what was done, and when, in words.
     """
 
-    def __init__(self, fleet: Fleet, rng: Random) -> None:
+    def __init__(self, fleet: Fleet, rng: Random, *, fail_over: bool) -> None:
+        self._surely = fail_over
         self.script: list[str] = []
         self._fleet = fleet
         self._rng = rng
         self._outages = 0
+        self._up = asyncio.Event()
+        self._up.set()
         self._actions: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (8, self._cut),
             (3, self._part),
@@ -56,7 +59,7 @@ class Faults:
         weights = [weight for weight, _ in self._actions]
         count = rng.choice([0, 2, 5, 9, 14])
         chosen = [action for _, action in rng.choices(self._actions, weights, k=count)]
-        if rng.random() < FAILOVER_SHARE:
+        if rng.random() < FAILOVER_SHARE or self._surely:
             chosen.append(self._fail_over)
         if rng.random() < TRIM_SHARE:
             chosen.append(self._trim)
@@ -128,8 +131,7 @@ class Faults:
 
     async def _start_hub(self, slot: HubSlot, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
-        while self._fleet.server.down:
-            await asyncio.sleep(0.1)
+        await self._up.wait()
         if slot.now is not None and (not slot.now.machine.alive or slot.now.ended.done()):
             self._fleet.start_hub(slot)
 
@@ -208,9 +210,12 @@ class Faults:
         began_ms = server.clock_ms()
         self._outages += 1
         server.down = True
+        self._up.clear()
         await asyncio.sleep(pause_s)
         self._outages -= 1
-        server.down = self._outages > 0
+        if not self._outages:
+            server.down = False
+            self._up.set()
         self._fleet.ledger.outages_ms.append((began_ms, server.clock_ms()))
 
     async def _store_loses(self) -> None:

@@ -121,7 +121,9 @@ class Fleet:
             self.start_agent(agent)
         rng = self._rng
         works: dict[str, Callable[[Client], Coroutine[Any, Any, None]]] = {
-            "operator": lambda client: Operator(client, self.ledger, Random(f"op/{self._seed}"), "key").work(12, work_s),
+            "operator": lambda client: Operator(client, self.ledger, Random(f"op/{self._seed}"), "key").work(
+                12, work_s
+            ),
             "producer": lambda client: Producer(client, self.ledger, Random(f"pub/{self._seed}"), self.healed).work(
                 150, work_s
             ),
@@ -236,10 +238,8 @@ class Fleet:
 
     def faults(self) -> list[str]:
         """Return what went wrong in programs and hubs that should not have."""
-        found = []
-        for hub in self.hubs:
-            if hub.now is not None and hub.now.broken is not None:
-                found.append(f"{hub.now.machine.name} ended: {hub.now.broken!r}")
+        hubs = [hub.now for hub in self.hubs if hub.now is not None and hub.now.broken is not None]
+        found = [f"{hub.machine.name} ended: {hub.broken!r}" for hub in hubs]
         for agent in self.agents:
             ended = [(machine.name, _fault(task)) for machine, _, task in agent.processes if machine.alive]
             found += [f"{name} ended: {fault!r}" for name, fault in ended if fault is not None]

@@ -89,7 +89,7 @@ class HubMachine:
 
     def accept(self, end: HubEnd, token: str | None) -> None:
         """Take a new connection."""
-        self.machine.start(self._talk(end, token), "connection")
+        self.machine.begin(self._talk(end, token), "connection")
 
     async def _talk(self, end: HubEnd, token: str | None) -> None:
         assert self.hub is not None

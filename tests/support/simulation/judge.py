@@ -209,7 +209,10 @@ def _check_follower(fleet: Fleet, dump: Dump, followed: Followed) -> Iterator[Vi
             wrong = check_delivered(dump, story if last else _told_in_time(dump, story), complete=last)
         for violation in wrong:
             yield Violation(
-                violation.rule, violation.log, f"{followed.name}, process {number}: {violation.message}", violation.offset
+                violation.rule,
+                violation.log,
+                f"{followed.name}, process {number}: {violation.message}",
+                violation.offset,
             )
 
 
@@ -217,9 +220,14 @@ def _told_in_time(dump: Dump, story: list[Event]) -> list[Event]:
     """Return the story of a process that was killed, less what the store lost after: nobody could tell it."""
     tags, packed = dump.tags(), {entry.offset: entry.packed.hex() for entry in dump.entries}
     told = list(story)
-    while told and isinstance(last := told[-1], Given) and last.tag not in (
-        tags.get(last.offset),
-        packed.get(last.offset),
+    while (
+        told
+        and isinstance(last := told[-1], Given)
+        and last.tag
+        not in (
+            tags.get(last.offset),
+            packed.get(last.offset),
+        )
     ):
         told.pop()
     return told
@@ -279,7 +287,12 @@ def _check_runs(fleet: Fleet, dumps: dict[str, Dump]) -> Iterator[str]:
             if path not in dumps and path not in lost:
                 yield f"{path} was submitted, and is not there"
             told = ledger.results.get(run)
-            if told is not None and path in dumps and path not in lost and meta_of(fleet.server.data, path)["state"] != told:
+            if (
+                told is not None
+                and path in dumps
+                and path not in lost
+                and meta_of(fleet.server.data, path)["state"] != told
+            ):
                 yield f"{path} is {meta_of(fleet.server.data, path)['state']}, its result was {told} ({key})"
 
 

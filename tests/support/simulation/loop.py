@@ -64,6 +64,10 @@ class Machine:
         """Run something on this machine."""
         return self.loop.create_task(work, name=name, context=self.context)
 
+    def begin(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run something on this machine, which owns it."""
+        self.tasks[self.start(work, name)] = None
+
     def run(self, call: Callable[..., object], *args: object) -> None:
         """Have `call` run on this machine, in the next turn."""
         self.loop.call_soon(call, *args, context=self.context)

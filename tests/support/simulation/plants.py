@@ -17,7 +17,7 @@ from protocol.entry import Entry, Position, chain
 from protocol.frames import Ack, Puback, Publish
 from tests.support.simulation.entropy import patched
 
-__all__ = ["PLANTS", "planted"]
+__all__ = ["NEED_FAILOVER", "PLANTS", "planted"]
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:
@@ -80,7 +80,9 @@ PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
     "a fenced attempt writes on": (("orchestrator.core.runs.publish", _publish_unguarded),),
     "a retry is appended again": (("orchestrator.store.memory_data.check_claim", _check_without_dedupe),),
     "tails are fed before the commit": (("orchestrator.line:Line.commit", _feed_and_commit),),
-    "what was sent counts as acknowledged": (("orchestrator.following:Subscription.on_ack", _on_ack_of_all_that_was_sent),),
+    "what was sent counts as acknowledged": (
+        ("orchestrator.following:Subscription.on_ack", _on_ack_of_all_that_was_sent),
+    ),
     "leases are judged at once": (
         ("orchestrator.timekeeper:Timekeeper._hold", lambda self, why, **facts: None),
         ("orchestrator.timekeeper:Timekeeper._judge_from_ms", property(lambda self: 0, lambda self, value: None)),
@@ -91,3 +93,6 @@ PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
     "a subscriber that left is still told": (("orchestrator.tail:Tails.leave", lambda self, tail, subscriber: None),),
 }
 """Bugs by name: what is put in place of what."""
+
+NEED_FAILOVER = frozenset({"a resume trusts the offset"})
+"""Bugs that only a store which lost a tail brings out."""

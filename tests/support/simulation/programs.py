@@ -6,24 +6,24 @@ import asyncio
 from random import Random
 from typing import Any
 
+from pydantic import SecretStr
+
 from agent.client import Client
 from agent.discovery import Endpoint
 from agent.errors import ExpectFailed, PublisherLost, PublishRefused, RequestError, RunEnded, SubscriptionRefused
 from agent.links import Links
 from agent.peer import Identity
+from agent.publisher import Publisher
 from agent.runs import Run
 from agent.worker import Agent
 from protocol.codec import pack_value
 from protocol.codes import ErrorCode
 from protocol.frames import Role
-from pydantic import SecretStr
 from tests.support.checkers import Acknowledged
 from tests.support.simulation.entropy import OneThread
 from tests.support.simulation.hubs import token_for
 from tests.support.simulation.ledger import Ledger, Produced
 from tests.support.simulation.loop import Machine
-
-
 
 __all__ = ["FEED", "HUBS_URL", "QUEUE", "ROOM", "Operator", "Producer", "Talker", "make_agent", "make_client"]
 
@@ -165,6 +165,7 @@ class Producer:
         """Publish so many entries, and wait until they are acknowledged."""
         while entries > 0:
             publisher = await self._client.publisher(FEED)
+            assert isinstance(publisher, Publisher)
             produced = Produced(FEED, publisher)
             self._ledger.producers.append(produced)
             number = len(self._ledger.producers)
@@ -186,7 +187,6 @@ class Producer:
             except PublishRefused as refused:
                 produced.ended = refused
                 self._judge(refused)
-
 
     def _judge(self, refused: PublishRefused) -> None:
         """A producer that the store forgot in a failover is refused; no other is."""

@@ -67,10 +67,16 @@ class Outcome:
         )
 
 
-def simulate(seed: int, *, keep_lines: bool = False) -> Outcome:
-    """Run one simulation. The same seed gives the same digest in every process with the same `PYTHONHASHSEED`."""
+def simulate(seed: int, *, keep_lines: bool = False, fail_over: bool = False) -> Outcome:
+    """Run one simulation. The same seed gives the same digest in every process with the same `PYTHONHASHSEED`.
+
+    Args:
+        seed: what everything is drawn from.
+        keep_lines: keep every event in words.
+        fail_over: the store surely fails over, which else it does for a third of the seeds.
+    """
     loop = SimulationLoop(TURNS_MAX)
-    world = _World(seed, loop, keep_lines=keep_lines)
+    world = _World(seed, loop, keep_lines=keep_lines, fail_over=fail_over)
     structlog.configure(processors=[world.on_log], cache_logger_on_first_use=False)
     try:
         with world.installed():
@@ -81,7 +87,7 @@ def simulate(seed: int, *, keep_lines: bool = False) -> Outcome:
 
 
 class _World:
-    def __init__(self, seed: int, loop: SimulationLoop, *, keep_lines: bool) -> None:
+    def __init__(self, seed: int, loop: SimulationLoop, *, keep_lines: bool, fail_over: bool) -> None:
         self.seed = seed
         self.loop = loop
         self.trace = Trace(keep=keep_lines)
@@ -90,7 +96,7 @@ class _World:
         self.server = MemoryServer(lambda: EPOCH_MS + loop.now_ms)
         self.store_faults = StoreFaults()
         self.fleet = Fleet(loop, seed, self.network, self.server, self.store_faults, self.trace, self.ledger)
-        self.faults = Faults(self.fleet, Random(f"faults/{seed}"))
+        self.faults = Faults(self.fleet, Random(f"faults/{seed}"), fail_over=fail_over)
         self.violations: list[str] = []
         self._ended = False
         loop.set_exception_handler(self._on_exception)
@@ -166,7 +172,7 @@ class _World:
         """Return what it came to."""
         return Outcome(
             self.seed,
-            tuple([*self.violations, *self.ledger.faults]),
+            (*self.violations, *self.ledger.faults),
             self.trace.digest,
             self.trace.events,
             self.loop.time(),
