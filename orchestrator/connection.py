@@ -277,7 +277,7 @@ class Connection:
         self._socket.protocol.max_message_size = self._session.bytes_max
         hub.unidentified -= 1
         hub.counters.sessions += 1
-        ready = Ready(
+        ready = Ready.model_construct(
             session=peer.session,
             fence=peer.fence,
             resumed=opened.resumed,
@@ -290,8 +290,7 @@ class Connection:
         )
         self._outgoing.put(self._session.send((ready,), monotonic_ms()))
         if peer.role is Role.AGENT:
-            join(hub, self, peer)
-            self.spawn(hub.work.opened(peer, frame.attempts))
+            join(hub, self, peer, frame.attempts)
         self._followed.begin()
 
     # ── what keeps a session ─────────────────────────────────────────────────

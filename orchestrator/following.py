@@ -26,7 +26,7 @@ from orchestrator.core.resume import ResetTo, Resumed, Search, start_at
 from orchestrator.line import Line
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.tail import Tail
-from orchestrator.verdicts import Decision, answer, decide, log_state, refused
+from orchestrator.verdicts import Decision, Known, answer, decide, log_state, refused
 from protocol.codec import encode
 from protocol.codes import CloseCode, ErrorCode
 from protocol.entry import Entry, Position
@@ -136,14 +136,14 @@ class Subscription:
 
     # ── verifying ────────────────────────────────────────────────────────────
 
-    async def verify(self, frame: Subscribe, principal: str) -> SubscriptionVerdict:
-        """Decide where delivery begins. Nothing is sent before `begin`.
+    async def verify(self, frame: Subscribe, principal: str, known: Known | None = None) -> SubscriptionVerdict:
+        """Decide where delivery begins, asking the store where the log is not known. Nothing is sent before `begin`.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
         line, log = self._line, self.tail.log
-        state = await log_state(line, self.tail)
+        state = known.state if known else await log_state(line, self.tail)
         if state is None:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
@@ -152,7 +152,7 @@ class Subscription:
         start = frame.from_
         decision: Decision
         if isinstance(start, Position):
-            decision = await decide(line, log, state, start)
+            decision = await decide(line, log, state, start, known.before if known else None)
         elif start is not Start.ACKED:
             decision = Resumed(start_at(state, start))
         elif self.durable is None:

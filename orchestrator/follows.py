@@ -5,12 +5,15 @@ Specification: docs/protocol.md, section "Following a log".
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from orchestrator.auth.scopes import may_follow
 from orchestrator.following import Reader, Subscription
 from orchestrator.peers import Peer
 from orchestrator.services import Services
 from orchestrator.store.base import StoreUnavailable
-from orchestrator.verdicts import refused
+from orchestrator.together import together
+from orchestrator.verdicts import Known, refused
 from protocol.codes import ErrorCode
 from protocol.errors import InvalidName
 from protocol.frames import Ack, Role, Subscribe, Subscribed, SubscriptionVerdict, Tags
@@ -36,14 +39,19 @@ class Follows:
         self._peer = peer
         self._subscriptions: dict[str, Subscription] = {}
 
-    async def resume(self, frame: Subscribe) -> SubscriptionVerdict:
-        """Take up a subscription while the session opens; nothing is sent before `begin`.
+    def join(self, frames: Iterable[Subscribe]) -> list[tuple[Subscribe, Subscription | SubscriptionVerdict]]:
+        """Begin the subscriptions with which a session opens: their tails are told of what is appended from now on."""
+        return [(frame, self._follow(frame)) for frame in frames]
+
+    async def resume(
+        self, joined: list[tuple[Subscribe, Subscription | SubscriptionVerdict]], known: Mapping[LogName, Known]
+    ) -> tuple[SubscriptionVerdict, ...]:
+        """Return the verdicts on what `join` began; nothing is sent before `begin`.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        followed = self._follow(frame)
-        return await self._verify(frame, followed) if isinstance(followed, Subscription) else followed
+        return tuple(await together(self._resume(frame, followed, known) for frame, followed in joined))
 
     def begin(self) -> None:
         """Start sending: the peer was told that its session is open."""
@@ -127,11 +135,20 @@ class Follows:
         if current is subscription:
             subscription.begin()
 
-    async def _verify(self, frame: Subscribe, subscription: Subscription) -> SubscriptionVerdict:
+    async def _resume(
+        self, frame: Subscribe, followed: Subscription | SubscriptionVerdict, known: Mapping[LogName, Known]
+    ) -> SubscriptionVerdict:
+        if isinstance(followed, Subscription):
+            return await self._verify(frame, followed, known.get(followed.tail.log))
+        return followed
+
+    async def _verify(
+        self, frame: Subscribe, subscription: Subscription, known: Known | None = None
+    ) -> SubscriptionVerdict:
         """Return the verdict on a subscription; one that is refused ends."""
         followed = False
         try:
-            verdict = await subscription.verify(frame, self._peer.principal)
+            verdict = await subscription.verify(frame, self._peer.principal, known)
             followed = verdict.code is None
             return verdict
         finally:

@@ -6,7 +6,6 @@ is fenced in the store, and the new holder of every attempt that goes on is comm
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from dataclasses import dataclass
@@ -23,9 +22,11 @@ from orchestrator.follows import Follows
 from orchestrator.line import Line
 from orchestrator.peers import Peer
 from orchestrator.store.base import Outcome, StoreUnavailable
+from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
 from protocol.errors import RemoteProtocolError
-from protocol.frames import AttemptVerdict, Hello, Identify, Role, Subscribe, SubscriptionVerdict
+from protocol.frames import AttemptClaim, AttemptVerdict, Hello, Identify, Role, Subscribe, SubscriptionVerdict
+from protocol.ids import LogName
 
 if TYPE_CHECKING:
     from orchestrator.connection import Connection
@@ -52,7 +53,7 @@ class Opened:
 def greeting(hub: Services, nonce: bytes) -> Hello:
     """Return the first frame of a connection."""
     settings, line = hub.settings, hub.line
-    return Hello(
+    return Hello.model_construct(
         versions=sessions.VERSIONS,
         hub=line.hub_id,
         nonce=nonce,
@@ -75,21 +76,23 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
     peer = _peer(connection, frame, principal)
     attempts: tuple[AttemptVerdict, ...] = ()
     resumed = frame.session is not None
+    connection.follows = follows = Follows(hub, connection, peer)
+    joined = follows.join(_once(frame.subscriptions))  # first, so that they are given what the fence appends
+    known: dict[LogName, Known] = {}
     if peer.role is Role.AGENT:
-        previous = await _fence(hub.line, peer)
+        previous = await _fence(hub.line, peer, known)
         if isinstance(previous, Denied):
             return previous
         resumed = frame.session == previous
         connection.peer = peer  # from here on its end is written down
         attempts = await hub.work.reopen(peer, frame.attempts)
     connection.peer = peer
-    connection.follows = follows = Follows(hub, connection, peer)
-    subscriptions = await asyncio.gather(*(follows.resume(each) for each in _once(frame.subscriptions)))
-    return Opened(peer, resumed, principal.expires_s, attempts, tuple(subscriptions))
+    subscriptions = await follows.resume(joined, known)
+    return Opened(peer, resumed, principal.expires_s, attempts, subscriptions)
 
 
-def join(hub: Services, connection: Connection, peer: Peer) -> None:
-    """Count an agent in, and end an older session of it on this hub; a newer one ends this session."""
+def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[AttemptClaim, ...]) -> None:
+    """Count an agent in and let it work; end an older session of it on this hub. A newer one ends this session."""
     hub.agents[peer.session] = connection
     before = hub.peers.agent(peer.namespace, peer.id)
     if before is not None and before.fence > peer.fence:
@@ -99,6 +102,10 @@ def join(hub: Services, connection: Connection, peer: Peer) -> None:
     hub.registry.connected(peer)
     if before is not None:
         supersede(hub, before, peer.instance)
+    if peer.held:
+        connection.spawn(hub.work.opened(peer, claims))
+    else:
+        hub.work.offer(peer)
 
 
 def leave(hub: Services, peer: Peer, reason: str) -> None:
@@ -189,8 +196,8 @@ def _peer(connection: Connection, frame: Identify, principal: Principal) -> Peer
     )
 
 
-async def _fence(line: Line, peer: Peer) -> str | Denied:
-    """Commit the session; return the one before it (or ""), or why there is none."""
+async def _fence(line: Line, peer: Peer, known: dict[LogName, Known]) -> str | Denied:
+    """Commit the session; return the one before it (or ""), or why there is none. Notes how the log was left."""
     log = sessions.agent_log(peer.namespace, peer.id)
     for _ in range(OPEN_TRIES_MAX):
         meta = await line.store.meta(log)
@@ -198,9 +205,14 @@ async def _fence(line: Line, peer: Peer) -> str | Denied:
             return Denied(CloseCode.SUPERSEDED, "another process has taken this agent's id over since")
         newcomer = Newcomer(peer.session, peer.instance, line.hub_id, line.src, line.new_commit_id(), line.new_epoch())
         opening = sessions.open_session(log, meta, newcomer, line.now_ms())
-        if isinstance(await line.commit(opening.commit), Outcome):
+        outcome = await line.commit(opening.commit)
+        if isinstance(outcome, Outcome):
             peer.fence = opening.fence
-            log_.info("session_opened", agent=peer.id, session=peer.session, takeover=opening.takeover)
+            left = None if outcome.repeated else Known.after(meta, outcome.appended[0])
+            if left is not None:
+                known[log] = left
+            if opening.takeover:
+                log_.info("agent_taken_over", agent=peer.id, session=peer.session, instance=peer.instance)
             return opening.previous
     return Denied(CloseCode.OVERLOADED, "other sessions of this agent open at the same time")
 

@@ -14,6 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.frames import CloseCode as WebSocketCode
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -60,10 +61,21 @@ class Socket(ServerConnection):
     """A websocket that tells its connection when it takes more."""
 
     reader: Connection | None = None
+    greets = True
+    """The answer to the handshake waits for `hello` and leaves with it."""
 
     def __init__(self, protocol: ServerProtocol, *arguments: Any, **options: Any) -> None:
         protocol.__class__ = LineProtocol
         super().__init__(protocol, *arguments, **options)
+
+    def send_data(self) -> None:
+        """Write what the protocol has to say, in one piece where that is more than one."""
+        if self.greets and self.protocol.state is State.OPEN:
+            return
+        writes = self.protocol.writes
+        if len(writes) > 1 and all(writes):  # an empty one ends the stream
+            self.protocol.writes = [b"".join(writes)]
+        super().send_data()
 
     def resume_writing(self) -> None:
         """Take more: the transport's buffer ran low."""
@@ -124,6 +136,7 @@ class Server:
         assert isinstance(socket, Socket)
         token = _bearer(socket.request)
         socket.request, socket.response = _FORGOTTEN, None
+        socket.greets = False
         await Connection(self._hub, socket, token).run()
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:

@@ -5,6 +5,9 @@ The decisions are in `orchestrator.core.resume`; here is the reading that they a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from orchestrator.core.resume import (
     LogState,
     NeedsTag,
@@ -15,18 +18,40 @@ from orchestrator.core.resume import (
     resume,
 )
 from orchestrator.line import Line
-from orchestrator.store.base import Append, Commit, StoreUnavailable
+from orchestrator.store.base import Append, Appended, Commit, StoreUnavailable
 from orchestrator.tail import Tail
 from protocol.codes import ErrorCode
 from protocol.entry import Position
 from protocol.frames import Resumption, SubscriptionVerdict
 from protocol.ids import LogKind, LogName, partition_of
 
-__all__ = ["Decision", "answer", "decide", "log_state", "refused"]
+__all__ = ["Decision", "Known", "answer", "decide", "log_state", "refused"]
 
 DECIDE_TRIES_MAX = 5
 
 Decision = Resumed | ResetTo | Search
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A log as a commit of this hub has just left it: nobody need ask the store for it.
+
+    Attributes:
+        state: after the commit.
+        before: where the log ended before it.
+    """
+
+    state: LogState
+    before: Position
+
+    @classmethod
+    def after(cls, meta: Mapping[str, str] | None, appended: Appended) -> Known | None:
+        """Return what is known of a log from its meta before a commit and from what that appended, if it fits."""
+        before, after = appended.before, appended.after
+        if meta is not None and meta["epoch"] != before.epoch:
+            return None
+        fields = {**(meta or {}), "epoch": after.epoch, "head": str(after.offset), "tag": after.tag}
+        return cls(LogState.parse(fields), before)
 
 
 async def log_state(line: Line, tail: Tail) -> LogState | None:
@@ -52,15 +77,19 @@ async def log_state(line: Line, tail: Tail) -> LogState | None:
     return state
 
 
-async def decide(line: Line, log: LogName, state: LogState, place: Position | None) -> Decision:
+async def decide(
+    line: Line, log: LogName, state: LogState, place: Position | None, before: Position | None = None
+) -> Decision:
     """Decide where delivery goes on after a position; without one, at the first entry that is kept.
+
+    With `before`, the log is known to have been there a moment ago.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
     if place is None:
         return Resumed(state.cut)
-    tag = None
+    tag = before.tag if before is not None and before[:2] == place[:2] else None
     for _ in range(DECIDE_TRIES_MAX):
         decision = resume(state, place, tag)
         if isinstance(decision, Probing):
@@ -79,7 +108,7 @@ def answer(path: str, head: int, decision: Decision) -> SubscriptionVerdict:
     """Return a decision as the peer is told it."""
     match decision:
         case Resumed(at):
-            return SubscriptionVerdict(log=path, verdict=Resumption.RESUMED, at=at, head=head)
+            return SubscriptionVerdict.model_construct(log=path, verdict=Resumption.RESUMED, at=at, head=head)
         case ResetTo(reason, lost, at):
             return SubscriptionVerdict(log=path, verdict=Resumption.RESET, at=at, head=head, reason=reason, lost=lost)
         case Search():

@@ -23,6 +23,7 @@ from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.base import Commit, Outcome, Refusal, Refused, StoreUnavailable
+from orchestrator.together import together
 from protocol.codes import ErrorCode
 from protocol.control import Errored, Kind, RunError, read_control
 from protocol.frames import (
@@ -75,10 +76,14 @@ class Work:
         bound to the session too, to be assigned again by `opened`. Those of another process of the same
         agent are lost at once: that process may not write any more.
         """
-        verdicts = await asyncio.gather(*(self._judge(peer, claim) for claim in claims))
+        verdicts = await together(self._judge(peer, claim) for claim in claims)
         others = [log for log in await self._held(peer) if log.name not in peer.held]
-        await asyncio.gather(*(self._take_up(peer, log) for log in others))
+        await together(self._take_up(peer, log) for log in others)
         return tuple(verdicts)
+
+    def offer(self, peer: Peer) -> None:
+        """Let an agent have work: it was told `ready`, and holds nothing."""
+        self._dispatch.offer(peer)
 
     async def opened(self, peer: Peer, claims: tuple[AttemptClaim, ...]) -> None:
         """Assign what the agent holds and did not list, once it was told `ready`; then let it have more."""
@@ -122,10 +127,11 @@ class Work:
     async def _held(self, peer: Peer) -> list[LogName]:
         """Return the runs that the agent's leases are on, in the partitions of its queues."""
         partitions = {queue_partition(peer.namespace, queue) for queue in peer.queues}
-        found = await asyncio.gather(
-            *(self._line.store.hash_all(keys.held(each, peer.namespace, peer.id)) for each in partitions)
-        )
+        found = await together(self._held_in(peer, partition) for partition in partitions)
         return [LogName(peer.namespace, LogKind.RUN, run) for held in found for run in held]
+
+    async def _held_in(self, peer: Peer, partition: int) -> dict[str, bytes]:
+        return await self._line.store.hash_all(keys.held(partition, peer.namespace, peer.id))
 
     # While a session is open
 

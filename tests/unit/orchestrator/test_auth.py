@@ -132,6 +132,9 @@ FORGERIES: dict[str, str] = {
     "a name that is none": jwt.encode(claims(sub="a:b"), KEY, algorithm="EdDSA"),
     "no namespace": jwt.encode(claims(ns=None), KEY, algorithm="EdDSA"),
     "issued tomorrow": jwt.encode(claims(iat=NOW_S + 86400, exp=NOW_S + 90000), KEY, algorithm="EdDSA"),
+    "not yet good": jwt.encode(claims(nbf=NOW_S + 86400), KEY, algorithm="EdDSA"),
+    "no claims": jwt.api_jws.encode(b"[1]", KEY, algorithm="EdDSA"),
+    "no json": jwt.api_jws.encode(b"{", KEY, algorithm="EdDSA"),
     "far too long": "x" * 10_000,
 }
 
