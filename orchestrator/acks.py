@@ -7,6 +7,7 @@ What is stored only grows, save after a reset. It says how far a peer that lost 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import structlog
 
@@ -24,22 +25,23 @@ log_ = structlog.get_logger()
 
 
 class DurableAck:
-    """What one durable subscription acknowledged.
+    """What one durable subscription acknowledged, as positions: an ack is of the history that was sent.
 
     Attributes:
         log: the log that is followed.
         field: `principal/name`.
         stored: the position that the store has, or None.
-        acked: the highest offset that was acknowledged here, or None.
+        acked: the highest that is to be stored, or None.
     """
 
-    __slots__ = ("_lower", "acked", "field", "log", "stored")
+    __slots__ = ("_lower", "_sent", "acked", "field", "log", "stored")
 
     def __init__(self, log: LogName, field: str, stored: Position | None) -> None:
         self.log = log
         self.field = field
         self.stored = stored
-        self.acked: int | None = None
+        self.acked: Position | None = None
+        self._sent: deque[Position] = deque()
         self._lower = False
 
     @classmethod
@@ -51,30 +53,46 @@ class DurableAck:
     @property
     def pending(self) -> bool:
         """Whether there is something to store."""
-        return self.acked is not None and (self._lower or self.stored is None or self.acked > self.stored.offset)
+        if self.acked is None:
+            return False
+        return self._lower or self.stored is None or self.acked.offset > self.stored.offset
+
+    def sent(self, position: Position) -> None:
+        """Note a position that the peer may acknowledge, once each."""
+        if not self._sent or position.offset > self._sent[-1].offset:
+            self._sent.append(position)
 
     def note(self, offset: int) -> None:
-        """Take an acknowledgement."""
-        self.acked = offset if self.acked is None else max(self.acked, offset)
+        """Take an acknowledgement of everything up to `offset`."""
+        while self._sent and self._sent[0].offset <= offset:
+            self.acked = self._sent.popleft()
 
-    def reset(self, offset: int) -> None:
-        """Go back: the entries after `offset` are others than those that were acknowledged."""
-        if self.stored is not None and self.stored.offset > offset:
-            self.acked, self._lower = offset, True
-        elif self.acked is not None:
-            self.acked = min(self.acked, offset)
+    def begin(self, at: Position) -> None:
+        """Begin here, where nothing is stored yet: from now on a cut past this place is told of."""
+        if self.stored is None and self.acked is None:
+            self.acked = at
+
+    def reset(self, at: Position) -> None:
+        """Go on from here: what was sent after it, and acknowledged, is of another history."""
+        self._sent.clear()
+        if self.stored is not None and self.stored.offset > at.offset:
+            self.acked, self._lower = at, True
+        elif self.acked is not None and self.acked.offset > at.offset:
+            self.acked = at
 
     async def save(self, line: Line) -> None:
-        """Store the position that was acknowledged, unless a later one is stored already.
+        """Store the position that was acknowledged, unless a later one is stored, or the log has lost it.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
         while self.pending:
-            assert self.acked is not None
-            acked = await _position(line.store, self.log, self.acked)
-            if acked is None:  # the log lost it since; the subscription is about to be reset
-                return
+            acked = self.acked
+            assert acked is not None
+            if not await _holds(line.store, self.log, acked):
+                if self.acked == acked:  # its history is gone; the subscription is about to be reset
+                    self.acked, self._lower = None, False
+                continue
             key, old = keys.acks(self.log), None if self.stored is None else _write(self.stored)
             commit = Commit(
                 id=line.new_commit_id(),
@@ -94,9 +112,10 @@ async def acknowledged(store: Store, log: LogName) -> list[int]:
     return [_read(value.decode()).offset for value in (await store.hash_all(keys.acks(log))).values()]
 
 
-async def _position(store: Store, log: LogName, offset: int) -> Position | None:
-    meta, tags = await asyncio.gather(store.meta(log), store.tags(log, (offset,)))
-    return Position(meta["epoch"], offset, tags[0]) if meta and tags[0] else None
+async def _holds(store: Store, log: LogName, position: Position) -> bool:
+    """Whether the log has this position in its history."""
+    meta, tags = await asyncio.gather(store.meta(log), store.tags(log, (position.offset,)))
+    return meta is not None and (meta["epoch"], tags[0]) == (position.epoch, position.tag)
 
 
 def _write(position: Position) -> str:

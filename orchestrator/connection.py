@@ -65,6 +65,8 @@ REASON_BYTES_MAX = 120
 """WebSocket close reasons end at 123 bytes."""
 
 WEBSOCKET_NORMAL = 1000
+ASKED_MAX = 64
+"""Subscriptions and releases of one session under way at once."""
 
 log_ = structlog.get_logger()
 
@@ -77,6 +79,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_asked",
         "_buffered",
         "_closing",
         "_expires_s",
@@ -115,6 +118,7 @@ class Connection:
         self._outgoing = Outgoing(self._session, self._write, hub.counters)
         self._intake: Intake | None = None
         self._closing = False
+        self._asked = 0
         self._waiter: asyncio.Future[None] | None = None
         self._buffered = 0
         self._reason = ""
@@ -158,6 +162,9 @@ class Connection:
         try:
             if isinstance(frame, Publish | Request):
                 await self._take_on(frame)
+            elif isinstance(frame, Subscribe | Release | Refresh | Tags):
+                await self._room()
+                self._take(frame)
             elif isinstance(frame, Identify):
                 await self._on_identify(frame)
             else:
@@ -181,7 +188,7 @@ class Connection:
                 self._followed.tags(frame)
             case Release():
                 assert self.peer is not None
-                self.spawn(self._hub.work.release(self.peer, frame))
+                self.spawn_asked(self._hub.work.release(self.peer, frame))
             case Refresh():
                 self._on_refresh(frame)
             case Bye():
@@ -202,18 +209,34 @@ class Connection:
     async def _take_on(self, frame: Publish | Request) -> None:
         """Take on a publish or a request, once there is room for another."""
         intake = self._taken_on
-        while not self._closing and (intake.full or self.congested):
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        await self._room()
         if self._closing:
             return
         if isinstance(frame, Publish):
             intake.publish(frame)
         else:
             intake.request(frame)
+
+    async def _room(self) -> None:
+        """Wait until more may be under way: what a peer asks for without reading the answers stays in its socket."""
+        while not self._closing and (self._taken_on.full or self.congested or self._asked >= ASKED_MAX):
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def spawn_asked(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what the peer asked for; only so much of it is under way at once."""
+        self._asked += 1
+        self.spawn(self._counted(work))
+
+    async def _counted(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._asked -= 1
+            self.wake()
 
     def wake(self) -> None:
         """Read on: there is room again."""

@@ -19,7 +19,7 @@ from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
-from orchestrator.store.base import Refused, StoreUnavailable
+from orchestrator.store.base import Refused, StoreError, StoreUnavailable
 from protocol.codec import unpack_record
 from protocol.control import Submitted, read_control
 from protocol.entry import Position
@@ -100,7 +100,7 @@ class Dispatch:
         try:
             while await self._round(queue):
                 pass
-        except StoreUnavailable as fault:
+        except StoreError as fault:
             log_.warning("dispatch_paused", queue=queue[1], reason=str(fault))
         finally:
             self._busy.discard(queue)
@@ -153,6 +153,10 @@ class Dispatch:
         claimed = False
         try:
             claimed = await self._try_claim(log, peer, handler)
+        except StoreUnavailable:
+            raise
+        except StoreError as fault:  # this one run cannot be read; the others can
+            log_.error("run_unreadable", run=log.name, reason=str(fault))
         finally:
             if not claimed:
                 peer.held.pop(log.name, None)
@@ -169,23 +173,31 @@ class Dispatch:
         commit, held = runs.claim(ids, meta, peer, spec, store_ms=line.now_ms(), lease_ms=self._lease_ms)
         result = await settle(line, commit)
         if isinstance(result, Refused) or result.repeated:
-            after = RunMeta.parse(log, await line.store.meta(log) or {})
+            fields = await line.store.meta(log)
+            after = RunMeta.parse(log, fields) if fields else meta
             if (after.state, after.fence, after.session) != (RunState.RUNNING, held.fence, peer.session):
                 return False
+        run = runs.claimed(meta, peer, spec, held)
+        if peer.leaving:  # its session ended meanwhile: nobody would work on it until its lease ran out
+            await settle(line, runs.release(runs.Ids(line.new_commit_id(), line.src), run, "its session ended"))
+            return False
+        assign = await assignment(line, run, self._lease_ms)
+        if assign is None:
+            return False
         peer.held[log.name] = held
-        peer.send(await assignment(line, runs.claimed(meta, peer, spec, held), self._lease_ms))
+        peer.send(assign)
         return True
 
 
-async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> Assign:
-    """Return the frame that tells an agent of an attempt that is its own.
+async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> Assign | None:
+    """Return the frame that tells an agent of an attempt that is its own; None where the store lost it since.
 
     `meta` is the run's while the attempt runs; `seq` the last that the log has of the attempt.
     """
     log, claimed_at = meta.log, meta.claimed_at
     page, tags = await asyncio.gather(line.store.read(log, 0, 1), line.store.tags(log, (claimed_at,)))
-    assert page is not None
-    assert tags[0] is not None
+    if page is None or not page.entries or tags[0] is None:
+        return None
     submitted = read_control(Submitted, unpack_record(page.entries[0].packed).body)
     return Assign(
         run=log.name,

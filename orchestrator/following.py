@@ -29,7 +29,7 @@ from orchestrator.tail import Tail
 from orchestrator.verdicts import Decision, Known, answer, decide, log_state, refused
 from protocol.codec import encode
 from protocol.codes import CloseCode, ErrorCode
-from protocol.entry import Entry, Position
+from protocol.entry import Entry, Position, next_tag
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     Ack,
@@ -73,6 +73,9 @@ class Reader(Protocol):
     def send_entries(self, frame: bytes, entries: int) -> None:
         """Put an encoded `entries` frame on its way."""
 
+    def spawn_asked(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that the peer asked for; only so much of it is under way at once."""
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for this connection; what goes wrong in it ends the connection."""
 
@@ -93,6 +96,7 @@ class Subscription:
     Attributes:
         tail: the log's tail; it calls `pump` and `reverify`.
         durable: where acks are stored, for a durable subscription.
+        may_make: whether a topic that is not there may be made for this peer.
         window: what was sent and acknowledged.
     """
 
@@ -111,6 +115,7 @@ class Subscription:
         "_tag",
         "_turn",
         "durable",
+        "may_make",
         "tail",
         "window",
     )
@@ -127,6 +132,7 @@ class Subscription:
         self._search: Search | None = None
         self._begun = self._caught_up = False
         self.durable: DurableAck | None = None
+        self.may_make = True
         window = frame.window
         if window.entries > limits.window_entries_max or window.bytes > limits.window_bytes_max:
             entries = min(window.entries, limits.window_entries_max)
@@ -143,7 +149,7 @@ class Subscription:
             StoreUnavailable: the store does not answer.
         """
         line, log = self._line, self.tail.log
-        state = known.state if known else await log_state(line, self.tail)
+        state = known.state if known else await log_state(line, self.tail, make=self.may_make)
         if state is None:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
@@ -161,6 +167,9 @@ class Subscription:
         else:
             decision = await decide(line, log, state, self.durable.stored)
         self._settle(decision)
+        if self.durable is not None and not isinstance(start, Position) and not isinstance(decision, Search):
+            self.durable.begin(decision.at)
+            await self.durable.save(line)
         return answer(frame.log, state.head, decision)
 
     def _settle(self, decision: Decision) -> None:
@@ -172,7 +181,7 @@ class Subscription:
             return
         self._place(decision.at)
         if isinstance(decision, ResetTo) and self.durable is not None:
-            self.durable.reset(decision.at.offset)
+            self.durable.reset(decision.at)
 
     def begin(self) -> None:
         """Start sending: the peer has been told the verdict."""
@@ -272,7 +281,7 @@ class Subscription:
         self._reader.send(Reset(log=self.tail.path, reason=to.reason, lost=to.lost, at=to.at))
         log_.info("subscription_reset", log=self.tail.path, reason=to.reason.value, at=to.at.offset)
         if self.durable is not None:
-            self.durable.reset(to.at.offset)
+            self.durable.reset(to.at)
         self._stage = Stage.FOLLOWING
         self.pump()
 
@@ -353,6 +362,7 @@ class Subscription:
 
     def _send_chunk(self, chunk: Chunk) -> None:
         """Send what fits of a chunk, from where this subscription is."""
+        self._note_positions(chunk)
         entries, size = self.window.room()
         if self._prefixes is not None:
             self._send_part(matching(chunk, self._offset, self._tag, entries, size, self._prefixes))
@@ -389,3 +399,12 @@ class Subscription:
         self.window.on_sent(upto, len(entries), size)
         self._offset = upto
         self._tag = self._closed_tag = tag
+
+    def _note_positions(self, chunk: Chunk) -> None:
+        """Keep, for a durable subscription, the positions that the peer may acknowledge of a chunk."""
+        if self.durable is None:
+            return
+        tag = self._tag
+        for offset, ts_ms, packed in chunk.entries[self._offset - chunk.prev :]:
+            tag = next_tag(tag, offset, ts_ms, packed)
+            self.durable.sent(Position(self._epoch, offset, tag))

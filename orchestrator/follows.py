@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from orchestrator.auth.scopes import may_follow
+from orchestrator.auth.scopes import Action, may, may_follow
 from orchestrator.following import Reader, Subscription
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -17,7 +17,7 @@ from orchestrator.verdicts import Known, refused
 from protocol.codes import ErrorCode
 from protocol.errors import InvalidName
 from protocol.frames import Ack, Role, Subscribe, Subscribed, SubscriptionVerdict, Tags
-from protocol.ids import LogName
+from protocol.ids import LogName, check_name
 
 __all__ = ["Follows"]
 
@@ -62,7 +62,7 @@ class Follows:
         """Take up a subscription, and tell the peer the verdict."""
         followed = self._follow(frame)
         if isinstance(followed, Subscription):
-            self._reader.spawn(self._answer(frame, followed))
+            self._reader.spawn_asked(self._answer(frame, followed))
         else:
             self._reader.send(Subscribed(subscription=followed))
 
@@ -111,6 +111,8 @@ class Follows:
         hub, peer = self._hub, self._peer
         try:
             log = LogName.parse(frame.log, peer.namespace)
+            if frame.durable is not None:
+                check_name(frame.durable)
         except InvalidName as fault:
             return refused(frame.log, ErrorCode.NOT_FOUND, str(fault))
         agent_id = peer.id if peer.role is Role.AGENT else None
@@ -121,6 +123,7 @@ class Follows:
         if len(self._subscriptions) >= limit:
             return refused(frame.log, ErrorCode.TOO_MANY, f"a session follows at most {limit} logs")
         subscription = Subscription(hub.line, self._reader, log, frame, hub.settings.limits)
+        subscription.may_make = may(peer.scopes, Action.publish_to(log.kind))
         self._subscriptions[frame.log] = subscription
         return subscription
 

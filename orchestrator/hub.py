@@ -17,7 +17,8 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,20 +30,19 @@ from orchestrator.auth.keys import load_signing_key
 from orchestrator.auth.principal import ANY_AGENT, Grant
 from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
-from orchestrator.core.sessions import agent_log
 from orchestrator.dispatch import Dispatch
 from orchestrator.files import replace_file
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.methods import Methods
-from orchestrator.opening import supersede
-from orchestrator.peers import Peer, Peers
+from orchestrator.opening import check_fence
+from orchestrator.peers import Peers
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.retention import Retention
 from orchestrator.server import Server
 from orchestrator.services import Services
 from orchestrator.settings import Settings
-from orchestrator.store.base import Store, StoreUnavailable, Wake
+from orchestrator.store.base import Store, StoreError, Wake
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from orchestrator.timekeeper import Timekeeper
@@ -61,6 +61,7 @@ LOCAL_TOKEN_TTL_S = 365 * 24 * 3600
 TICKS_A_HEARTBEAT = 4
 TICK_S_MAX = 1.0
 WAKES_RETRY_S = 0.2
+LOOP_PAUSE_S = 1.0
 GOAWAY_SPREAD_MS = 2_000
 """Peers of a stopping hub come back spread over this long."""
 FAREWELL_S = 4.0
@@ -149,26 +150,27 @@ class Hub:
         dispatch = Dispatch(line, peers, settings.lease_ms)
         work = Work(line, peers, dispatch, settings.lease_ms)
         timekeeper = Timekeeper(line, work, registry, settings.lease_ms, monotonic_ms)
-        methods = Methods(line, Reading(line, registry), registry, dispatch)
+        methods = Methods(line, Reading(line, registry), registry, dispatch, settings.limits.body_bytes_max)
         acks = Acks(line)
         self.services = Services(settings, line, tokens, peers, registry, work, methods, acks, counters, self._spawn)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line))
         interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000
-        for name, run in {
-            "clock": line.run(),
-            "tails": tails.run(recheck_s),
-            "ranges": tails.close_ranges(interval_s),
-            "acks": acks.run(),
-            "dispatch": dispatch.run(),
-            "timekeeper": timekeeper.run(),
-            "registry": registry.run(),
-            "retention": Retention(line, settings.log_entries_max).run(),
-            "wakes": self._listen(store),
-            "ticks": self._tick(min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
-            "fences": self._check_fences(recheck_s),
-        }.items():
-            self._background.append(self._tasks.create_task(run, name=name))
+        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "clock": line.run,
+            "tails": partial(tails.run, recheck_s),
+            "ranges": partial(tails.close_ranges, interval_s),
+            "acks": acks.run,
+            "dispatch": dispatch.run,
+            "timekeeper": timekeeper.run,
+            "registry": registry.run,
+            "retention": Retention(line, settings.log_entries_max).run,
+            "wakes": partial(self._listen, store),
+            "ticks": partial(self._tick, min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
+            "fences": partial(self._check_fences, recheck_s),
+        }
+        for name, run in loops.items():
+            self._background.append(self._tasks.create_task(self._keep(name, run), name=name))
 
     def _announce(self, data: Path, tokens: Tokens) -> None:
         """Write down where the hub is and a token for this machine's user."""
@@ -194,14 +196,33 @@ class Hub:
                 loop.remove_signal_handler(number)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside everything else."""
+        """Run something beside everything else; what goes wrong in it ends nothing else."""
+        contained = self._contain(work)
         try:
-            task = self._tasks.create_task(work)
+            task = self._tasks.create_task(contained)
         except RuntimeError:  # the hub has stopped
+            contained.close()
             work.close()
             return
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+
+    @staticmethod
+    async def _contain(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            log_.exception("work_failed")
+
+    @staticmethod
+    async def _keep(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run one of the hub's loops; one that fails is begun again."""
+        while True:
+            try:
+                await run()
+            except Exception:
+                log_.exception("loop_failed", loop=name)
+            await asyncio.sleep(LOOP_PAUSE_S)
 
     async def _listen(self, store: Store) -> None:
         """Pass on what other hubs hint at."""
@@ -209,7 +230,7 @@ class Hub:
             try:
                 async for wake in store.wakes():
                     self._hear(wake)
-            except StoreUnavailable as fault:
+            except StoreError as fault:
                 log_.debug("wakes_interrupted", reason=str(fault))
             await asyncio.sleep(WAKES_RETRY_S)
 
@@ -221,7 +242,7 @@ class Hub:
             namespace, kind, agent_id = name.split("/", 2)
             peer = self.services.peers.agent(namespace, agent_id) if kind == LogKind.AGENT else None
             if peer is not None:
-                self._spawn(self._check_fence(peer))
+                self._spawn(check_fence(self.services, peer))
 
     async def _tick(self, period_s: float) -> None:
         services = self.services
@@ -238,15 +259,8 @@ class Hub:
             await asyncio.sleep(period_s)
             agents = tuple(self.services.peers)
             for start in range(0, len(agents), FENCES_AT_ONCE_MAX):
-                await asyncio.gather(*map(self._check_fence, agents[start : start + FENCES_AT_ONCE_MAX]))
-
-    async def _check_fence(self, peer: Peer) -> None:
-        try:
-            meta = await self.services.line.store.meta(agent_log(peer.namespace, peer.id))
-        except StoreUnavailable:
-            return
-        if meta is not None and int(meta.get("fence", 0)) > peer.fence:
-            supersede(self.services, peer, meta.get("instance", ""))
+                some = agents[start : start + FENCES_AT_ONCE_MAX]
+                await asyncio.gather(*(check_fence(self.services, peer) for peer in some))
 
     # ── stopping ─────────────────────────────────────────────────────────────
 
@@ -286,7 +300,7 @@ class Hub:
     async def _leave(self) -> None:
         try:
             await self._registry.leave()
-        except StoreUnavailable as fault:
+        except StoreError as fault:
             log_.debug("registry_not_left", reason=str(fault))
 
     def _cancel_all(self) -> None:

@@ -14,7 +14,7 @@ from itertools import count
 
 import structlog
 
-from orchestrator.store.base import Commit, Outcome, Refused, Store, StoreUnavailable
+from orchestrator.store.base import Commit, Outcome, Refused, Store, StoreError, StoreUnavailable
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from protocol.ids import LogKind, LogName
@@ -96,6 +96,6 @@ class Line:
         while True:
             try:
                 self._clock_gap_ms = await self.store.now_ms() - monotonic_ms()
-            except StoreUnavailable as fault:
+            except StoreError as fault:
                 log_.debug("clock_not_synced", reason=str(fault))
             await asyncio.sleep(CLOCK_SYNC_S)

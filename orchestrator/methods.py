@@ -80,13 +80,17 @@ class Methods:
         reading: what is read of runs and logs.
         registry: who is there.
         dispatch: told of every run that is put on a queue.
+        body_bytes_max: limit of what one entry carries.
     """
 
-    def __init__(self, line: Line, reading: Reading, registry: Registry, dispatch: Dispatch) -> None:
+    def __init__(
+        self, line: Line, reading: Reading, registry: Registry, dispatch: Dispatch, body_bytes_max: int
+    ) -> None:
         self._line = line
         self._reading = reading
         self._registry = registry
         self._dispatch = dispatch
+        self._body_bytes_max = body_bytes_max
         self._handlers: dict[str, Callable[[Peer, str, Any], Awaitable[Part]]] = {
             "run.submit": self._run_submit,
             "run.get": self._run_get,
@@ -132,6 +136,7 @@ class Methods:
 
     async def _run_submit(self, peer: Peer, _op: str, params: RunSubmit) -> RunSubmitted:
         require(peer.scopes, Action.SUBMIT)
+        self._check_size(params.input)
         check_name(params.queue)
         check_name(params.handler)
         partition = queue_partition(peer.namespace, params.queue)
@@ -174,6 +179,11 @@ class Methods:
             result = await settle(self._line, commit)
             if isinstance(result, Outcome):
                 return answer
+
+    def _check_size(self, body: bytes) -> None:
+        if len(body) > self._body_bytes_max:
+            message = f"{len(body)} bytes; the limit of one entry is {self._body_bytes_max}"
+            raise RequestError(ErrorCode.ENTRY_TOO_LARGE, message)
 
     def _run_log(self, peer: Peer, run: str) -> LogName:
         return LogName.parse(f"run/{run}", peer.namespace)
@@ -236,6 +246,7 @@ class Methods:
         require(peer.scopes, Action.publish_to(LogKind.AGENT))
         log = LogName(peer.namespace, LogKind.AGENT, check_name(params.agent))
         check_kind(params.kind)
+        self._check_size(params.body)
         key = keys.meta(log)
         while True:
             known = await self._answered(peer, log, op, Place)
@@ -261,17 +272,21 @@ class Methods:
     def _answer(self, peer: Peer, log: LogName, op: str, answer: Part) -> HashSet:
         """Store an answer, in the same commit as what it is about."""
         key = keys.ops(partition_of(log), log.namespace, self._line.now_ms() // DAY_MS)
-        return HashSet(key, {f"{peer.principal}/{op}": pack_value(answer.model_dump())}, ttl_ms=OPS_TTL_MS)
+        return HashSet(key, {_op_field(peer, log, op): pack_value(answer.model_dump())}, ttl_ms=OPS_TTL_MS)
 
     async def _answered(self, peer: Peer, log: LogName, op: str, model: type[Answer]) -> Answer | None:
         """Return the answer that this op got before, today or yesterday."""
         today, partition = self._line.now_ms() // DAY_MS, partition_of(log)
-        for day in (today, today - 1):
+        for day in (today, today - 1, today + 1):  # another hub's clock may be past midnight
             key = keys.ops(partition, log.namespace, day)
-            value = (await self._line.store.hash_get(key, f"{peer.principal}/{op}"))[0]
+            value = (await self._line.store.hash_get(key, _op_field(peer, log, op)))[0]
             if value:
                 return model.model_validate(unpack_value(value))
         return None
+
+
+def _op_field(peer: Peer, log: LogName, op: str) -> str:
+    return f"{peer.principal}/{log.path}/{op}"
 
 
 def _fault(

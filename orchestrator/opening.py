@@ -21,7 +21,7 @@ from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.follows import Follows
 from orchestrator.line import Line
 from orchestrator.peers import Peer
-from orchestrator.store.base import Outcome, StoreUnavailable
+from orchestrator.store.base import Outcome, StoreError
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
 from protocol.errors import RemoteProtocolError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.connection import Connection
     from orchestrator.services import Services
 
-__all__ = ["Opened", "greeting", "join", "leave", "open_session", "refresh", "supersede"]
+__all__ = ["Opened", "check_fence", "greeting", "join", "leave", "open_session", "refresh", "supersede"]
 
 OPEN_TRIES_MAX = 8
 
@@ -73,7 +73,7 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
     principal = _authenticate(hub, frame, token)
     if isinstance(principal, Denied):
         return principal
-    peer = _peer(connection, frame, principal)
+    peer = _peer(connection, frame, principal, hub.settings.limits.attempts_max)
     attempts: tuple[AttemptVerdict, ...] = ()
     resumed = frame.session is not None
     connection.follows = follows = Follows(hub, connection, peer)
@@ -106,6 +106,18 @@ def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[Attemp
         connection.spawn(hub.work.opened(peer, claims))
     else:
         hub.work.offer(peer)
+    if len(hub.registry.live_hubs()) > 1:
+        hub.spawn(check_fence(hub, peer))  # while this session opened, another hub's hint found nobody to tell
+
+
+async def check_fence(hub: Services, peer: Peer) -> None:
+    """End the session if a newer one of the same agent has opened, here or on another hub."""
+    try:
+        meta = await hub.line.store.meta(sessions.agent_log(peer.namespace, peer.id))
+    except StoreError:
+        return
+    if meta is not None and int(meta.get("fence", 0)) > peer.fence:
+        supersede(hub, peer, meta.get("instance", ""))
 
 
 def leave(hub: Services, peer: Peer, reason: str) -> None:
@@ -158,7 +170,7 @@ async def _close(line: Line, peer: Peer, reason: str) -> None:
     commit = sessions.close_session(log, peer.session, reason, line.src, line.new_commit_id())
     try:
         await line.commit(commit)
-    except StoreUnavailable as fault:
+    except StoreError as fault:
         log_.debug("disconnect_not_stored", agent=peer.id, reason=str(fault))
 
 
@@ -178,7 +190,7 @@ def _authenticate(hub: Services, frame: Identify, token: str | None) -> Principa
     return principal
 
 
-def _peer(connection: Connection, frame: Identify, principal: Principal) -> Peer:
+def _peer(connection: Connection, frame: Identify, principal: Principal, attempts_max: int) -> Peer:
     return Peer(
         namespace=principal.namespace,
         principal=sessions.principal_name(principal, frame),
@@ -192,7 +204,7 @@ def _peer(connection: Connection, frame: Identify, principal: Principal) -> Peer
         labels=frame.labels,
         queues=frame.queues,
         handlers={handler.name: handler for handler in frame.handlers},
-        slots=frame.slots,
+        slots=min(frame.slots, attempts_max),  # it could not list more
     )
 
 

@@ -75,7 +75,7 @@ class Reading:
             started_ms=started.ts_ms if started else None,
             finished_ms=last.ts_ms if last else None,
             result=result if whole else None,
-            error=error.model_dump(exclude_none=True) if error else None,
+            error=error.model_dump(exclude_none=True, exclude=None if whole else {"trace"}) if error else None,
             cancelling=meta.cancelling and not meta.final,
             head=meta.head,
             reason=reason,

@@ -12,7 +12,7 @@ import structlog
 from orchestrator.line import Line
 from orchestrator.peers import Peer
 from orchestrator.store import keys
-from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.base import StoreError
 from protocol.requests import AgentInfo
 
 __all__ = ["Registry"]
@@ -68,7 +68,7 @@ class Registry:
             try:
                 await self._beat()
                 await self._flush()
-            except StoreUnavailable as fault:
+            except StoreError as fault:
                 log_.warning("registry_behind", reason=str(fault))
                 self._woken.clear()  # what waits goes with the next beat: to try at once would go on for ever
             try:
@@ -104,7 +104,7 @@ class Registry:
             return
         try:
             await self._line.store.hash_put(keys.AGENTS, pending)
-        except StoreUnavailable:
+        except StoreError:
             self._pending = {**pending, **self._pending}
             raise
 

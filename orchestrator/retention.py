@@ -15,7 +15,7 @@ import structlog
 
 from orchestrator.acks import acknowledged
 from orchestrator.line import Line
-from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.base import StoreError
 from protocol.ids import LogKind, LogName
 
 __all__ = ["HARD_FACTOR", "Retention", "keep_from"]
@@ -62,7 +62,7 @@ class Retention:
             for log in self._line.take_grown():
                 try:
                     await self.cut(log)
-                except StoreUnavailable as fault:
+                except StoreError as fault:
                     log_.debug("log_not_cut", log=log.path, reason=str(fault))
 
     async def cut(self, log: LogName) -> None:

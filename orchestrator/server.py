@@ -83,6 +83,12 @@ class Socket(ServerConnection):
         if self.reader is not None:
             self.reader.on_drained()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: whoever waits for room to write is not told otherwise."""
+        super().connection_lost(exc)
+        if self.reader is not None:
+            self.reader.on_drained()
+
 
 class Server:
     """The listening side of a hub."""

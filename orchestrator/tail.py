@@ -21,7 +21,7 @@ import structlog
 
 from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut
 from orchestrator.core.resume import LogState
-from orchestrator.store.base import Commit, Outcome, Page, Store, StoreUnavailable
+from orchestrator.store.base import Commit, Outcome, Page, Store, StoreError
 from protocol.entry import Entry, Position, chain
 from protocol.ids import LogKind, LogName
 
@@ -326,7 +326,7 @@ class Tails:
                 await asyncio.sleep(0)  # what was read is taken in at the end of this turn
                 if page.after.offset >= page.head and not tail.again:
                     return
-        except StoreUnavailable as fault:
+        except StoreError as fault:
             log_.debug("tail_not_checked", log=tail.path, reason=str(fault))
         finally:
             tail.busy = False

@@ -20,7 +20,7 @@ import structlog
 
 from orchestrator.line import Line
 from orchestrator.registry import Registry
-from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.base import StoreError, StoreUnavailable
 from orchestrator.work import Work
 from protocol.ids import LogKind, LogName
 
@@ -29,6 +29,8 @@ __all__ = ["Timekeeper", "owner_of"]
 PERIOD_S = 0.5
 DUE_AT_ONCE_MAX = 256
 CLOCK_STEP_MS = 1_000
+STALL_MS = 3_000
+"""A hub that did not get to act for this long did not hear heartbeats either."""
 
 log_ = structlog.get_logger()
 
@@ -58,6 +60,7 @@ class Timekeeper:
         self._lease_ms = lease_ms
         self._monotonic_ms = monotonic_ms
         self._judge_from_ms = monotonic_ms() + lease_ms
+        self._acted_ms = monotonic_ms()
         self._clock_gap_ms: int | None = None
         self._identity = ""
 
@@ -66,7 +69,7 @@ class Timekeeper:
         while True:
             try:
                 await self._act()
-            except StoreUnavailable as fault:
+            except StoreError as fault:
                 self._hold("store_unavailable", reason=str(fault))
             await asyncio.sleep(PERIOD_S)
 
@@ -84,7 +87,11 @@ class Timekeeper:
         await self._each(timers, self._work.wake)
 
     def _watch_clock(self, store_ms: int) -> None:
-        gap_ms = store_ms - self._monotonic_ms()
+        now_ms = self._monotonic_ms()
+        if now_ms - self._acted_ms > STALL_MS:
+            self._hold("hub_stalled", stall_ms=now_ms - self._acted_ms)
+        self._acted_ms = now_ms
+        gap_ms = store_ms - now_ms
         before_ms, self._clock_gap_ms = self._clock_gap_ms, gap_ms
         if before_ms is not None and abs(gap_ms - before_ms) > CLOCK_STEP_MS:
             self._hold("clock_step", step_ms=gap_ms - before_ms)
@@ -98,4 +105,9 @@ class Timekeeper:
         mine = [member for partition, member in due if owner_of(partition, hubs) == self._line.hub_id]
         for member in mine:
             namespace, _, run = member.partition("/")
-            await act(LogName(namespace, LogKind.RUN, run))
+            try:
+                await act(LogName(namespace, LogKind.RUN, run))
+            except StoreUnavailable:
+                raise
+            except StoreError as fault:  # this one run cannot be read; the others can
+                log_.error("run_unreadable", run=run, reason=str(fault))

@@ -54,15 +54,15 @@ class Known:
         return cls(LogState.parse(fields), before)
 
 
-async def log_state(line: Line, tail: Tail) -> LogState | None:
-    """Return a log as the store has it, and let its tail know; a topic that is not there is made.
+async def log_state(line: Line, tail: Tail, *, make: bool = True) -> LogState | None:
+    """Return a log as the store has it, and let its tail know; with `make` a topic that is not there is made.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
     log = tail.log
     meta = await line.store.meta(log)
-    if meta is None and log.kind is LogKind.TOPIC:
+    if meta is None and make and log.kind is LogKind.TOPIC:
         append = Append(log, (), line.new_epoch())
         await line.commit(Commit(line.new_commit_id(), partition_of(log), appends=(append,)))
         meta = await line.store.meta(log)

@@ -26,6 +26,7 @@ from orchestrator.store.base import Commit, Outcome, Refusal, Refused, StoreUnav
 from orchestrator.together import together
 from protocol.codes import ErrorCode
 from protocol.control import Errored, Kind, RunError, read_control
+from protocol.errors import InvalidName
 from protocol.frames import (
     AttemptClaim,
     AttemptVerdict,
@@ -44,6 +45,9 @@ __all__ = ["Work"]
 
 RUN_ENTRIES_MAX = 1_000_000
 """A run whose log reaches this many entries is ended as failed, with `run_log_full`."""
+
+EXPIRED_MAX = 1_000
+"""Leases of a partition that ran out and are looked at again before an attempt is taken."""
 
 ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
 """The kinds with which an attempt says that it ended."""
@@ -91,14 +95,16 @@ class Work:
         for run in tuple(peer.held.keys() - listed):
             log = LogName(peer.namespace, LogKind.RUN, run)
             meta = await self._meta(log)
-            if meta is not None and meta.session == peer.session:
-                peer.send(await assignment(self._line, meta, self._lease_ms, await self._last_seq(meta)))
+            if meta is None or meta.session != peer.session:
+                continue
+            assign = await assignment(self._line, meta, self._lease_ms, await self._last_seq(meta))
+            if assign is not None:
+                peer.send(assign)
         self._dispatch.offer(peer)
 
     async def _judge(self, peer: Peer, claim: AttemptClaim) -> AttemptVerdict:
-        log = LogName(peer.namespace, LogKind.RUN, claim.run)
         while True:
-            meta = await self._meta(log)
+            meta = await self._meta_of(peer, claim.run)
             verdict = _verdict(peer, claim, meta)
             if meta is None or verdict is Verdict.FENCED:
                 return AttemptVerdict(run=claim.run, fence=claim.fence, verdict=Verdict.FENCED)
@@ -111,6 +117,8 @@ class Work:
         meta = await self._meta(log)
         if meta is None or meta.state is not RunState.RUNNING or meta.agent != peer.id:
             return
+        if meta.session_fence > peer.fence:
+            return  # a newer session has it
         if meta.instance == peer.instance:
             await self._bind(peer, meta)
         else:
@@ -118,7 +126,7 @@ class Work:
 
     async def _bind(self, peer: Peer, meta: RunMeta) -> bool:
         """Let an attempt go on in this session. Returns False where the run changed meanwhile."""
-        result = await settle(self._line, runs.rebind(self._ids(), meta, peer.session, self._lease_ms))
+        result = await settle(self._line, runs.rebind(self._ids(), meta, peer, self._lease_ms))
         if isinstance(result, Refused):
             return False
         peer.held[meta.log.name] = Held(meta.attempt, meta.fence)
@@ -148,14 +156,17 @@ class Work:
         )
 
     async def _renew(self, peer: Peer, attempt: HeldAttempt) -> None:
-        log = LogName(peer.namespace, LogKind.RUN, attempt.run)
+        try:
+            log = LogName.parse(f"run/{attempt.run}", peer.namespace)
+        except InvalidName:
+            return
         commit = runs.renew(self._ids(), log, attempt.fence, peer.session, self._lease_ms)
         if isinstance(await self._line.commit(commit), Refused):
             await self._reconcile(peer, attempt)
 
     async def _reconcile(self, peer: Peer, attempt: HeldAttempt) -> None:
         """Bring what this hub thinks of an attempt in line with the store."""
-        meta = await self._meta(LogName(peer.namespace, LogKind.RUN, attempt.run))
+        meta = await self._meta_of(peer, attempt.run)
         mine = meta is not None and meta.fence == attempt.fence
         if meta is not None and mine and meta.final:
             peer.held.pop(attempt.run, None)
@@ -182,8 +193,7 @@ class Work:
 
     async def release(self, peer: Peer, frame: Release) -> None:
         """Take back an attempt that the agent does not want."""
-        log = LogName(peer.namespace, LogKind.RUN, frame.run)
-        meta = await self._meta(log)
+        meta = await self._meta_of(peer, frame.run)
         mine = meta is not None and (meta.fence, meta.session) == (frame.fence, peer.session)
         if meta is not None and mine and meta.state is RunState.RUNNING:
             await settle(self._line, runs.release(self._ids(), meta, frame.reason.value))
@@ -193,9 +203,13 @@ class Work:
         self._dispatch.offer(peer)
 
     async def expire(self, log: LogName) -> None:
-        """Take an attempt from an agent whose lease ran out."""
+        """Take an attempt from an agent whose lease ran out, if it still has."""
         meta = await self._meta(log)
-        if meta is not None and meta.state is RunState.RUNNING:
+        if meta is None or meta.state is not RunState.RUNNING:
+            return
+        store, leases = self._line.store, keys.leases(meta.partition)
+        due = await store.sorted_range(leases, EXPIRED_MAX, score_max=await store.now_ms())
+        if runs.member(log) in (member for member, _ in due):
             await self._lose(meta, "its lease ran out")
 
     async def wake(self, log: LogName) -> None:
@@ -260,6 +274,13 @@ class Work:
 
     # Reading
 
+    async def _meta_of(self, peer: Peer, run: str) -> RunMeta | None:
+        """Return a run that a peer names; None where there is none, or it cannot be one."""
+        try:
+            return await self._meta(LogName.parse(f"run/{run}", peer.namespace))
+        except InvalidName:
+            return None
+
     async def _meta(self, log: LogName) -> RunMeta | None:
         fields = await self._line.store.meta(log)
         return RunMeta.parse(log, fields) if fields else None
@@ -274,12 +295,15 @@ class Work:
 
 
 def _verdict(peer: Peer, claim: AttemptClaim, meta: RunMeta | None) -> Verdict:
-    """Judge an attempt that an agent lists by what the store says of its run."""
+    """Judge an attempt that an agent lists by what the store says of its run.
+
+    An attempt that a newer session has taken up is not this session's, whatever the agent thinks.
+    """
     if meta is None or meta.fence != claim.fence or meta.agent != peer.id:
         return Verdict.FENCED
     if meta.final:
         return Verdict.FINISHED
-    holds = meta.state is RunState.RUNNING and meta.instance == peer.instance
+    holds = meta.state is RunState.RUNNING and meta.instance == peer.instance and meta.session_fence <= peer.fence
     return Verdict.CONTINUE if holds else Verdict.FENCED
 
 

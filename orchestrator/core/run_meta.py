@@ -36,6 +36,7 @@ class RunMeta:
     agent: str
     instance: str
     session: str
+    session_fence: int
     recover: str
     retries: int | None
     failures: int
@@ -59,6 +60,7 @@ class RunMeta:
             agent=fields.get("agent", ""),
             instance=fields.get("instance", ""),
             session=fields.get("session", ""),
+            session_fence=int(fields.get("session_fence", "0")),
             recover=fields.get("recover", "restart"),
             retries=int(fields["retries"]) if "retries" in fields else None,
             failures=int(fields["failures"]),

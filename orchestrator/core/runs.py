@@ -187,6 +187,7 @@ def claim(
         "agent": peer.id,
         "instance": peer.instance,
         "session": peer.session,
+        "session_fence": str(peer.fence),
         "recover": spec.recover.value,
         "retries": str(retries),
         "started": str(meta.started or meta.head + 1),
@@ -221,6 +222,7 @@ def claimed(meta: RunMeta, peer: Peer, spec: HandlerSpec, held: Held) -> RunMeta
         agent=peer.id,
         instance=peer.instance,
         session=peer.session,
+        session_fence=peer.fence,
         recover=spec.recover.value,
         started=meta.started or meta.head + 1,
         claimed_at=meta.head + 1,
@@ -358,14 +360,18 @@ def renew(ids: Ids, log: LogName, fence: int, session: str, lease_ms: int) -> Co
     )
 
 
-def rebind(ids: Ids, meta: RunMeta, session: str, lease_ms: int) -> Commit:
-    """Propose that the attempt goes on in a newer session of the same process."""
+def rebind(ids: Ids, meta: RunMeta, peer: Peer, lease_ms: int) -> Commit:
+    """Propose that the attempt goes on in a newer session of the same process.
+
+    Refused once another session has taken it up: whoever opened last has the last word.
+    """
+    key = keys.meta(meta.log)
     return Commit(
         id=ids.commit,
         partition=meta.partition,
         guards=_unchanged(meta),
         ops=(
-            HashSet(keys.meta(meta.log), {"session": session}),
+            HashSet(key, {"session": peer.session, "session_fence": str(peer.fence)}),
             SortedAdd(keys.leases(meta.partition), member(meta.log), lease_ms, from_now=True),
         ),
     )
@@ -394,9 +400,13 @@ def _cancelled(ids: Ids, reason: str | None) -> bytes:
 
 
 def _unchanged(meta: RunMeta) -> tuple[Guard, ...]:
-    """Guards that hold while the run is in the state and attempt that were read."""
+    """Guards that hold while the run is in the state, the attempt and the session that were read."""
     key = keys.meta(meta.log)
-    return (Guard(key, "state", meta.state.value), Guard(key, "fence", str(meta.fence)))
+    return (
+        Guard(key, "state", meta.state.value),
+        Guard(key, "fence", str(meta.fence)),
+        Guard(key, "session", meta.session or ABSENT),
+    )
 
 
 def _cancel_guard(meta: RunMeta) -> Guard:

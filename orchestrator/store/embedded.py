@@ -73,10 +73,6 @@ SETTINGS = {
     "always-show-logo": "no",
 }
 
-ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=20000"}
-"""A commit allocates thousands of small objects and frees them at its end: with room for all of them in the
-allocator's cache, it takes an eighth less of the processor. Other C libraries ignore it."""
-
 
 class _Health(Enum):
     SILENT = auto()
@@ -234,7 +230,6 @@ class EmbeddedStore:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**ENVIRONMENT, **os.environ},
                 start_new_session=True,  # a Ctrl-C at the terminal is for the hub alone
             )
             code = await process.wait()

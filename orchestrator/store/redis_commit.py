@@ -27,7 +27,7 @@ from orchestrator.store.shape import check_commit
 __all__ = ["CALL_COMMITS_MAX", "CALL_ENTRIES_MAX", "WAITING_COMMITS_MAX", "Lane"]
 
 CALL_ENTRIES_MAX = 4 * COMMIT_ENTRIES_MAX
-"""Entries of one call. Each call costs a sync to disk, and keeps the server to itself for some 10 µs an entry."""
+"""Entries of one call. Each call costs a sync to disk, and keeps the server to itself for some 5 µs an entry."""
 
 CALL_COMMITS_MAX = 256
 """Commits of one call. Their checks cost as much as a few entries each."""

@@ -263,11 +263,22 @@ async def test_a_fenced_attempt_cannot_write_though_its_agent_holds_the_next_one
 
 async def test_an_older_session_of_the_same_process_cannot_write(bench: Bench) -> None:
     await reach(bench, "running")
-    await bench.do(runs.rebind(bench.ids(), await bench.meta(), "session-2", LEASE_MS))
+    newer = bench.agent("one", "instance-1", "session-2")
+    await bench.do(runs.rebind(bench.ids(), await bench.meta(), newer, LEASE_MS))
     assert isinstance(await bench.emit(), Refused)
     bench.sent -= 1
     bench.peer.session = "session-2"
     assert isinstance(await bench.emit(), Outcome)
+
+
+async def test_of_two_sessions_that_take_an_attempt_up_only_the_first_does(bench: Bench) -> None:
+    await reach(bench, "running")
+    seen = await bench.meta()
+    newer, older = bench.agent("one", "instance-1", "session-3"), bench.agent("one", "instance-1", "session-2")
+    assert isinstance(await bench.do(runs.rebind(bench.ids(), seen, newer, LEASE_MS)), Outcome)
+    assert isinstance(await bench.do(runs.rebind(bench.ids(), seen, older, LEASE_MS)), Refused)
+    assert isinstance(await bench.do(runs.lose(bench.ids(), seen, "its lease ran out")), Refused)
+    assert (await bench.meta()).session == "session-3"
 
 
 async def test_a_retry_of_the_last_entries_is_accepted_after_the_end(bench: Bench) -> None:
