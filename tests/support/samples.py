@@ -119,7 +119,7 @@ SAMPLES: dict[str, Frame] = {
         attempts=(AttemptClaim(run=RUN, fence=FENCE, seq=12),),
     ),
     "ready: new": Ready(
-        session=SESSION, fence=FENCE, resumed=False, principal="client:ada", namespace="default", scopes=("operator",)
+        session=SESSION, fence=0, resumed=False, principal="client:ada", namespace="default", scopes=("operator",)
     ),
     "ready: resumed": Ready(
         session=SESSION,
@@ -168,11 +168,13 @@ SAMPLES: dict[str, Frame] = {
     ),
     "entries": _entries(0, 2, story(2), caught_up=False),
     "entries: filtered, the end of history": _entries(0, 3, story(1), caught_up=True),
+    "entries: the end of history": _entries(2, 3, story(1, start=2), caught_up=True),
     "entries: an empty range": _entries(3, 3, (), caught_up=True),
     "reset": Reset(log=TOPIC_LOG, reason=ResetReason.DIVERGED, lost=_LOST, at=position(1)),
     "probe": Probe(log=TOPIC_LOG, offsets=(1, 2, 3)),
     "tags": Tags(log=TOPIC_LOG, tags=(position(1).tag, None, position(3).tag)),
     "ack": Ack(log=TOPIC_LOG, offset=2),
+    "ack: all there is": Ack(log=TOPIC_LOG, offset=3),
     "ack: after a reset": Ack(log=TOPIC_LOG, offset=2, resets=1),
     "unsubscribe": Unsubscribe(log=TOPIC_LOG),
     "publish: to a topic, if the head is 3": Publish(
@@ -202,8 +204,12 @@ SAMPLES: dict[str, Frame] = {
         method="run.submit",
         params={"queue": "coding", "handler": "review", "input": pack_value({"repo": "."}), "key": "pr-42"},
     ),
+    "request: open a producer": Request(
+        id=1, method="producer.open", params={"log": TOPIC_LOG, "producer": "feed"}, op="op-0"
+    ),
     "request: cancel": Request(id=2, method="run.cancel", params={"run": RUN, "reason": "not needed"}, op="op-1"),
     "response: a result": Response(id=1, result={"run": RUN, "created": True}),
+    "response: a producer": Response(id=1, result={"fence": FENCE, "last": 0}),
     "response: an error": Response(
         id=1, error=Fault(code=ErrorCode.KEY_CONFLICT, message="the key is taken", data={"run": RUN})
     ),

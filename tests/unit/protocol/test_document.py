@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,17 @@ def test_reset_reasons_and_kinds_of_log() -> None:
 )
 def test_numbers_in_the_text(heading: str, said: str) -> None:
     assert said in section(heading)
+
+
+def test_the_example_is_made_of_the_vectors() -> None:
+    vectors = json.loads(PROTOCOL.with_name("protocol-vectors.json").read_text(encoding="utf-8"))
+    frames = [vector["frame"] for vector in vectors["frames"]]
+    lines = re.findall(r"^(hub|peer) +(\{.+)$", section("An example"), re.MULTILINE)
+    kinds = [json.loads(frame)["t"] for _, frame in lines]
+    assert (kinds[0], kinds[-1]) == ("hello", "puback")
+    for sender, frame in lines:
+        assert json.loads(frame) in frames
+        assert section(json.loads(frame)["t"]).strip().lower().startswith((sender, "either"))
 
 
 def links() -> Iterator[str]:
