@@ -22,10 +22,14 @@ if TYPE_CHECKING:
         HistoryReset,
         HubNotFound,
         HubUnreachable,
+        LinkClosed,
         LinkEnded,
         NonDeterminism,
         NotAuthenticated,
         NotPermitted,
+        OutboxBusy,
+        OutboxFailed,
+        ProducerFenced,
         PublisherLost,
         PublishRefused,
         RequestError,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
         RunExpired,
         RunFailed,
         SessionSuperseded,
+        SubscriptionRefused,
     )
     from agent.runs import Run
     from agent.sync_client import SyncClient
@@ -51,11 +56,15 @@ __all__ = [
     "HistoryReset",
     "HubNotFound",
     "HubUnreachable",
+    "LinkClosed",
     "LinkEnded",
     "NonDeterminism",
     "NotAuthenticated",
     "NotPermitted",
+    "OutboxBusy",
+    "OutboxFailed",
     "PlainRunContext",
+    "ProducerFenced",
     "PublishRefused",
     "PublisherLost",
     "RequestError",
@@ -68,6 +77,7 @@ __all__ = [
     "RunExpired",
     "RunFailed",
     "SessionSuperseded",
+    "SubscriptionRefused",
     "SyncClient",
 ]
 

@@ -5,7 +5,7 @@
     ├── HubUnreachable             no hub answered in time
     │   └── HubNotFound            nothing says where the hub is
     ├── LinkEnded                  the hub ended the session for good
-    │   ├── NotAuthenticated       the token is missing, wrong, expired or revoked
+    │   ├── NotAuthenticated       the token is missing, wrong or expired
     │   ├── NotPermitted           the token does not permit this
     │   └── SessionSuperseded      another process took the agent's id
     ├── LinkClosed                 this program closed the connection
@@ -114,7 +114,7 @@ class LinkEnded(FleetlineError):
 
 
 class NotAuthenticated(LinkEnded):
-    """The token is missing, wrong, expired or revoked."""
+    """The token is missing, wrong or expired."""
 
     remedy = "nothing was done; get a token with `fleetline token issue` and pass it in FLEETLINE_TOKEN or --token-file"
 

@@ -52,7 +52,7 @@ class Agent:
 
     Args:
         name: the agent's id. One process a time has it.
-        labels: what runs may ask for.
+        labels: facts about this agent, shown where agents are listed.
         slots: how many runs it works on at a time.
         queues: where its runs come from.
     """

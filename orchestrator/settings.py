@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     """What a hub is told. Make it with `load`, or with keywords alone in tests."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
+        env_prefix=ENV_PREFIX, extra="ignore", frozen=True, validate_default=True
     )
 
     data: Annotated[Path, AfterValidator(Path.absolute)] = Field(

@@ -50,7 +50,7 @@ _EXPLANATIONS = {
     CloseCode.INVALID_FRAME: "the frame does not fit the schema of its type",
     CloseCode.UNEXPECTED_FRAME: "the frame is not allowed in this state of the session",
     CloseCode.VERSION_UNSUPPORTED: "hub and peer share no protocol version",
-    CloseCode.UNAUTHENTICATED: "the token is missing, wrong, expired or revoked",
+    CloseCode.UNAUTHENTICATED: "the token is missing, wrong or expired",
     CloseCode.FORBIDDEN: "the token does not permit this session",
     CloseCode.SUPERSEDED: "a newer session of the same agent id took over",
     CloseCode.ACK_AHEAD: "the peer acknowledged what it was never sent",

@@ -112,7 +112,7 @@ def idempotency(partition: int, namespace: str, queue_name: str) -> str:
 
 
 def queue(partition: int, namespace: str, queue_name: str, bucket: str) -> str:
-    """ZSET of the runs of a queue that wait, one for each bucket (handler and selector)."""
+    """ZSET of the runs of a queue that wait, one for each bucket, that is each handler."""
     return _key(partition, "queue", namespace, queue_name, bucket)
 
 
