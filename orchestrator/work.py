@@ -49,6 +49,8 @@ RUN_ENTRIES_MAX = 1_000_000
 EXPIRED_MAX = 1_000
 """Leases of a partition that ran out and are looked at again before an attempt is taken."""
 
+LEASE_OVER = "its lease ran out"
+
 ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
 """The kinds with which an attempt says that it ended."""
 
@@ -203,14 +205,17 @@ class Work:
         self._dispatch.offer(peer)
 
     async def expire(self, log: LogName) -> None:
-        """Take an attempt from an agent whose lease ran out, if it still has."""
+        """Take an attempt from an agent whose lease ran out, if it still has.
+
+        It is tried once: where the store does not answer, the judgement must not outlive the outage.
+        """
         meta = await self._meta(log)
         if meta is None or meta.state is not RunState.RUNNING:
             return
         store, leases = self._line.store, keys.leases(meta.partition)
         due = await store.sorted_range(leases, EXPIRED_MAX, score_max=await store.now_ms())
         if runs.member(log) in (member for member, _ in due):
-            await self._lose(meta, "its lease ran out")
+            self._lost(meta, LEASE_OVER, await self._line.commit(runs.lose(self._ids(), meta, LEASE_OVER)))
 
     async def wake(self, log: LogName) -> None:
         """Put a run whose wait before a retry is over back on its queue."""
@@ -220,7 +225,9 @@ class Work:
             self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
 
     async def _lose(self, meta: RunMeta, reason: str) -> None:
-        result = await settle(self._line, runs.lose(self._ids(), meta, reason))
+        self._lost(meta, reason, await settle(self._line, runs.lose(self._ids(), meta, reason)))
+
+    def _lost(self, meta: RunMeta, reason: str, result: Outcome | Refused) -> None:
         if isinstance(result, Outcome):
             log_.info("attempt_lost", run=meta.log.name, attempt=meta.attempt, agent=meta.agent, reason=reason)
             peer = self._peers.agent(meta.log.namespace, meta.agent)
