@@ -78,7 +78,10 @@ class Attempts:
 
     def heartbeat(self) -> tuple[HeldAttempt, ...]:
         """Return the attempts to list in a heartbeat."""
-        return tuple(HeldAttempt(run=run, fence=held.assign.fence) for run, held in self._held.items())
+        return tuple(
+            HeldAttempt(run=run, fence=held.assign.fence, attempt=held.assign.attempt)
+            for run, held in self._held.items()
+        )
 
     def producers(self) -> frozenset[tuple[str, str]]:
         """Return the (log, producer) of every attempt: those whose fate a new connection has yet to tell."""

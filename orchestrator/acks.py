@@ -20,6 +20,8 @@ from protocol.ids import LogName, partition_of
 __all__ = ["Acks", "DurableAck", "acknowledged"]
 
 PERIOD_S = 1.0
+POSITIONS_MAX = 16_384
+"""Positions of one subscription that may be acknowledged: more than a window of entries."""
 
 log_ = structlog.get_logger()
 
@@ -41,7 +43,7 @@ class DurableAck:
         self.field = field
         self.stored = stored
         self.acked: Position | None = None
-        self._sent: deque[Position] = deque()
+        self._sent: deque[Position] = deque(maxlen=POSITIONS_MAX)
         self._lower = False
 
     @classmethod
@@ -57,10 +59,17 @@ class DurableAck:
             return False
         return self._lower or self.stored is None or self.acked.offset > self.stored.offset
 
+    @property
+    def newest(self) -> Position | None:
+        """The last position that was noted and not acknowledged."""
+        return self._sent[-1] if self._sent else None
+
     def sent(self, position: Position) -> None:
-        """Note a position that the peer may acknowledge, once each."""
-        if not self._sent or position.offset > self._sent[-1].offset:
-            self._sent.append(position)
+        """Note a position that the peer may acknowledge, each after the one before.
+
+        Of those that it leaves unacknowledged only so many are kept: an ack further back stores nothing.
+        """
+        self._sent.append(position)
 
     def note(self, offset: int) -> None:
         """Take an acknowledgement of everything up to `offset`."""

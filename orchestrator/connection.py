@@ -64,6 +64,9 @@ __all__ = ["Connection"]
 REASON_BYTES_MAX = 120
 """WebSocket close reasons end at 123 bytes."""
 
+BYE_CHARACTERS_MAX = 200
+"""What is kept, in the agent's log, of the reason that a peer gives for leaving."""
+
 WEBSOCKET_NORMAL = 1000
 ASKED_MAX = 64
 """Subscriptions and releases of one session under way at once."""
@@ -192,7 +195,7 @@ class Connection:
             case Refresh():
                 self._on_refresh(frame)
             case Bye():
-                self._close(WEBSOCKET_NORMAL, f"bye: {frame.reason}")
+                self._close(WEBSOCKET_NORMAL, f"bye: {frame.reason[:BYE_CHARACTERS_MAX]}")
 
     @property
     def _followed(self) -> Follows:

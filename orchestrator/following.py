@@ -404,7 +404,9 @@ class Subscription:
         """Keep, for a durable subscription, the positions that the peer may acknowledge of a chunk."""
         if self.durable is None:
             return
-        tag = self._tag
-        for offset, ts_ms, packed in chunk.entries[self._offset - chunk.prev :]:
+        noted, after, tag = self.durable.newest, self._offset, self._tag
+        if noted is not None and noted.offset > after:
+            after, tag = noted.offset, noted.tag
+        for offset, ts_ms, packed in chunk.entries[after - chunk.prev :]:
             tag = next_tag(tag, offset, ts_ms, packed)
             self.durable.sent(Position(self._epoch, offset, tag))

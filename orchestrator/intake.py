@@ -32,6 +32,10 @@ ACKED_PRODUCERS_MAX = 256
 class Port(Protocol):
     """The connection, as its intake sees it."""
 
+    @property
+    def congested(self) -> bool:
+        """Whether the transport holds as much as it should."""
+
     def send(self, frame: Part) -> None:
         """Put a frame on its way."""
 
@@ -94,6 +98,8 @@ class Intake:
     def renew(self, attempts: tuple[HeldAttempt, ...]) -> None:
         """Renew leases, as a heartbeat asks; one that comes while the last is under way adds nothing.
 
+        While the peer does not read, it is not told of attempts that it does not hold.
+
         Raises:
             RemoteProtocolError: it lists more attempts than may be.
         """
@@ -102,6 +108,8 @@ class Intake:
             raise RemoteProtocolError(CloseCode.LIMIT_EXCEEDED, f"{len(attempts)} attempts; the limit is {limit}")
         if not self._renewing:
             self._renewing = True
+            if self._port.congested:
+                attempts = tuple(attempt for attempt in attempts if attempt.run in self._peer.held)
             self._port.spawn(self._renew(attempts))
 
     def _judge(self, frame: Publish) -> LogName | Nack:

@@ -34,6 +34,7 @@ class Peer:
         scopes: what the token permits.
         queues: that the agent serves, handlers by name, slots that it has.
         held: attempts that it holds, by run.
+        doubted: runs that its last heartbeat listed, with their fences, of which this hub knows no attempt.
         send: put a frame on its way, in order; never blocks.
         leaving: it is drained or about to close; it is given no more work.
     """
@@ -52,6 +53,7 @@ class Peer:
     handlers: Mapping[str, HandlerSpec] = field(default_factory=dict)
     slots: int = 0
     held: dict[str, Held] = field(default_factory=dict)
+    doubted: set[tuple[str, int]] = field(default_factory=set)
     leaving: bool = False
 
     @property

@@ -151,6 +151,7 @@ class Work:
         An attempt that the agent holds and does not list is on its way to it, or over: the store knows.
         """
         listed = {attempt.run for attempt in attempts}
+        peer.doubted &= {(attempt.run, attempt.fence) for attempt in attempts}
         silent = [HeldAttempt(run=run, fence=held.fence) for run, held in peer.held.items() if run not in listed]
         await asyncio.gather(
             *(self._renew(peer, attempt) for attempt in attempts),
@@ -171,7 +172,8 @@ class Work:
         meta = await self._meta_of(peer, attempt.run)
         mine = meta is not None and meta.fence == attempt.fence
         if meta is not None and mine and meta.final:
-            peer.held.pop(attempt.run, None)
+            if peer.held.pop(attempt.run, None) is None:
+                self._doubt(peer, attempt)
             self._dispatch.offer(peer)
         elif meta is None or not mine or (meta.state, meta.session) != (RunState.RUNNING, peer.session):
             self._tell_fenced(peer, attempt)
@@ -180,18 +182,25 @@ class Work:
         """Free the slot, and tell the agent that the attempt is not its own any more."""
         known = peer.held.get(attempt.run)
         if known is None or known.fence != attempt.fence:
+            self._doubt(peer, attempt)
             return
         del peer.held[attempt.run]
-        peer.send(
-            Nack(
-                log=f"run/{attempt.run}",
-                producer=runs.attempt_producer(known.attempt),
-                seq=0,
-                code=ErrorCode.FENCED,
-                message="the attempt is over: its lease ran out, or its agent's id was taken over",
-            )
-        )
+        peer.send(_over(attempt.run, known.attempt))
         self._dispatch.offer(peer)
+
+    def _doubt(self, peer: Peer, attempt: HeldAttempt) -> None:
+        """Tell the agent of an attempt that nobody here knows, if it lists it again.
+
+        At first its end may be on its way to the agent: the answer to its last entry, say.
+        """
+        if attempt.attempt is None:
+            return
+        key = attempt.run, attempt.fence
+        if key in peer.doubted:
+            peer.doubted.remove(key)
+            peer.send(_over(attempt.run, attempt.attempt))
+        else:
+            peer.doubted.add(key)
 
     async def release(self, peer: Peer, frame: Release) -> None:
         """Take back an attempt that the agent does not want."""
@@ -312,6 +321,17 @@ def _verdict(peer: Peer, claim: AttemptClaim, meta: RunMeta | None) -> Verdict:
         return Verdict.FINISHED
     holds = meta.state is RunState.RUNNING and meta.instance == peer.instance and meta.session_fence <= peer.fence
     return Verdict.CONTINUE if holds else Verdict.FENCED
+
+
+def _over(run: str, attempt: int) -> Nack:
+    """Return what tells an agent that an attempt is not its own any more."""
+    return Nack(
+        log=f"run/{run}",
+        producer=runs.attempt_producer(attempt),
+        seq=0,
+        code=ErrorCode.FENCED,
+        message="the attempt is over: its lease ran out, or its agent's id was taken over",
+    )
 
 
 def _cancelled_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:

@@ -183,10 +183,14 @@ class SubscriptionVerdict(Part):
 
 
 class HeldAttempt(Part):
-    """An attempt that an agent works on, as its heartbeats list it."""
+    """An attempt that an agent works on, as its heartbeats list it.
+
+    With its number the hub can tell the agent of one that it does not know itself.
+    """
 
     run: Name
     fence: UInt
+    attempt: UInt | None = None
 
 
 class AttemptClaim(Part):

@@ -149,7 +149,9 @@ SAMPLES: dict[str, Frame] = {
         ),
     ),
     "heartbeat: of a hub": Heartbeat(store_ms=NOW_MS),
-    "heartbeat: of an agent": Heartbeat(attempts=(HeldAttempt(run=RUN, fence=FENCE),), slots_free=1),
+    "heartbeat: of an agent": Heartbeat(
+        attempts=(HeldAttempt(run=RUN, fence=FENCE, attempt=2), HeldAttempt(run=RUN, fence=FENCE - 1)), slots_free=1
+    ),
     "refresh": Refresh(token="eyJ.e30.c2ln"),
     "refreshed": Refreshed(expires_ms=NOW_MS + 3_600_000),
     "refreshed: a token that does not expire": Refreshed(),
