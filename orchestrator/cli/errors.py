@@ -35,8 +35,13 @@ def explained(error: BaseException) -> CliError | None:
             return known[0] if known else None
         case ModuleNotFoundError() if error.name in _OF_HUB:
             return CliError(f"this command needs the coordinator, and {error.name} is missing: {_INSTALL}")
-        case PermissionError():
+        case BrokenPipeError():
+            return CliError("nobody reads standard output any more", Exit.BROKEN_PIPE)
+        case PermissionError() if error.filename is not None:
             return CliError(f"{error.filename}: permission denied; run as its owner, or name another", Exit.FORBIDDEN)
+        case OSError():
+            about = f"{error.filename}: " if error.filename is not None else ""
+            return CliError(f"{about}{error.strerror or str(error) or type(error).__name__}", Exit.FAILED)
     from protocol.errors import FleetlineError
 
     return CliError(str(error), _exit_of(error)) if isinstance(error, FleetlineError) else None

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.objects import reset_json, stored
 from orchestrator.cli.output import Output
 from orchestrator.cli.text import clean, since
-from orchestrator.replay.timeline import BEGINS, Mark, Row, Timeline
+from orchestrator.replay.timeline import BEGINS, BODY_CHARACTERS_MAX, Mark, Row, Timeline
 
 if TYPE_CHECKING:
     from agent.entry import Entry
     from agent.errors import Reset
 
-__all__ = ["Follower", "print_reset", "show_row"]
+__all__ = ["Follower", "new_timeline", "print_reset", "show_row"]
 
 _STYLES = {
     Mark.LOST: "bold red",
@@ -37,7 +37,7 @@ class Follower:
     def __init__(self, out: Output, log: str) -> None:
         self._out = out
         self._log = log
-        self._timeline = Timeline(log)
+        self._timeline = new_timeline(out, log)
 
     @property
     def state(self) -> str | None:
@@ -57,7 +57,12 @@ class Follower:
     def reset(self, reset: Reset) -> None:
         """Say that the log could not be continued: never silently, and where the entries go."""
         print_reset(self._out, reset)
-        self._timeline = Timeline(self._log, whole=False)
+        self._timeline = new_timeline(self._out, self._log, whole=False)
+
+
+def new_timeline(out: Output, log: str, *, whole: bool = True) -> Timeline:
+    """Return a timeline to print: bodies are cut on a terminal, and whole where a program may read them."""
+    return Timeline(log, whole=whole, body_characters_max=BODY_CHARACTERS_MAX if out.terminal else None)
 
 
 def print_reset(out: Output, reset: Reset) -> None:

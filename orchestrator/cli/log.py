@@ -20,6 +20,9 @@ __all__ = ["app", "follow_log"]
 app = typer.Typer(help="List logs, show and follow them, export and verify them.")
 
 KINDS = ("agent", "run", "topic")
+BODY_CHARACTERS_MAX = 1000
+"""Shown of a body on a terminal; what is piped is whole."""
+
 LOG = typer.Argument(metavar="LOG", help="run/ID, topic/NAME or agent/ID; a run's id alone will do.")
 
 
@@ -98,7 +101,7 @@ def print_entry(out: Output, entry: Entry) -> None:
         out.json(shown)
         return
     attempt = "" if entry.attempt is None else f"#{entry.attempt}"
-    body = short_body(shown["body"], 1000)
+    body = short_body(shown["body"], BODY_CHARACTERS_MAX if out.terminal else None)
     words = f"{entry.offset:>7} {clock(entry.ts_ms)} {attempt:>3} {clean(entry.src):<18} {clean(entry.kind):<12} {body}"
     out.line(words.rstrip())
 
@@ -184,7 +187,10 @@ def verify(
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> None:
-    """Recompute the chain of a log or an exported file. Exit code 6 names the first offset at fault."""
+    """Recompute the chain of a log or an exported file. Exit code 6 names the first offset at fault.
+
+    With --json that is an object too: what, offset, error.
+    """
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.exporting import Verified, verify_file, verify_log
     from orchestrator.cli.source import faults_named, named
@@ -197,7 +203,7 @@ def verify(
         assert log is not None
         return await verify_log(client, log)
 
-    with faults_named(source.title):
+    with faults_named(source.title, out):
         found = verify_file(source) if log is None else with_client(hub, token_file, use)
     if as_json:
         out.json(found.to_json())

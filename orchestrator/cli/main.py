@@ -1,6 +1,6 @@
-"""The `fleetline` command: nouns, then verbs. This module knows the table of nouns and how a command ends.
+"""Where the `fleetline` command begins and ends: whatever happens in between, it leaves with one exit code.
 
-Each noun's module imports nothing heavy at its top, so that the whole table costs next to nothing.
+Nothing of ours is imported before `main` runs, so that Ctrl-C while modules load is an end like any other.
 """
 
 from __future__ import annotations
@@ -8,102 +8,44 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import typer
+__all__ = ["main"]
 
-from orchestrator.cli import agent, dev, doctor, hub, log, replay, run, token, topic
-from orchestrator.cli.errors import CliError, explained
-from orchestrator.cli.exits import Exit
-
-__all__ = ["app", "execute", "main"]
-
-_GROUP: dict[str, Any] = {"no_args_is_help": True}
-
-app = typer.Typer(
-    name="fleetline",
-    help="The durable control channel for fleets of agents.",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    **_GROUP,
-)
-app.command("dev")(dev.dev)
-app.add_typer(hub.app, name="hub", **_GROUP)
-app.add_typer(agent.app, name="agent", **_GROUP)
-app.add_typer(run.app, name="run", **_GROUP)
-app.add_typer(log.app, name="log", **_GROUP)
-app.add_typer(topic.app, name="topic", **_GROUP)
-app.command("replay")(replay.replay)
-app.add_typer(token.app, name="token", **_GROUP)
-app.command("doctor")(doctor.doctor)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"fleetline {version('fleetline')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-) -> None:
-    """The durable control channel for fleets of agents."""
-    del version
+INTERRUPTED = 130
+"""`orchestrator.cli.exits.Exit.INTERRUPTED`, which may not be imported yet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
-    code = execute(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    from orchestrator.cli.exits import Exit
+    from orchestrator.cli.table import execute
+
+    code = int(execute(arguments))
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = _broken_pipe()
-    sys.exit(int(code))
+    except OSError as fault:
+        if code == Exit.DONE:
+            code = int(Exit.FAILED)
+            if isinstance(fault, BrokenPipeError):
+                code = int(Exit.BROKEN_PIPE)
+            else:
+                sys.stderr.write(f"error: standard output cannot be written: {fault.strerror}\n")
+        _give_up_output()
+    return code
 
 
-def execute(arguments: list[str]) -> int:
-    """Run one command and return its exit code. What is expected to fail is told on standard error; a bug is raised."""
-    try:
-        return app(arguments, prog_name="fleetline", standalone_mode=False) or Exit.DONE
-    except (KeyboardInterrupt, typer.Abort):
-        return Exit.INTERRUPTED
-    except Exception as fault:
-        known = _usage(fault) or explained(fault)
-        if known is None:
-            raise
-        return _say(known)
-
-
-def _say(error: CliError) -> Exit:
-    if error.exit is Exit.BROKEN_PIPE:
-        return _broken_pipe()
-    sys.stderr.write(f"error: {error}\n")
-    return error.exit
-
-
-def _usage(fault: Exception) -> CliError | None:
-    """Return what is wrong with the command line, and which help to read; None where the fault is another.
-
-    Which class says it differs between releases of Typer, so it is known by what it can do.
-    """
-    told = getattr(fault, "format_message", None)
-    if told is None:
-        return None
-    context = getattr(fault, "ctx", None)
-    if type(fault).__name__ == "NoArgsIsHelpError":
-        return CliError(f"say what to do; see `{context.command_path if context else 'fleetline'} --help`")
-    see = f"; see `{context.command_path} --help`" if context is not None else ""
-    return CliError(f"{told().rstrip('.')}{see}")
-
-
-def _broken_pipe() -> Exit:
-    """Make sure that the interpreter does not complain about the pipe again while it ends."""
+def _give_up_output() -> None:
+    """Make sure that the interpreter does not complain about what it could not write again while it ends."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
-    return Exit.BROKEN_PIPE
 
 
 if __name__ == "__main__":

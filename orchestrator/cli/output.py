@@ -16,11 +16,13 @@ __all__ = ["Output", "reader_watched"]
 
 @contextlib.contextmanager
 def reader_watched() -> Iterator[None]:
-    """Turn a broken pipe into the quiet end of the command."""
+    """Turn a broken pipe into the quiet end of the command, and a full disk into one line."""
     try:
         yield
     except BrokenPipeError:
         raise CliError("nobody reads standard output any more", Exit.BROKEN_PIPE) from None
+    except OSError as fault:
+        raise CliError(f"standard output cannot be written: {fault.strerror}", Exit.FAILED) from None
 
 
 class Output:
@@ -38,7 +40,7 @@ class Output:
         """Print a line on standard output, at once: whoever follows sees it now.
 
         Raises:
-            CliError: nobody reads standard output any more.
+            CliError: nobody reads standard output any more, or it cannot be written.
         """
         with reader_watched():
             sys.stdout.write(f"{text}\n")

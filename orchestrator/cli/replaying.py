@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.follow import show_row
+from orchestrator.cli.follow import new_timeline, show_row
 from orchestrator.cli.output import Output
 from orchestrator.cli.source import Source, live_pages
 from orchestrator.cli.text import clean, clock
@@ -66,7 +66,7 @@ class Recorder:
     def show(self, log: str, before: Position, entries: Iterable[Entry]) -> None:
         """Print entries that follow the position `before`."""
         if self._shown is None:
-            self._shown, self._tag = Timeline(log), before.tag
+            self._shown, self._tag = new_timeline(self._out, log), before.tag
         wanted = takewhile(lambda entry: self._until is None or entry.offset <= self._until, entries)
         for entry in wanted:
             self._tag = next_tag(self._tag, *entry)

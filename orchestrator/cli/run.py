@@ -30,6 +30,9 @@ def submit(
     input_: Annotated[str | None, typer.Argument(metavar="INPUT", help="JSON, @FILE, or - for standard input.")] = None,
     queue: Annotated[str, typer.Option("--queue", metavar="Q", help="Queue that agents take it from.")] = "default",
     key: Annotated[str | None, typer.Option("--key", metavar="K", help="The same key gives the same run.")] = None,
+    priority: Annotated[
+        int, typer.Option("--priority", min=0, max=9, metavar="N", help="0 to 9; higher ones are taken first.")
+    ] = 0,
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
     ] = None,
@@ -42,6 +45,7 @@ def submit(
     """Put a run on a queue, and print its id. With --follow or --wait the exit code is that of the run."""
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_input, parse_name
+    from orchestrator.cli.waiting import left_behind
 
     if follow and wait:
         raise CliError("--follow and --wait exclude each other: --follow prints entries, --wait the result")
@@ -53,15 +57,13 @@ def submit(
     out = Output(as_json)
 
     async def use(client: Client) -> Exit:
-        run = await client.submit(handler, value, queue=queue, key=key, retries=retries)
+        run = await client.submit(handler, value, queue=queue, key=key, retries=retries, priority=priority)
         if not run.created:
             out.note(f"the key {key!r} had made this run before; nothing was added")
-        if follow:
+        if follow or wait:
             out.note(f"run {run.id}")
-            return await _watch(out, run)
-        if wait:
-            out.note(f"run {run.id}")
-            return await _wait(out, run)
+            with left_behind(out, run):
+                return await (_watch(out, run) if follow else _wait(out, run))
         if as_json:
             await _print(out, run)
         else:
@@ -80,7 +82,7 @@ def ls(
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first. Lists carry no results: `run show` has them."""
     from agent.runs import run_object
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_name
@@ -98,7 +100,7 @@ def ls(
     runs = with_client(hub, token_file, use)
     if as_json:
         for run in runs:
-            out.json(run_object(run))
+            out.json({name: value for name, value in run_object(run).items() if name != "result"})
         return
     columns = ("RUN", "STATE", "HANDLER", "QUEUE", "ATTEMPT", "AGENT", "SUBMITTED")
     cells = ((r.run, r.state, r.handler, r.queue, r.attempt, r.agent, clock(r.submitted_ms)) for r in runs)
@@ -178,9 +180,10 @@ def cancel(
 async def _watch(out: Output, run: Run) -> Exit:
     """Print entries until the run ends, and return what its end means."""
     from orchestrator.cli.follow import Follower
+    from orchestrator.cli.waiting import told_why_it_waits
 
     follower = Follower(out, run.log)
-    async with run.watch(on_reset=follower.reset) as entries:
+    async with told_why_it_waits(out, run), run.watch(on_reset=follower.reset) as entries:
         async for entry in entries:
             follower.entry(entry)
     return exit_of_state((await run.get()).state)
@@ -189,10 +192,12 @@ async def _watch(out: Output, run: Run) -> Exit:
 async def _wait(out: Output, run: Run) -> Exit:
     """Wait for the end; print the result, or say on standard error why there is none."""
     from agent.errors import RunEnded
+    from orchestrator.cli.waiting import told_why_it_waits
     from protocol.readable import json_line, readable
 
     try:
-        await run.result()
+        async with told_why_it_waits(out, run):
+            await run.result()
     except RunEnded as ended:
         out.note(f"error: {ended}")
     info = await run.get()

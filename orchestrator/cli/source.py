@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit
+from orchestrator.cli.output import Output
 from orchestrator.replay.verify import ChainVerifier, NotVerified
 from protocol.entry import Entry, Position, origin
 from protocol.requests import LogRead, LogReadPage
@@ -68,11 +69,18 @@ def named(text: str) -> Source:
 
 
 @contextlib.contextmanager
-def faults_named(title: str) -> Iterator[None]:
-    """Say of what it is that does not verify, and leave with the exit code for it."""
+def faults_named(title: str, out: Output | None = None) -> Iterator[None]:
+    """Say of what it is that does not verify, and leave with the exit code for it.
+
+    Args:
+        title: what is read.
+        out: where an object says so too, if JSON is asked for.
+    """
     try:
         yield
     except NotVerified as fault:
+        if out is not None and out.as_json:
+            out.json({"what": title, "offset": fault.offset, "error": fault.what})
         raise CliError(f"{title} {fault}", Exit.UNVERIFIED) from fault
 
 

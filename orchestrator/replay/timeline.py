@@ -12,13 +12,24 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from protocol.codec import unpack_record
-from protocol.control import CONTROL, AttemptLost, Claimed, Kind, Released, read_control
+from protocol.control import (
+    CONTROL,
+    AttemptLost,
+    Cancelled,
+    Claimed,
+    Dead,
+    Expired,
+    Failed,
+    Kind,
+    Released,
+    read_control,
+)
 from protocol.entry import Entry, Record
 from protocol.frames import Part, Recover
 from protocol.readable import json_line, readable_body
 from protocol.run import BrokenLog, RunView, apply
 
-__all__ = ["BEGINS", "Mark", "Row", "Timeline", "seconds", "short_body"]
+__all__ = ["BEGINS", "BODY_CHARACTERS_MAX", "Mark", "Row", "Timeline", "seconds", "short_body"]
 
 Body = TypeVar("Body", bound=Part)
 
@@ -60,6 +71,14 @@ _ABOUT_ATTEMPTS: dict[str, type[Claimed] | type[AttemptLost] | type[Released]] =
 }
 
 
+_ENDINGS: dict[str, type[Failed] | type[Dead] | type[Cancelled] | type[Expired]] = {
+    Kind.FAILED: Failed,
+    Kind.DEAD: Dead,
+    Kind.CANCELLED: Cancelled,
+    Kind.EXPIRED: Expired,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One entry on the timeline.
@@ -94,14 +113,16 @@ class Timeline:
         broken: why the run's log does not fold, where it does not.
     """
 
-    def __init__(self, log: str, *, whole: bool = True) -> None:
+    def __init__(self, log: str, *, whole: bool = True, body_characters_max: int | None = BODY_CHARACTERS_MAX) -> None:
         """Begin a timeline.
 
         Args:
             log: which log.
             whole: its entries come from the first on, so that a run's can be folded.
+            body_characters_max: what is shown of a body; None for all of it.
         """
         self.log = log
+        self._body_characters_max = body_characters_max
         self._folds = whole
         self.view = RunView()
         self.count = 0
@@ -144,7 +165,7 @@ class Timeline:
             kind=record.kind,
             mark=mark,
             note=note,
-            body=short_body(readable_body(record.kind, record.body)),
+            body=short_body(readable_body(record.kind, record.body), self._body_characters_max),
         )
 
     def _meaning(self, entry: Entry, record: Record) -> tuple[Mark, str]:
@@ -157,7 +178,7 @@ class Timeline:
         control = CONTROL.get(record.kind)
         if control is not None and control.terminal:
             span = seconds(entry.ts_ms - self.first_ms)
-            return Mark.ENDED, f"{record.kind.removeprefix('$')}, {span} after it was submitted"
+            return Mark.ENDED, f"{record.kind.removeprefix('$')}, {span} after it was submitted{_why(record)}"
         if record.kind == Kind.CLAIMED:
             return self._begin(entry, record)
         mark = _MARKS.get(record.kind, Mark.NONE)
@@ -203,12 +224,23 @@ def seconds(ms: int) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def short_body(body: Any, characters_max: int = BODY_CHARACTERS_MAX) -> str:
+def short_body(body: Any, characters_max: int | None = BODY_CHARACTERS_MAX) -> str:
     """Return a readable body on one line, with what does not fit left out; null is empty."""
     if body is None:
         return ""
     text = json_line(body)
-    return text if len(text) <= characters_max else f"{text[: characters_max - 3]}..."
+    return text if characters_max is None or len(text) <= characters_max else f"{text[: characters_max - 3]}..."
+
+
+def _why(record: Record) -> str:
+    """Return why a run ended as it did, where its last entry says so: the reason, and the error, whole."""
+    model = _ENDINGS.get(record.kind)
+    ending = _read(model, record) if model else None
+    if ending is None:
+        return ""
+    error = getattr(ending, "error", None)
+    said = f"{error.type}: {error.message}" if error else ""
+    return "".join(f": {part}" for part in (getattr(ending, "reason", None), said) if part)
 
 
 def _read(model: type[Body], record: Record) -> Body | None:

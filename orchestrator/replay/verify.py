@@ -9,7 +9,7 @@ The tag finds accidents; it is no signature.
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NoReturn
 
@@ -30,16 +30,21 @@ _TRAILER_FIELDS = ("log", "epoch", "head", "tag", "count")
 _SHOWN_MAX = 80
 
 
+_UNCHAINED = "packed does not match its tag: this entry's bytes were changed"
+
+
 class NotVerified(FleetlineError):
     """A log, or an export of one, is not what was written.
 
     Attributes:
         offset: of the first entry at fault.
+        what: is wrong with it.
     """
 
     def __init__(self, offset: int, what: str) -> None:
         super().__init__(f"does not verify at offset {offset}: {what}")
         self.offset = offset
+        self.what = what
 
 
 class ChainVerifier:
@@ -148,7 +153,8 @@ class FileVerifier:
         if self._ended:
             self._fault("there is more after the last line")
         if not line.endswith(b"\n"):
-            self._fault("the line is cut short" if len(line) <= LINE_BYTES_MAX else f"over {LINE_BYTES_MAX} bytes")
+            cut = "the file ends in the middle of a line; it was cut short, or its export did not finish"
+            self._fault(cut if len(line) <= LINE_BYTES_MAX else f"over {LINE_BYTES_MAX} bytes")
         fields = self._parse(line[:-1])
         names = tuple(fields)
         if names == _ENTRY_FIELDS:
@@ -168,7 +174,12 @@ class FileVerifier:
             NotVerified: the last line is missing.
         """
         if not self._ended:
-            self._fault(f"the file is cut short: its last line is missing, and so is all after offset {self._next - 1}")
+            self._fault(
+                f"the file ends after offset {self._next - 1}, without the line that ends every export; "
+                "it was cut short, or its export did not finish"
+                if self._lines
+                else "the file is empty"
+            )
         return self.position
 
     def _fault(self, what: str, offset: int | None = None) -> NoReturn:
@@ -222,13 +233,16 @@ class FileVerifier:
         assert self._chain is not None
         entry = self._read_entry(fields)
         position = self._chain.entry(entry)
+        chained = fields["tag"] == position.tag
         log, epoch = self._other_name or (self.log, self._epoch)
         try:
             written = entry_line(log, epoch, position.tag, entry)
         except ValueError as fault:
-            self._fault(f"packed is no entry: {fault}", entry.offset)
+            self._fault(f"packed is no entry: {fault}" if chained else _UNCHAINED, entry.offset)
         if written.encode() != line[:-1]:
-            self._fault(_difference(fields, json.loads(written)), entry.offset)
+            must = json.loads(written)
+            readable = chained or _same(fields, {**must, "tag": fields["tag"]})
+            self._fault(_difference(fields, must) if readable else _UNCHAINED, entry.offset)
         return entry
 
     def _read_entry(self, fields: dict[str, Any]) -> Entry:
@@ -236,9 +250,12 @@ class FileVerifier:
         if type(offset) is not int or type(ts_ms) is not int or type(packed) is not str:
             self._fault("offset and ts_ms are not integers, or packed is not a string")
         try:
-            return Entry(offset, ts_ms, b64decode(packed, validate=True))
+            value = b64decode(packed, validate=True)
         except ValueError as fault:
             self._fault(f"packed is not base64: {fault}")
+        if b64encode(value).decode() != packed:
+            self._fault("packed is not base64 as an export writes it: bits that stand for nothing are set")
+        return Entry(offset, ts_ms, value)
 
     def _trailer(self, fields: dict[str, Any], line: bytes) -> None:
         if self._chain is None:
@@ -288,11 +305,15 @@ def _wrong_fields(names: tuple[str, ...]) -> str:
     return f"a line {' and '.join(parts)}"
 
 
+def _same(fields: dict[str, Any], written: dict[str, Any]) -> bool:
+    return json.dumps(fields) == json.dumps(written)
+
+
 def _difference(fields: dict[str, Any], written: dict[str, Any]) -> str:
     """Say which field differs from what it must be."""
     for name, value in written.items():
         found = fields[name]
-        if found != value or type(found) is not type(value):
+        if json.dumps(found) != json.dumps(value):
             if name == "tag":
                 return f"the tag is {_shown(found)}, the chain gives {value}: this entry, or one before it, was changed"
             return f"the field {name} says {_shown(found)}, it must be {_shown(value)}"

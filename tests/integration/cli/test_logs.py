@@ -67,6 +67,16 @@ def test_a_flipped_byte_is_found_with_its_offset(news: Shell) -> None:
         assert "flipped.jsonl does not verify at offset 2: " in found.stderr
 
 
+def test_a_log_that_does_not_verify_is_an_object_where_that_is_asked_for(news: Shell) -> None:
+    lines = news.done("log", "export", "topic/news").splitlines()
+    (news.directory / "cut.jsonl").write_text("\n".join(lines[:2]) + "\n")
+    found = news("log", "verify", "cut.jsonl", "--json")
+    assert found.returncode == 6
+    said = json.loads(found.stdout)
+    assert (said["what"], said["offset"]) == ("cut.jsonl", 3)
+    assert said["error"] in found.stderr
+
+
 def test_a_live_log_verifies(news: Shell) -> None:
     [found] = news.json("log", "verify", "topic/news")
     assert (found["log"], found["head"], found["count"]) == ("topic/news", 3, 3)

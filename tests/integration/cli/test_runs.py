@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 from tests.integration.cli.conftest import APP, Shell
 from tests.support.timing import eventually_sync, scaled
@@ -26,7 +27,7 @@ def test_a_result_is_waited_for(served: Shell) -> None:
     assert list(shown) == RUN_FIELDS
     assert (shown["state"], shown["result"], shown["agent"]) == ("succeeded", {"findings": 2}, "worker-1")
     [listed] = [one for one in served.json("run", "ls", "--state", "succeeded") if one["run"] == run]
-    assert listed == {**shown, "result": None}, "lists carry no results"
+    assert listed == {name: value for name, value in shown.items() if name != "result"}, "lists carry no results"
 
 
 def test_a_run_that_fails_ends_its_watcher_with_1(served: Shell) -> None:
@@ -63,6 +64,20 @@ def test_a_key_gives_the_same_run_and_refuses_another_input(shell: Shell) -> Non
     other = shell(*words, "2")
     assert other.returncode == 2
     assert first.strip() in other.stderr
+
+
+def test_why_a_run_waits_is_said_and_that_it_goes_on(shell: Shell) -> None:
+    for words in (("--wait",), ("--follow", "--json")):
+        submit = shell.start("run", "submit", "review", "--queue", "deserted", *words)
+        assert submit.stderr is not None
+        run = submit.stderr.readline().strip().removeprefix("run ")
+        assert submit.stderr.readline() == "waits because no connected agent serves the queue 'deserted'\n"
+        submit.send_signal(signal.SIGINT)
+        _, errors = submit.communicate(timeout=scaled(20))
+        assert submit.returncode == 130
+        assert errors == f"the run goes on; fleetline run watch {run}\n"
+        [shown] = shell.json("run", "cancel", run)
+        assert shown["state"] == "cancelled"
 
 
 def test_a_run_that_waits_is_cancelled_at_once(shell: Shell) -> None:

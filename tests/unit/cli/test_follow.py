@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ from agent.errors import Reset
 from orchestrator.cli.follow import Follower
 from orchestrator.cli.output import Output
 from protocol.frames import ResetReason
-from tests.unit.replay.entries import EPOCH, RUN, run_log
+from tests.unit.replay.entries import EPOCH, RUN, made_log, run_log
 
 RESET = Reset(RUN, ResetReason.DIVERGED, 4, 9, True, EPOCH, 3)
 
@@ -24,6 +25,35 @@ def test_a_reset_is_shown_where_it_happens(capsys: pytest.CaptureFixture[str]) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "== reset (diverged): offsets 4 to 9 are lost; going on after 3 =="
     assert any(line.startswith("-- attempt 1 on worker-1 --") for line in lines)
+
+
+def test_what_a_run_failed_with_is_whole_in_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "x" * 300
+    error = {"type": "ValueError", "message": message}
+    log = made_log(
+        ("$submitted", {"queue": "q", "handler": "h", "input": b"\xc0"}),
+        ("found", {"text": message}),
+        ("$failed", {"error": error}),
+        ("$dead", {"reason": "failed twice", "error": error}),
+        ("$cancelled", {"reason": "enough"}),
+    )
+    follower = Follower(Output(), RUN)
+    for entry in log:
+        follower.entry(read_entry(RUN, EPOCH, entry, None))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith(f'found        {{"text":"{message}"}}'), "what is piped is not cut"
+    said = [line.strip() for line in lines if "ended: " in line]
+    assert said == [
+        f"ended: failed, 20 ms after it was submitted: ValueError: {message}",
+        f"ended: dead, 30 ms after it was submitted: failed twice: ValueError: {message}",
+        "ended: cancelled, 40 ms after it was submitted: enough",
+    ]
+
+
+def test_bodies_are_cut_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Follower(Output(), "topic/t").entry(read_entry("topic/t", EPOCH, made_log(("k", "x" * 300))[0], None))
+    assert capsys.readouterr().out.rstrip().endswith("xxx...")
 
 
 def test_a_reset_is_an_object_among_the_entries(capsys: pytest.CaptureFixture[str]) -> None:

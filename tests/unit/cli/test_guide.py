@@ -15,7 +15,7 @@ import typer
 import agent
 from agent import errors
 from orchestrator.cli.exits import Exit
-from orchestrator.cli.main import app
+from orchestrator.cli.table import app
 from orchestrator.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.main import execute
+from orchestrator.cli.table import execute
 
+ROOT = Path(__file__).parents[3]
 RUN = "07-0190f3a2b1c-00112233aabbccdd"
 
 TABLE: list[tuple[list[str], int, str]] = [
@@ -95,8 +96,35 @@ def test_a_group_without_a_verb_prints_its_help(capsys: pytest.CaptureFixture[st
     assert "export" in "".join(capsys.readouterr())
 
 
+def test_output_that_cannot_be_written_is_told_in_one_line() -> None:
+    for words in (["--help"], ["--version"], ["replay", "--help"]):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "orchestrator.cli.main", *words]
+            found = subprocess.run(
+                command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+            )
+        assert (found.returncode, found.stderr.count("\n")) == (1, 1), found.stderr
+        assert "No space left on device" in found.stderr
+
+
+def test_ctrl_c_while_modules_load_leaves_no_traceback() -> None:
+    code = (
+        "import builtins, os, signal, sys\n"
+        "real = builtins.__import__\n"
+        "def load(name, *more):\n"
+        "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(name, *more)\n"
+        "import orchestrator.cli.main\n"
+        "builtins.__import__ = load\n"
+        "orchestrator.cli.main.main(['--help'])\n"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stderr) == (130, "")
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("asyncio", "cryptography", "jwt", "msgpack", "pydantic", "redis", "rich", "structlog", "websockets")
-    code = f"import sys, orchestrator.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, orchestrator.cli.table; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout == "[]\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 
 import pytest
@@ -98,13 +99,22 @@ def edit(line: int, change: Callable[[dict[str, object]], object]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
+def flipped(packed: object) -> str:
+    """Change a byte of a body: the last one."""
+    value = bytearray(b64decode(str(packed)))
+    value[-1] ^= 1
+    return b64encode(value).decode()
+
+
 @pytest.mark.parametrize(
     ("data", "offset", "says"),
     [
         (edit(3, lambda f: f.update(kind="result")), 3, "the field kind says 'result', it must be 'finding'"),
         (edit(3, lambda f: f.update(attempt=True)), 3, "the field attempt says true, it must be 1"),
         (edit(3, lambda f: f.update(packed="!")), 3, "packed is not base64"),
-        (edit(3, lambda f: f.update(packed="AA==")), 3, "packed is no entry"),
+        (edit(3, lambda f: f.update(packed="AA==")), 3, "packed does not match its tag"),
+        (edit(3, lambda f: f.update(packed=flipped(f["packed"]))), 3, "packed does not match its tag"),
+        (edit(3, lambda f: f.update(packed="AB==")), 3, "packed is not base64 as an export writes it"),
         (edit(3, lambda f: f.update(offset="3")), 3, "offset and ts_ms are not integers"),
         (edit(3, lambda f: f.update(ts_ms=1)), 3, "its time 1 is before"),
         (edit(3, lambda f: f.pop("src")), 3, "a line without src"),
@@ -118,7 +128,9 @@ def edit(line: int, change: Callable[[dict[str, object]], object]) -> bytes:
         (edit(12, lambda f: f.update(count=12)), 11, "the field count says 12, it must be 11"),
         (edit(12, lambda f: f.update(head=14)), 12, "entries are missing: the file ends at offset 11"),
         (export_bytes(run_log()) + b"\n", 12, "there is more after the last line"),
-        (b"", 1, "the file is cut short"),
+        (b"", 1, "the file is empty"),
+        (export_bytes(run_log()).rpartition(b'{"log"')[0], 12, "the file ends after offset 11, without the line that"),
+        (export_bytes(run_log())[:-9], 12, "the file ends in the middle of a line"),
         (b"[" * 100_000 + b"\n", 1, "not a line of JSON"),
         (b'{"log":1,"log":2}\n', 1, "the same key twice"),
         (b'{"log":NaN}\n', 1, "NaN is not JSON"),
