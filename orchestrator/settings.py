@@ -63,9 +63,7 @@ def _check_store(store: str | None) -> str | None:
 class Settings(BaseSettings):
     """What a hub is told. Make it with `load`, or with keywords alone in tests."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, extra="ignore", frozen=True, validate_default=True
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, validate_default=True)
 
     data: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=data_dir, description="directory of keys, the embedded store and hub.json"

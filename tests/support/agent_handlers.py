@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
 from agent import Agent, PlainRunContext, RunContext
 
@@ -116,11 +118,14 @@ def _double(number: int) -> int:
 def make_agent(name: str = "worker", slots: int = 8) -> Agent:
     """Return an agent that serves all of these."""
     agent = Agent(name, slots=slots)
-    for function in (add, count, wait, wait_plain, wait_stubbornly, block, fail, backtrack):
+    inline: tuple[Callable[..., Any], ...] = (add, count, wait, wait_plain, wait_stubbornly, block, fail, backtrack)
+    for function in inline:
         agent.handler(function.__name__)(function)
-    for function in (steps, wander):
+    journaled: tuple[Callable[..., Any], ...] = (steps, wander)
+    for function in journaled:
         agent.handler(function.__name__, recover="journal")(function)
-    for function in (where, backtrack, die, wait):
+    apart: tuple[Callable[..., Any], ...] = (where, backtrack, die, wait)
+    for function in apart:
         agent.handler(f"{function.__name__}_apart", isolation="process")(function)
     agent.handler("steps_apart", recover="journal", isolation="process")(steps)
     agent.handler("retried", retries=1)(fail)
