@@ -80,7 +80,6 @@ class Peer:
     Attributes:
         session: id of the latest session.
         ready: a session is open.
-        principal: who the hub says we are.
         goaway_ms: the hub asked us to come back after so long; None where it did not.
     """
 
@@ -93,7 +92,6 @@ class Peer:
         self.attempts = Attempts(self.outbox, self.events)
         self.limits = DEFAULT_LIMITS
         self.session: str | None = None
-        self.principal: str | None = None
         self.ready = False
         self.goaway_ms: int | None = None
         self._releases: list[Release] = []
@@ -216,7 +214,6 @@ class Peer:
 
     def _on_ready(self, frame: Ready, now_ms: int) -> None:
         self.session = frame.session
-        self.principal = frame.principal
         self.ready = True
         for attempt in frame.attempts:
             self.attempts.on_verdict(attempt)

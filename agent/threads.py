@@ -138,10 +138,6 @@ class Channel(Generic[T]):
                 return self._items.popleft()
             await asyncio.wrap_future(waiter)
 
-    def get_nowait(self) -> T | None:
-        """Return the next item where there is one."""
-        return self._items.popleft() if self._items else None
-
     def __len__(self) -> int:
         return len(self._items)
 
