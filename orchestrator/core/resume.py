@@ -166,10 +166,6 @@ class Search:
         else:
             self._next_round()
 
-    def give_up(self) -> None:
-        """End the search with what is known, where the peer or the store does not answer."""
-        self._finish()
-
     def _next_round(self) -> None:
         """Ask for every offset between what agrees and what differs, or for as many spread over it as may be."""
         known = self._agreed.offset if self._agreed else -1
