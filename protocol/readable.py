@@ -24,7 +24,7 @@ from typing import Any
 
 from protocol.codec import unpack_record, unpack_value
 from protocol.control import Kind
-from protocol.entry import Entry, Record
+from protocol.entry import Entry
 
 __all__ = ["READABLE_DEPTH_MAX", "entry_object", "json_line", "readable", "readable_body"]
 
@@ -70,7 +70,7 @@ def entry_object(log: str, epoch: str, tag: str | None, entry: Entry) -> dict[st
     Raises:
         ValueError: `packed` is not the packed value of an entry.
     """
-    record = _checked(unpack_record(entry.packed))
+    record = unpack_record(entry.packed)
     return {
         "log": log,
         "offset": entry.offset,
@@ -85,15 +85,6 @@ def entry_object(log: str, epoch: str, tag: str | None, entry: Entry) -> dict[st
         "body": readable_body(record.kind, record.body),
         "tag": tag,
     }
-
-
-def _checked(record: Record) -> Record:
-    """Make sure that a record, whoever wrote it, has the types it should have."""
-    numbers = (record.attempt, record.seq, record.index, record.cause)
-    texts = type(record.kind) is str and type(record.src) is str
-    if not texts or type(record.body) is not bytes or not all(x is None or type(x) is int for x in numbers):
-        raise ValueError("not the packed value of an entry: a part is of another type")
-    return record
 
 
 def _bytes(value: bytes) -> dict[str, str]:
