@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.timing import scaled
@@ -91,3 +93,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = item.get_closest_marker("timeout")
         limit_s = float(marker.args[0]) if marker and marker.args else LAYERS.get(layer_of(item.path), 60.0)
         item.add_marker(pytest.mark.timeout(scaled(limit_s)), append=False)
+
+
+@pytest.fixture(autouse=True)
+def _log_lines_of_one_test_are_its_own() -> Iterator[None]:
+    """Undo what a command that ran in this process configured: the next test may look for lines that it hides."""
+    yield
+    structlog.reset_defaults()
