@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from agent.errors import FleetlineError, ProducerFenced, PublisherLost, PublishRefused
 from protocol.codes import ErrorCode
+from protocol.errors import InvalidName
 from protocol.frames import Nack, Publish
+from protocol.ids import check_name
 
 if TYPE_CHECKING:
     from agent.outbox import Outbox
@@ -37,8 +39,6 @@ ENTRY_OVERHEAD_BYTES = 48
 
 FRAME_BYTES_MAX = 256 * 1024
 """Frames are closed when they reach this; an entry may exceed it by itself."""
-
-KIND_CHARS_MAX = 128
 
 RETRY_MS = 1000
 """How long to wait where the hub says that it cannot take an entry now, but not how long."""
@@ -67,12 +67,13 @@ def too_large(log: str, size: int, most: int) -> PublishRefused:
 
 @lru_cache(maxsize=1024)
 def check_kind(kind: str) -> str:
-    """Return `kind` where a program may publish entries of it. Raises `ValueError`."""
-    if not kind or kind.startswith("$") or len(kind) > KIND_CHARS_MAX:
+    """Return `kind` where a program may publish entries of it. Raises `ValueError` where the hub would refuse it."""
+    try:
+        return check_name(kind)
+    except InvalidName:
         raise ValueError(
-            f"{kind!r:.140} is no kind for an entry: it has 1 to {KIND_CHARS_MAX} characters and no $ in front"
-        )
-    return kind
+            f"{kind!r:.140} is no kind for an entry: it is 1 to 128 of a-z 0-9 . _ - and begins with a letter or digit"
+        ) from None
 
 
 class Feed(ABC):
