@@ -30,7 +30,8 @@ PERIOD_S = 0.5
 DUE_AT_ONCE_MAX = 256
 CLOCK_STEP_MS = 1_000
 STALL_MS = 3_000
-"""A hub that did not get to act for this long did not hear heartbeats either."""
+"""A hub that did not get to act for this long, or half a lease, did not hear heartbeats either."""
+STALL_LEAST_MS = 1_000
 
 log_ = structlog.get_logger()
 
@@ -58,6 +59,7 @@ class Timekeeper:
         self._work = work
         self._registry = registry
         self._lease_ms = lease_ms
+        self._stall_ms = max(STALL_LEAST_MS, min(STALL_MS, lease_ms // 2))
         self._monotonic_ms = monotonic_ms
         self._judge_from_ms = monotonic_ms() + lease_ms
         self._acted_ms = monotonic_ms()
@@ -88,7 +90,7 @@ class Timekeeper:
 
     def _watch_clock(self, store_ms: int) -> None:
         now_ms = self._monotonic_ms()
-        if now_ms - self._acted_ms > STALL_MS:
+        if now_ms - self._acted_ms > self._stall_ms:
             self._hold("hub_stalled", stall_ms=now_ms - self._acted_ms)
         self._acted_ms = now_ms
         gap_ms = store_ms - now_ms

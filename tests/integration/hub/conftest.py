@@ -23,3 +23,10 @@ async def line(world: World) -> World:
     """A store with one hub."""
     await world.start()
     return world
+
+
+@pytest.fixture
+async def calm(world: World) -> World:
+    """A store with one hub that is patient with silent peers."""
+    await world.start(heartbeat_ms=5_000)
+    return world
