@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.attempt_state import AttemptState
+from agent.binding import pack_result
 from agent.context import describe_error, failed_call_index
 from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
 from agent.executors import Children, execute
@@ -105,7 +106,7 @@ class Attempt:
             result = await execute(self._handler, self.state, arguments, self._children)
             if self.state.journal is not None:
                 self._check_journal(self.state.journal)
-            return _Ending(Kind.SUCCEEDED, Succeeded(result=pack_value(result)))
+            return _Ending(Kind.SUCCEEDED, Succeeded(result=pack_result(result)))
         except asyncio.CancelledError:
             if not self.state.cancelled:
                 raise

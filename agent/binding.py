@@ -13,8 +13,9 @@ from typing import Any, get_type_hints
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from agent.errors import BadHandler, BadInput
+from protocol.codec import pack_value
 
-__all__ = ["Binder"]
+__all__ = ["Binder", "pack_result"]
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -53,17 +54,14 @@ class Binder:
         """
         values = self._by_name(given)
         arguments: dict[str, Any] = {}
-        faults = [f"{name}: missing" for name in self._required if name not in values]
+        faults = [f"the parameter {name} is missing" for name in self._required if name not in values]
         for name, value in values.items():
             try:
                 arguments[name] = self._adapters[name].validate_python(value)
             except ValidationError as fault:
                 faults.extend(_said(name, fault))
         if faults:
-            raise BadInput(
-                f"the input does not fit handler {self._handler}: {'; '.join(faults)}; nothing was run; "
-                "submit another input"
-            )
+            raise self._unfit(faults, "submit another input")
         return arguments
 
     def _by_name(self, given: Any) -> Mapping[str, Any]:
@@ -74,11 +72,32 @@ class Binder:
             return {}
         if len(names) == 1 or len(self._required) == 1:
             return {(self._required or names)[0]: given}
-        unknown = sorted(str(key) for key in given if key not in names) if isinstance(given, dict) else []
-        what = f"unknown parameters {', '.join(unknown)}" if unknown else f"{type(given).__name__} for {names}"
-        raise BadInput(
-            f"the input does not fit handler {self._handler}: {what}; nothing was run; submit an object with its names"
-        )
+        takes = f"it takes {', '.join(names)}" if names else "it takes none"
+        if not isinstance(given, dict):
+            raise self._unfit([f"{_kind_of(given)} names no parameters ({takes})"], "submit an object that names them")
+        unknown = sorted(str(key) for key in given if key not in names)
+        faults = [f"there is no parameter {', '.join(unknown)} ({takes})"]
+        faults += [f"the parameter {name} is missing" for name in self._required if name not in given]
+        raise self._unfit(faults, "submit an object with its names")
+
+    def _unfit(self, faults: list[str], remedy: str) -> BadInput:
+        what = "; ".join(faults)
+        return BadInput(f"the input does not fit handler {self._handler}: {what}; the handler was not called; {remedy}")
+
+
+def pack_result(result: Any) -> bytes:
+    """Pack what a handler returned.
+
+    Raises:
+        TypeError: it holds what cannot be packed.
+    """
+    try:
+        return pack_value(result)
+    except (TypeError, ValueError, OverflowError) as fault:
+        raise TypeError(
+            f"the handler returned a value of type {type(result).__name__}, which cannot be packed: {fault}; "
+            "return None, bool, int, float, str, bytes, or lists and dicts of them"
+        ) from fault
 
 
 def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
@@ -100,4 +119,11 @@ def _adapter(handler: str, name: str, annotation: Any) -> TypeAdapter[Any]:
 
 def _said(name: str, fault: ValidationError) -> list[str]:
     errors = fault.errors(include_url=False, include_context=False)
-    return [f"{'.'.join(map(str, (name, *error['loc'])))}: {error['msg']}" for error in errors]
+    return [
+        f"{'.'.join(map(str, (name, *error['loc'])))}: {error['msg'].removeprefix('Value error, ')}" for error in errors
+    ]
+
+
+def _kind_of(value: Any) -> str:
+    """Return what people call a value that came as JSON or msgpack."""
+    return "no input" if value is None else f"an input of type {type(value).__name__}"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.binding import Binder
 from agent.errors import BadHandler
@@ -31,6 +31,9 @@ class Isolation(StrEnum):
     """In a child process: for what holds the interpreter, or must be stoppable whatever it does."""
 
 
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """One handler: what it is called, how it is run, and how it picks up after a lost attempt."""
@@ -50,9 +53,11 @@ class Handler:
             BadHandler: it cannot be what it is to be; the message says why.
         """
         try:
-            handler = cls(check_name(name), function, Binder(function), Recover(recover), retries, Isolation(isolation))
-        except (InvalidName, ValueError) as fault:
+            check_name(name)
+        except InvalidName as fault:
             raise BadHandler(f"handler {name!r}: {fault}") from None
+        how, where = _one_of(Recover, "recover", recover, name), _one_of(Isolation, "isolation", isolation, name)
+        handler = cls(name, function, Binder(function), how, retries, where)
         if retries < 0:
             raise BadHandler(f"handler {name!r}: retries is {retries}; it counts further tries, from 0")
         if handler.isolation is Isolation.PROCESS and "<locals>" in function.__qualname__:
@@ -71,3 +76,10 @@ class Handler:
     def spec(self) -> HandlerSpec:
         """What the hub is told of it."""
         return HandlerSpec(name=self.name, recover=self.recover, retries=self.retries)
+
+
+def _one_of(choices: type[Choice], what: str, value: str, handler: str) -> Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        raise BadHandler(f"handler {handler!r}: {what} is {value!r}; it is one of {', '.join(choices)}") from None

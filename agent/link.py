@@ -51,18 +51,14 @@ OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 RECEIVED_BYTES_MAX = 64 * 1024 * 1024
 """Of one message, whatever the hub announces."""
-
 READY_FAILURES_MAX = 3
 """A hub that opens sessions is there: one that soon loses them is tried again sooner than one that is gone."""
 REASON_CHARS_MAX = 100
 """Of a close frame's reason, which may have 123 bytes."""
-
 HEARTBEAT_MS = 10_000
 """Until the hub announces its own."""
-
 _USEFUL = (Heartbeat, Puback, Response, Entries, Assign)
 """Frames that show that a session is of use: the next failure is the first again."""
-
 _HTTP_ENDINGS = {401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN}
 
 
@@ -92,6 +88,7 @@ class Link:
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._away_told = False
         self.peer.outbox.on_wake(lambda: thread.post(self._wake))
 
     # Any thread
@@ -209,7 +206,7 @@ class Link:
 
     def _end(self, error: FleetlineError | None) -> None:
         if error is not None:
-            log.error("link_ended", peer=self.peer.identity.id, error=str(error))
+            log.debug("link_ended", peer=self.peer.identity.id, error=str(error))  # whoever waits is given it
         self.peer.close(error or LinkClosed())
         if error is None:
             resolve(self._ended, None)
@@ -317,7 +314,9 @@ class Link:
     def _on_ready(self, frame: Ready) -> None:
         if self._opened.done():
             self.resumes += 1
-        log.info("link_ready", peer=self.peer.identity.id, session=frame.session, resumed=frame.resumed)
+        tell, event = (log.warning, "link_back") if self._away_told else (log.debug, "link_ready")
+        tell(event, peer=self.peer.identity.id, session=frame.session, resumed=frame.resumed)
+        self._away_told = False
         self._greeted.set()
         self._failures = min(self._failures, READY_FAILURES_MAX)
         self.failure = ""
@@ -390,7 +389,11 @@ class Link:
         self._failures += 1
         self.failure = reason
         pause_ms = backoff_ms(self._failures, random.random())
-        log.warning("link_dropped", peer=self.peer.identity.id, url=self.url, reason=reason, retry_ms=pause_ms)
+        # Said once until the link is back. A client whose first connection fails is given the error.
+        news = not self._away_told and (self._opened.done() or self.peer.identity.role is Role.AGENT)
+        self._away_told |= news
+        tell = log.warning if news else log.debug
+        tell("link_dropped", peer=self.peer.identity.id, url=self.url, reason=reason, retry_ms=pause_ms)
         return pause_ms
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from agent.entry import Entry
-from agent.errors import Reset
+from agent.errors import LinkClosed, LinkEnded, Reset
 from agent.links import Links
 from agent.reading import Reader
 from protocol.errors import FleetlineError
@@ -53,6 +53,8 @@ class Messages:
             async for entry in self._reader:
                 await self._hand_out(entry)
                 entry.ack()
+        except (LinkEnded, LinkClosed):
+            return  # the agent ends with it, and says why
         except FleetlineError as error:
             log.warning("messages_ended", why=str(error))
 
@@ -61,8 +63,9 @@ class Messages:
             try:
                 await self._call(self._functions[entry.kind], entry)
                 return
-            except Exception:
-                log.exception("message_failed", kind=entry.kind, offset=entry.offset, tries=tries)
+            except Exception as error:
+                known = {"kind": entry.kind, "offset": entry.offset, "tries": tries}
+                log.warning("message_failed", **known, error=repr(error), exc_info=tries == 1)
                 await asyncio.sleep(RETRY_S * tries)
         log.error("message_passed_over", kind=entry.kind, offset=entry.offset, log=entry.log)
 

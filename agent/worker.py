@@ -116,6 +116,11 @@ class Agent:
         """The handlers registered."""
         return tuple(self._handlers.values())
 
+    @property
+    def message_kinds(self) -> tuple[str, ...]:
+        """The kinds of messages that are taken."""
+        return tuple(self._on_message)
+
     def run(
         self,
         hub: str | None = None,
@@ -148,8 +153,11 @@ class Agent:
         directory: str | Path | None = None,
         drain_s: float = DRAIN_S,
         signals: bool = False,
+        on_ready: Callable[[], object] | None = None,
     ) -> None:
         """Serve until `stop` is called (or, with `signals`, a signal comes), then drain.
+
+        `on_ready` is called once, when the hub has accepted the agent for the first time.
 
         Raises:
             HubNotFound: nothing says where the hub is.
@@ -161,7 +169,7 @@ class Agent:
         service = self._service = _Service(self, locate, self._handlers, self._on_message)
         try:
             with _Signals(self, drain_s) if signals else _Signals(None, drain_s):
-                await service.run()
+                await service.run(on_ready)
         finally:
             self._service = None
 
@@ -227,9 +235,12 @@ class _Service:
         self._drain_until = 0.0
         self._hurry = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, on_ready: Callable[[], object] | None = None) -> None:
         """Serve until drained, or until the hub ends the session for good."""
         watching = self._thread.start(watch(self._loop, self._running))
+        asyncio.wrap_future(self._link.opened).add_done_callback(
+            lambda opened: None if opened.cancelled() or opened.exception() or on_ready is None else on_ready()
+        )
         self._link.open()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -239,7 +250,7 @@ class _Service:
                 await asyncio.wait((self._drain, self._link_ended()), return_when=asyncio.FIRST_COMPLETED)
                 await self._finish(helpers)
         except* FleetlineError as group:
-            log.error("agent_failed", errors=[str(error) for error in group.exceptions])
+            log.debug("agent_failed", errors=[str(error) for error in group.exceptions])  # the caller is given them
             raise
         finally:
             watching.cancel()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from orchestrator.store.base import Durability
@@ -160,15 +161,27 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
         settings = Settings(**said)
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        origin = _origin(name.split(".")[0], said, in_file, environment, file)
-        raise SettingsInvalid(f"{name or 'settings'} (from {origin}): {first['msg']}") from None
+        raise SettingsInvalid(_invalid(first, said, in_file, environment, file)) from None
     except SettingsInvalid:
         raise
     except (OSError, ValueError) as fault:
         raise SettingsInvalid(f"{file}: {fault}") from fault
     names = Settings.model_fields
     return Loaded(settings, {name: _origin(name, said, in_file, environment, file) for name in names})
+
+
+def _invalid(
+    error: ErrorDetails, flags: Mapping[str, Any], in_file: set[str], environment: set[str], file: Path | None
+) -> str:
+    """Say which setting cannot be used, where it came from and why."""
+    why = error["msg"].removeprefix("Value error, ")
+    parts = [str(part) for part in error["loc"]]
+    if not parts:
+        return why
+    origin = _origin(parts[0], flags, in_file, environment, file)
+    if origin == "environment":
+        return f"{ENV_PREFIX}{'__'.join(parts).upper()}: {why}"
+    return f"{'.'.join(parts)} (from {origin}): {why}"
 
 
 def _origin(name: str, flags: Mapping[str, Any], in_file: set[str], environment: set[str], file: Path | None) -> str:

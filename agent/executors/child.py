@@ -24,12 +24,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from agent.attempt_state import AttemptState
+from agent.binding import pack_result
 from agent.context import PlainRunContext, RunContext, describe_error, failed_call_index
 from agent.errors import Cancelled, NonDeterminism, ProducerFenced
 from agent.feed import too_large
 from agent.logs import ensure_logging
 from agent.threads import reject, resolve
-from protocol.codec import pack_value
 from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError
 
@@ -155,7 +155,7 @@ def _run(
         result = asyncio.run(_run_async(function, arguments, state)) if is_async else _plain(function, arguments, state)
         if state.journal is not None:
             state.journal.returned()
-        return "returned", pack_value(result)
+        return "returned", pack_result(result)
     except (Cancelled, asyncio.CancelledError):
         return ("cancelled",)
     except Exception as error:  # noqa: BLE001 - the boundary between the handler and us

@@ -127,6 +127,8 @@ def send(
     out = Output(as_json)
 
     async def use(client: Client) -> int:
+        if all(one.agent != name for one in await client.agents()):
+            out.note(f"no agent {name!r} was ever seen; the message waits in its log until one comes")
         return await client.send(name, kind, value)
 
     offset = with_client(hub, token_file, use)

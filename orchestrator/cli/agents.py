@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import Agent
-from orchestrator.cli.connect import check_hub, check_token_file
+from orchestrator.cli.connect import check_hub, check_token_file, log_level
+from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.loader import load_app
 from orchestrator.cli.output import Output
@@ -56,16 +57,29 @@ def run_agent(app: str, flags: AgentFlags) -> Exit:
     """
     check_hub(flags.hub)
     check_token_file(flags.token_file)
-    configure_logs("info")
-    agent = load_app(app)
+    configure_logs(log_level("info"))
+    agent = _load_useful(app)
     flags.apply(agent)
-    Output().note(_serving(agent))
     return asyncio.run(_serve(agent, flags))
 
 
-def _serving(agent: Agent) -> str:
-    handlers = ", ".join(handler.name for handler in agent.handlers) or "no handlers"
-    return f"agent {agent.name} serves {handlers} from {', '.join(agent.queues)}, {agent.slots} at a time"
+def _load_useful(app: str) -> Agent:
+    """Load an agent that has something to do."""
+    agent = load_app(app)
+    if not agent.handlers and not agent.message_kinds:
+        raise CliError(
+            f"APP {app}: the agent {agent.name} has no handlers, so no run could ever be given to it; "
+            'put @agent.handler("NAME") before a function, or @agent.on_message("KIND")'
+        )
+    return agent
+
+
+def _say_serving(agent: Agent) -> None:
+    handlers = ", ".join(handler.name for handler in agent.handlers)
+    serves = f"{handlers} from {', '.join(agent.queues)}, {agent.slots} at a time"
+    messages = f"messages of kind {', '.join(agent.message_kinds)}"
+    what = " and ".join(part for part, there in ((serves, handlers), (messages, agent.message_kinds)) if there)
+    Output().note(f"agent {agent.name} serves {what}")
 
 
 async def _serve(agent: Agent, flags: AgentFlags) -> Exit:
@@ -78,7 +92,7 @@ async def _serve(agent: Agent, flags: AgentFlags) -> Exit:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    await agent.serve(flags.hub, token_file=flags.token_file)
+    await agent.serve(flags.hub, token_file=flags.token_file, on_ready=lambda: _say_serving(agent))
     return Exit.INTERRUPTED if received[:1] == [signal.SIGINT] else Exit.DONE
 
 
@@ -90,11 +104,10 @@ def agent_beside(app: str) -> Callable[[Hub], AbstractAsyncContextManager[None]]
     Raises:
         CliError: APP cannot be used.
     """
-    agent = load_app(app)
+    agent = _load_useful(app)
 
     @contextlib.asynccontextmanager
     async def beside(hub: Hub) -> AsyncIterator[None]:
-        Output().note(_serving(agent))
         thread = _Thread(agent, hub)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(asyncio.to_thread(thread.run), name="agent")
@@ -123,7 +136,7 @@ class _Thread:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         if not self._stopped:
-            await self._agent.serve(self._url, token_file=self._token_file)
+            await self._agent.serve(self._url, token_file=self._token_file, on_ready=lambda: _say_serving(self._agent))
 
     def stop(self) -> None:
         """Let the agent drain. May be called from any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import stat
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from orchestrator.settings import Loaded, Settings
 from orchestrator.store.base import StoreError
@@ -19,7 +20,16 @@ from orchestrator.store.datadir import DataDirectory
 from orchestrator.store.durability import Finding, Run, inspect_server
 from orchestrator.store.redis_line import connect, disconnect, greet_on
 
-__all__ = ["Check", "Verdict", "check_data", "check_hub", "check_limits", "check_settings", "check_store", "store_url"]
+__all__ = [
+    "Check",
+    "Verdict",
+    "check_data",
+    "check_hub",
+    "check_limits",
+    "check_settings",
+    "check_store",
+    "store_url",
+]
 
 CLOCK_DIFFERENCE_MS_MAX = 1000
 """Leases are judged by the store's clock, tokens by the hub's: further apart than this, they disagree."""
@@ -91,7 +101,8 @@ def _without_password(url: str) -> str:
 def check_data(data: Path) -> Iterator[Check]:
     """Look at the data directory and who may read what is secret in it."""
     if not data.is_dir():
-        yield Check("data", "directory", f"{data} is not there", Verdict.ADVICE, "the hub makes it when it starts")
+        note = "nothing was checked of it; the hub makes it when it starts"
+        yield Check("data", "directory", f"{data} is not there", Verdict.ADVICE, note)
         return
     owner = data.stat().st_uid
     if owner != os.geteuid():
@@ -199,11 +210,29 @@ async def check_hub(settings: Settings) -> list[Check]:
     from agent.client import Client
     from protocol.errors import FleetlineError
 
-    if not (settings.data / "hub.json").is_file():
+    url = _running_hub(settings.data)
+    if url is None:
         return [Check("hub", "connection", "no hub runs from this data directory", Verdict.ADVICE, "start one")]
     try:
         async with Client.connect(directory=settings.data, timeout=3.0) as client:
             await client.logs(limit=1)
     except FleetlineError as fault:
         return [Check("hub", "connection", str(fault), Verdict.WRONG, "see what the hub prints, or restart it")]
-    return [Check("hub", "connection", "answers")]
+    return [Check("hub", "connection", "answers"), _listening(url, settings)]
+
+
+def _running_hub(data: Path) -> str | None:
+    """Return where the hub of a data directory says that it listens; None where none runs."""
+    try:
+        return str(json.loads((data / "hub.json").read_text())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _listening(url: str, settings: Settings) -> Check:
+    """Compare where the hub listens with where one started now would."""
+    found, (host, port) = urlsplit(url), settings.address
+    if found.hostname == host and port in (0, found.port):
+        return Check("hub", "listen", url)
+    note = f"the settings say {settings.listen}: the hub was told otherwise when it started; restart it if they count"
+    return Check("hub", "listen", url, Verdict.ADVICE, note)

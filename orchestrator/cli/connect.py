@@ -14,9 +14,11 @@ from orchestrator.cli.exits import Exit
 if TYPE_CHECKING:
     from agent.client import Client
 
-__all__ = ["with_client"]
+__all__ = ["check_hub", "check_log_level", "check_token_file", "log_level", "with_client"]
 
 T = TypeVar("T")
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def with_client(
@@ -38,7 +40,7 @@ def with_client(
     check_token_file(token_file)
     from orchestrator.telemetry import configure_logs
 
-    configure_logs("warning" if follows else "critical")
+    configure_logs(log_level("warning" if follows else "critical"))
     return asyncio.run(_connected(hub, token_file, use))
 
 
@@ -59,11 +61,28 @@ def check_hub(hub: str | None) -> None:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         try:
             fits = parts.scheme in ("ws", "wss", "http", "https") and parts.hostname and parts.port != 0
+            fits = fits and ("://" in text or parts.port is not None)
         except ValueError:
             fits = False
         if not fits:
-            raise CliError(f"{origin}: {text!r} is not the address of a hub; it looks like ws://HOST:PORT")
+            raise CliError(f"{origin}: {text!r} is not the address of a hub; it looks like ws://HOST:PORT or HOST:PORT")
         return
+
+
+def log_level(default: str) -> str:
+    """Return the level of log lines that `FLEETLINE_LOG_LEVEL` asks for, else the command's own.
+
+    Raises:
+        CliError: it is none.
+    """
+    return check_log_level(os.environ.get("FLEETLINE_LOG_LEVEL") or default, "FLEETLINE_LOG_LEVEL")
+
+
+def check_log_level(level: str, origin: str) -> str:
+    """Refuse what is no level of log lines."""
+    if level.lower() not in LEVELS:
+        raise CliError(f"{origin}: {level!r} is no level; it is one of {', '.join(LEVELS)}")
+    return level.lower()
 
 
 def check_token_file(token_file: Path | None) -> None:

@@ -18,6 +18,7 @@ def dev(
     ] = None,
     data: options.Data = None,
     listen: options.Listen = None,
+    as_json: options.Json = False,
 ) -> int:
     """Start a hub with an embedded store, and the agent APP if it is given. Keys are made on first use."""
     from orchestrator.cli.serving import load_here, serve
@@ -27,4 +28,4 @@ def dev(
         from orchestrator.cli.agents import agent_beside
 
         beside = agent_beside(app)
-    return serve(load_here({"data": data, "listen": listen}).settings, Output(), beside)
+    return serve(load_here({"data": data, "listen": listen}).settings, Output(as_json), beside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,14 +43,24 @@ def doctor(
     checks = asyncio.run(_look(loaded))
     out = Output(as_json)
     wrong = sum(check.verdict is Verdict.WRONG for check in checks)
+    if any((check.about, check.name) == ("hub", "listen") for check in checks):
+        out.note("a hub runs from this data directory; the settings listed are what a hub started now would have")
     if as_json:
         for check in checks:
             out.json(check.to_json())
     else:
         rows = ((f"{c.about}: {c.name}", c.value, c.verdict.value, c.note) for c in checks)
         out.rows(("WHAT", "FOUND", "VERDICT", "ORIGIN, OR WHAT TO DO"), rows)
-    out.note("nothing is wrong" if wrong == 0 else f"{wrong} of {len(checks)} checks found something wrong")
+    out.note(_summary(loaded.settings.data, wrong, len(checks)))
     return Exit.FAILED if wrong else Exit.DONE
+
+
+def _summary(data: Path, wrong: int, checks: int) -> str:
+    if wrong:
+        return f"{wrong} of {checks} checks found something wrong"
+    if not data.is_dir():
+        return f"nothing was checked of {data}: there is no such directory"
+    return "nothing is wrong"
 
 
 async def _look(loaded: Loaded) -> list[Check]:

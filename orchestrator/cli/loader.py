@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -81,10 +83,21 @@ def _import(name: str, app: str) -> ModuleType:
         raise _failed(app, name, fault) from fault
 
 
+def _is_ours(file: Path) -> bool:
+    packages = Path(__file__).parents[2]
+    return any(file.is_relative_to(packages / package) for package in OURS)
+
+
+def _is_installed(file: Path) -> bool:
+    paths = sysconfig.get_paths()
+    return any(file.is_relative_to(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
 def _failed(app: str, name: str, fault: Exception) -> CliError:
-    """Say in one line where an import failed: the innermost place outside the import machinery."""
+    """Say in one line where an import failed: the innermost place in the user's own code, else in a library's."""
     frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "importlib" not in frame.filename]
-    mine = [frame for frame in frames if frame.filename != __file__]
+    libraries = [frame for frame in frames if not _is_ours(Path(frame.filename))]
+    mine = [frame for frame in libraries if not _is_installed(Path(frame.filename))] or libraries
     where = f" at {mine[-1].filename}:{mine[-1].lineno}" if mine else ""
     if isinstance(fault, SyntaxError):
         where = f" at {fault.filename}:{fault.lineno}"

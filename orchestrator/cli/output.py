@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.cli.errors import CliError
@@ -12,6 +13,10 @@ from orchestrator.cli.exits import Exit
 from orchestrator.cli.text import clean
 
 __all__ = ["Output", "reader_watched"]
+
+GAP = 2
+"""Between columns that were made to fit."""
+CELL_LEAST = 4
 
 
 @contextlib.contextmanager
@@ -66,10 +71,20 @@ class Output:
 
         return Console(soft_wrap=True, highlight=False).print(Text(text, style))
 
-    def rows(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return shutil.get_terminal_size().columns
+
+    def rows(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], cut: Collection[str] | None = None
+    ) -> None:
         """Print a table on a terminal, else a line for each row with tabs between its cells.
 
-        The first column is what rows are called by, so it is never cut short.
+        Args:
+            columns: their names. The first is what rows are called by, so it is never cut short.
+            rows: the cells.
+            cut: the columns that may be cut to fit a terminal, all others are whole; without it, they are folded.
         """
         cells = [[clean(str("" if cell is None else cell)) for cell in row] for row in rows]
         if not self.terminal:
@@ -81,9 +96,14 @@ class Output:
         from rich.table import Column, Table
         from rich.text import Text
 
-        width = max((len(row[0]) for row in cells), default=0)
-        first = Column(columns[0], no_wrap=True, min_width=width)
-        table = Table(first, *columns[1:], box=box.SIMPLE_HEAD, pad_edge=False)
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        if cut is None:
+            shown = [Column(name, no_wrap=at == 0, min_width=widths[0] * (at == 0)) for at, name in enumerate(columns)]
+            table = Table(*shown, box=box.SIMPLE_HEAD, pad_edge=False)
+        else:
+            widths = _fitting(widths, [name in cut for name in columns], self.width - GAP * len(columns))
+            shown = [Column(name, no_wrap=True, width=width) for name, width in zip(columns, widths, strict=True)]
+            table = Table(*shown, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
         for row in cells:
             table.add_row(*map(Text, row))
         Console(highlight=False).print(table)
@@ -94,3 +114,14 @@ class Output:
         for name, value in values.items():
             shown = clean(str("" if value is None else value))
             self.line(f"{name:<{width}}  {shown}" if self.terminal else f"{name}\t{shown}")
+
+
+def _fitting(widths: list[int], may_be_cut: list[bool], room: int) -> list[int]:
+    """Return widths that fit: the widest of those that may be cut gives way first."""
+    widths = list(widths)
+    while sum(widths) > room:
+        widest = max((at for at, may in enumerate(may_be_cut) if may), key=widths.__getitem__)
+        if widths[widest] <= CELL_LEAST:
+            break
+        widths[widest] -= 1
+    return widths

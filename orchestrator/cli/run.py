@@ -21,6 +21,9 @@ __all__ = ["app"]
 app = typer.Typer(help="Submit runs, list them, look at them, watch and cancel them.")
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "expired", "dead")
+WIDE_COLUMNS = 120
+"""A terminal this wide has room for everything about a run."""
+
 RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 
 
@@ -86,7 +89,6 @@ def ls(
     from agent.runs import run_object
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_name
-    from orchestrator.cli.text import clock
 
     if state is not None and state not in STATES:
         raise CliError(f"--state: {state!r} is no state of a run; it is one of {', '.join(STATES)}")
@@ -102,9 +104,24 @@ def ls(
         for run in runs:
             out.json({name: value for name, value in run_object(run).items() if name != "result"})
         return
+    _table(out, runs)
+
+
+def _table(out: Output, runs: tuple[RunInfo, ...]) -> None:
+    """Print runs: on a terminal that is too narrow for all of it, without queue and date."""
+    import time
+
+    from orchestrator.cli.text import age, clock
+
+    if out.terminal and out.width < WIDE_COLUMNS:
+        now_ms = int(time.time() * 1000)
+        columns: tuple[str, ...] = ("RUN", "STATE", "HANDLER", "AGENT", "ATT", "AGE")
+        cells = [(r.run, r.state, r.handler, r.agent, r.attempt, age(now_ms - r.submitted_ms)) for r in runs]
+        out.rows(columns, cells, cut=("HANDLER", "AGENT"))
+        return
     columns = ("RUN", "STATE", "HANDLER", "QUEUE", "ATTEMPT", "AGENT", "SUBMITTED")
-    cells = ((r.run, r.state, r.handler, r.queue, r.attempt, r.agent, clock(r.submitted_ms)) for r in runs)
-    out.rows(columns, cells)
+    rows = ((r.run, r.state, r.handler, r.queue, r.attempt, r.agent, clock(r.submitted_ms)) for r in runs)
+    out.rows(columns, rows, cut=("HANDLER", "QUEUE", "AGENT"))
 
 
 @app.command("show")

@@ -7,8 +7,11 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
+from orchestrator.cli.connect import check_log_level
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.output import Output
 from orchestrator.hub import Hub, calm_collector
@@ -37,7 +40,7 @@ def serve(settings: Settings, out: Output, beside: Beside | None = None) -> Exit
         DataDirectoryError: the data directory belongs to somebody else, or cannot be used.
         FleetlineError: whatever keeps the hub from starting.
     """
-    configure_logs(settings.log_level)
+    configure_logs(check_log_level(settings.log_level, "log_level"))
     calm_collector()
     DataDirectory(settings.data).prepare()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -86,4 +89,24 @@ def _announce(settings: Settings, hub: Hub, out: Output) -> None:
     out.line(f"hub listening at {hub.url} ({store} store, durability {settings.durability.value}, data in {data})")
     near = "in this directory" if data == data_dir(here=True) else f"with FLEETLINE_DATA={data}"
     out.line(f"on this machine, {near}: fleetline run ls finds it by itself")
-    out.line(f"from elsewhere: --hub {hub.url}, and a token from `fleetline token issue NAME --data {data}`")
+    host, _ = settings.address
+    if _is_loopback(host):
+        port = urlsplit(hub.url).port
+        out.line(f"only this machine can reach it; --listen 0.0.0.0:{port} lets others in")
+        return
+    url = hub.url if not _is_wildcard(host) else f"ws://ADDRESS-OF-THIS-MACHINE:{urlsplit(hub.url).port}"
+    out.line(f"from elsewhere: --hub {url}, and a token from `fleetline token issue NAME --data {data}`")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from datetime import datetime
 
-__all__ = ["clean", "clock", "duration_s", "since"]
+__all__ = ["age", "clean", "clock", "duration_s", "since"]
 
 _SPANS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
@@ -26,6 +26,15 @@ def clock(ms: int | None) -> str:
     if ms is None:
         return ""
     return datetime.fromtimestamp(ms / 1000).astimezone().isoformat(" ", "milliseconds")[:23]
+
+
+def age(ms: int) -> str:
+    """Return how long ago something was, in one unit, for columns."""
+    seconds = max(0, ms) // 1000
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds // unit_s} {unit} ago"
+    return f"{seconds} s ago"
 
 
 def since(ms: int) -> str:

@@ -283,7 +283,7 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float) -> En
     elif not errored.retryable or retries == 0:
         state, entries = RunState.FAILED, (_pack(Kind.FAILED, ids.src, Failed(error=error)),)
     elif failures > retries:
-        reason = f"failed {failures} times; {retries} retries were allowed"
+        reason = f"failed {failures} times; {retries} {'retry was' if retries == 1 else 'retries were'} allowed"
         state, entries = RunState.DEAD, (_pack(Kind.DEAD, ids.src, Dead(reason=reason, error=error)),)
     else:
         wait_ms = backoff_ms(failures, draw, first_ms=RETRY_FIRST_MS, cap_ms=RETRY_CAP_MS)

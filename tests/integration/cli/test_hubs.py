@@ -53,6 +53,9 @@ def test_a_hub_says_where_it_is_and_ends_in_order(here: Path, number: signal.Sig
     assert (said["data"], said["store"], said["durability"]) == (str(here / ".fleetline"), "embedded", "local")
     assert said["pid"] == hub.pid
     assert command(here, "topic", "publish", "news", "post").returncode == 0
+    told = command(here, "agent", "send", "nobody", "hello")
+    assert (told.returncode, told.stdout) == (0, "1\n")
+    assert "no agent 'nobody' was ever seen" in told.stderr
     hub.send_signal(number)
     hub.communicate(timeout=scaled(30))
     assert hub.returncode == code
@@ -72,6 +75,8 @@ def test_dev_runs_a_hub_and_an_agent_in_one_process(here: Path) -> None:
     dev = start(here, "dev", "mine:agent", "--listen", "127.0.0.1:0")
     assert dev.stdout is not None
     assert dev.stdout.readline().startswith("hub listening at ws://127.0.0.1:")
+    dev.stdout.readline()
+    assert dev.stdout.readline().startswith("only this machine can reach it; --listen 0.0.0.0:")
     found = command(here, "run", "submit", "double", '{"n": 21}', "--wait")
     assert (found.returncode, found.stdout) == (0, "42\n"), found.stderr
     dev.send_signal(signal.SIGINT)
@@ -84,7 +89,7 @@ def test_dev_runs_a_hub_and_an_agent_in_one_process(here: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_an_agent_ends_in_order(shell: Shell, number: signal.Signals, code: int) -> None:
     agent = shell.fleet.agent(APP, shell.hub, agent_id=f"ender-{code}")
-    eventually_sync(lambda: "link_ready" in agent.output() or not agent.running, 30.0)
+    eventually_sync(lambda: " serves " in agent.output() or not agent.running, 30.0)
     agent.signal(number)
     eventually_sync(lambda: not agent.running, 30.0)
     assert agent.exit_code == code, agent.tail()
@@ -97,13 +102,16 @@ def test_an_agent_whose_token_is_no_good_ends(shell: Shell) -> None:
     agent = shell.fleet.agent(APP, shell.hub, agent_id="stranger", options=options)
     eventually_sync(lambda: not agent.running, 30.0)
     assert agent.exit_code == 4, agent.tail()
-    assert "error: the hub ended the session with 4506" in agent.output()
+    [told] = [line for line in agent.output().splitlines() if "4506" in line]
+    assert told.startswith("error: the hub ended the session with 4506")
+    assert " serves " not in agent.output()
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_running_hub(shell: Shell) -> None:
     checks = {(check["about"], check["name"]): check for check in shell.json("doctor")}
     assert checks["store", "appendfsync"]["value"] == "always"
     assert checks["hub", "connection"]["value"] == "answers"
+    assert checks["hub", "listen"]["verdict"] == "advice", "its port is not the one that the settings say"
     assert checks["data", "keys/signing.pem"]["value"] == "mode 0600"
     assert checks["settings", "data"]["note"] == "from environment"
     assert {check["verdict"] for check in checks.values()} <= {"ok", "advice"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agent.binding import Binder
+from agent.binding import Binder, pack_result
 from agent.errors import BadHandler, BadInput
 from agent.handlers import Handler
 
@@ -18,6 +18,9 @@ class Spec(BaseModel):
 
 
 async def by_name(ctx: Any, repo: str, depth: int = 3) -> None: ...
+
+
+def two(ctx: Any, repo: str, depth: int) -> None: ...
 
 
 def single(ctx: Any, spec: Spec) -> None: ...
@@ -50,7 +53,10 @@ def test_anything_else_is_the_single_parameter() -> None:
 def test_every_fault_is_named() -> None:
     with pytest.raises(BadInput) as bad:
         Binder(by_name).bind({"depth": "deep"})
-    assert "repo: missing" in str(bad.value)
+    assert "the parameter repo is missing" in str(bad.value)
+    assert "the handler was not called" in str(bad.value)
+    with pytest.raises(BadInput, match=r"there is no parameter rep \(it takes repo, depth\)|the parameter repo"):
+        Binder(two).bind({"rep": "."})
     assert "depth: Input should be a valid integer" in str(bad.value)
 
 
@@ -81,3 +87,8 @@ def test_a_handler_for_a_child_process_must_be_where_that_can_find_it() -> None:
 def test_a_handler_that_cannot_be_is_refused(name: str, recover: str, retries: int, isolation: str) -> None:
     with pytest.raises(BadHandler, match=r"handler"):
         Handler.make(bare, name, recover, retries, isolation)
+
+
+def test_a_result_that_cannot_be_packed_is_named() -> None:
+    with pytest.raises(TypeError, match="the handler returned a value of type set, which cannot be packed"):
+        pack_result({1, 2})

@@ -82,3 +82,22 @@ def test_the_line_that_failed_is_named(tmp_path: Path) -> None:
     (tmp_path / "fl_app_bad.py").write_text("\n\n1 / 0\n")
     with pytest.raises(CliError, match=r"fl_app_bad\.py:3$"):
         load_app("fl_app_bad:agent")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("agent.handler('Bad')(len)", "'Bad' is not a name"),
+        ("agent.handler('h', recover='hope')(print)", "recover is 'hope'; it is one of restart, journal"),
+        ("agent.handler('h', isolation='cloud')(print)", "isolation is 'cloud'; it is one of inline, thread, process"),
+        ("agent.handler('h')(lambda: None)", "takes no context"),
+        ("agent.on_message('$x')(print)", "messages of kind '$x'"),
+        ("Agent('Worker')", "'Worker' is not a name"),
+    ],
+)
+def test_a_mistake_about_the_agent_is_found_where_it_was_made(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "fl_app_bad.py").write_text(f"{FINE}\n{line}\n")
+    with pytest.raises(CliError) as caught:
+        load_app("fl_app_bad:agent")
+    assert says in str(caught.value)
+    assert str(caught.value).endswith("fl_app_bad.py:5")

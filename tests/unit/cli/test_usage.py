@@ -31,6 +31,8 @@ TABLE: list[tuple[list[str], int, str]] = [
         2,
         "--hub: 'ftp://x' is not the address of a hub; it looks like ws://HOST:PORT",
     ),
+    (["run", "ls", "--hub", "nonsense"], 2, "--hub: 'nonsense' is not the address of a hub"),
+    (["run", "submit", "x", "--priority", "10"], 2, "'--priority'"),
     (["run", "ls", "--hub", "ws://x:99999"], 2, "is not the address of a hub"),
     (["run", "ls", "--token-file", "missing"], 2, "--token-file: missing cannot be read: No such file or directory"),
     (["run", "ls", "--token-file", "two-words"], 2, "--token-file: two-words does not hold one token"),
@@ -76,6 +78,39 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "two-words").write_text("not json\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("FLEETLINE_LISTEN", "here", "FLEETLINE_LISTEN: is HOST:PORT"),
+        ("FLEETLINE_LEASE_MS", "soon", "FLEETLINE_LEASE_MS: "),
+        ("FLEETLINE_LOG_LEVEL", "loud", "'loud' is no level; it is one of debug, info"),
+        ("FLEETLINE_DURABILITY", "replicated:2", "durability 'replicated:2' is not offered yet"),
+    ],
+)
+def test_a_setting_that_will_not_do_is_named_as_it_was_given(
+    name: str, value: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert execute(["hub", "start"]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Value error" not in said
+
+
+def test_an_agent_without_handlers_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "fl_idle.py").write_text("from agent import Agent\nagent = Agent('idle')\n")
+    for words in (["agent", "start"], ["dev"]):
+        assert execute([*words, "fl_idle:agent"]) == 2
+        assert "the agent idle has no handlers" in capsys.readouterr().err
+
+
+def test_the_doctor_does_not_praise_what_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    execute(["doctor", "--data", str(tmp_path / "nowhere")])
+    said = capsys.readouterr()
+    assert "nothing is wrong" not in said.err
+    assert "nothing was checked of" in said.out + said.err
 
 
 @pytest.mark.parametrize(("words", "code", "says"), TABLE, ids=[" ".join(words)[:60] for words, _, _ in TABLE])
