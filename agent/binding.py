@@ -7,7 +7,7 @@ parameter. What is annotated is validated with pydantic.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -60,6 +60,9 @@ class Binder:
                 arguments[name] = self._adapters[name].validate_python(value)
             except ValidationError as fault:
                 faults.extend(_said(name, fault))
+        if faults and isinstance(given, dict) and values is not given:
+            [name] = values
+            faults.append(f"there is no parameter {_listed(given, self._adapters)}, so all of it was taken as {name}")
         if faults:
             raise self._unfit(faults, "submit another input")
         return arguments
@@ -75,8 +78,7 @@ class Binder:
         takes = f"it takes {', '.join(names)}" if names else "it takes none"
         if not isinstance(given, dict):
             raise self._unfit([f"{_kind_of(given)} names no parameters ({takes})"], "submit an object that names them")
-        unknown = sorted(str(key) for key in given if key not in names)
-        faults = [f"there is no parameter {', '.join(unknown)} ({takes})"]
+        faults = [f"there is no parameter {_listed(given, names)} ({takes})"]
         faults += [f"the parameter {name} is missing" for name in self._required if name not in given]
         raise self._unfit(faults, "submit an object with its names")
 
@@ -97,7 +99,7 @@ def pack_result(result: Any) -> bytes:
         raise TypeError(
             f"the handler returned a value of type {type(result).__name__}, which cannot be packed: {fault}; "
             "return None, bool, int, float, str, bytes, or lists and dicts of them"
-        ) from fault
+        ) from None
 
 
 def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
@@ -122,6 +124,10 @@ def _said(name: str, fault: ValidationError) -> list[str]:
     return [
         f"{'.'.join(map(str, (name, *error['loc'])))}: {error['msg'].removeprefix('Value error, ')}" for error in errors
     ]
+
+
+def _listed(given: Mapping[Any, Any], known: Collection[str]) -> str:
+    return ", ".join(sorted(str(key) for key in given if key not in known))
 
 
 def _kind_of(value: Any) -> str:

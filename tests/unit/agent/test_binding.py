@@ -23,6 +23,9 @@ async def by_name(ctx: Any, repo: str, depth: int = 3) -> None: ...
 def two(ctx: Any, repo: str, depth: int) -> None: ...
 
 
+def one(ctx: Any, n: int) -> None: ...
+
+
 def single(ctx: Any, spec: Spec) -> None: ...
 
 
@@ -55,8 +58,12 @@ def test_every_fault_is_named() -> None:
         Binder(by_name).bind({"depth": "deep"})
     assert "the parameter repo is missing" in str(bad.value)
     assert "the handler was not called" in str(bad.value)
-    with pytest.raises(BadInput, match=r"there is no parameter rep \(it takes repo, depth\)|the parameter repo"):
+    with pytest.raises(BadInput, match=r"there is no parameter rep \(it takes repo, depth\); the parameter repo is"):
         Binder(two).bind({"rep": "."})
+    with pytest.raises(BadInput, match="there is no parameter m, so all of it was taken as n"):
+        Binder(one).bind({"m": 1})
+    with pytest.raises(BadInput, match=r"an input of type int names no parameters \(it takes repo, depth\)"):
+        Binder(two).bind(7)
     assert "depth: Input should be a valid integer" in str(bad.value)
 
 
