@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis import Redis
@@ -38,6 +38,7 @@ from tests.support.checkers import (
 )
 from tests.support.run_checkers import check_fences, check_fold, check_terminal
 from tests.support.simulation.bench import FEED, QUEUE, Bench, Follower, Publisher
+from tests.support.simulation.plants import planted
 from tests.support.stores import valkey
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -187,6 +188,11 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def deliver_the_oldest(self) -> None:
         self.deliver(0)
+
+    @rule()
+    def deliver_all(self) -> None:
+        while self.bench.pending:
+            self.deliver_the_oldest()
 
     @precondition(lambda self: self.bench.pending)
     @rule(which=WHICH)
@@ -345,16 +351,29 @@ def run() -> Iterator[Run]:
         yield runner.run
 
 
-def play(place: Place, examples: int) -> None:
-    """Run the machine in a place."""
+def play(place: Place, examples: int, *, only_find: bool = False) -> None:
+    """Run the machine in a place.
+
+    Args:
+        place: where.
+        examples: how often.
+        only_find: do the same every time, and do not look for the shortest way to what was found.
+    """
     machine = type("Machine", (Machine,), {"place": place})
     checks = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
-    bounds = settings(max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+    bounds = settings(
+        phases=(Phase.generate,) if only_find else tuple(Phase),
+        derandomize=only_find or settings().derandomize,
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=checks,
+    )
     run_state_machine_as_test(machine, settings=bounds)
 
 
 def test_the_promise_holds_for_the_twin_in_memory(run: Run) -> None:
-    play(InMemory(run), 100)
+    play(InMemory(run), 300)
 
 
 def test_the_promise_holds_for_a_real_server(run: Run, tmp_path: Path) -> None:
@@ -364,8 +383,14 @@ def test_the_promise_holds_for_a_real_server(run: Run, tmp_path: Path) -> None:
     client = Redis(unix_socket_path=str(server.socket))
     try:
         run(store.open())
-        play(OnServer(run, store, client), 30)
+        play(OnServer(run, store, client), 100)
         run(store.close())
     finally:
         client.close()
         run(serving.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize("plant", ["a retry is appended again", "two hubs claim one run"])
+def test_a_planted_bug_is_found(run: Run, plant: str) -> None:
+    with planted(plant), pytest.raises((AssertionError, ExceptionGroup)):
+        play(InMemory(run), 600, only_find=True)

@@ -17,7 +17,7 @@ from tests.support.simulation.runner import run_seeds
 SEEDS = int(os.environ.get("FLEETLINE_SIMULATION_SEEDS", "60"))
 FIRST = int(os.environ.get("FLEETLINE_SIMULATION_FROM", "0"))
 SECONDS_A_SEED = 4
-AGAIN = 4
+AGAIN = 3
 
 
 @pytest.mark.timeout(60 + SEEDS * SECONDS_A_SEED)

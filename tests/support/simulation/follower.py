@@ -109,8 +109,13 @@ class _Process:
             self._followed.faults.append(f"was ended: {error}")
 
     def _begin(self, after: int) -> None:
-        """Begin the story with what is known up to `after`, without a gap."""
+        """Begin the story with what is known up to `after`, without a gap.
+
+        One that asks for what it acknowledged goes by the hub's word; tags of some kinds would tell it nothing.
+        """
         self._given = _upto(self._given, after)
+        if self._followed.kinds is not None and self._follower.durable:
+            self._given = {}
         if self._followed.kinds is None:
             first = next((offset for offset in range(after, -1, -1) if offset not in self._given), -1)
             self._given = {offset: tag for offset, tag in self._given.items() if offset > first}

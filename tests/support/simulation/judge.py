@@ -29,7 +29,7 @@ from tests.support.simulation.dumps import dump_of, entries_of, log_paths, meta_
 from tests.support.simulation.fleet import Fleet
 from tests.support.simulation.ledger import Event, Followed, Produced
 
-__all__ = ["audit", "ended_badly", "leftovers", "promise", "unquiet"]
+__all__ = ["apart", "audit", "ended_badly", "leftovers", "promise", "unquiet"]
 
 
 NOTICED_MS = 1_000
@@ -44,6 +44,13 @@ SLACK_MS = 700
 def unquiet(fleet: Fleet) -> list[str]:
     """Return what is still under way; nothing, once the fleet is quiet."""
     return [*fleet.faults(), *_runs_open(fleet), *_work_open(fleet), *_followers_behind(fleet)]
+
+
+def apart(fleet: Fleet) -> list[str]:
+    """Return the clients that have no session."""
+    clients = [(slot.name, slot.client) for slot in fleet.clients]
+    ready = {name for name, client in clients if client is not None and client.links.main.peer.ready}
+    return [f"{name} is not connected" for name, _ in clients if name not in ready]
 
 
 def _runs_open(fleet: Fleet) -> Iterator[str]:
@@ -282,6 +289,8 @@ def _check_runs(fleet: Fleet, dumps: dict[str, Dump]) -> Iterator[str]:
         if f"run/{run}" not in lost:
             yield f"run/{run} was refused with {code}"
     for key, runs in ledger.runs.items():
+        if len({run for run in runs if f"run/{run}" not in lost}) > 1:
+            yield f"key {key} gave {runs}"
         for run in sorted(set(runs)):
             path = f"run/{run}"
             if path not in dumps and path not in lost:

@@ -113,6 +113,8 @@ class _World:
             await self.fleet.start(WORK_S)
             await self._audited(self.faults.run(WORK_S))
             await self.fleet.heal()
+            if not await self._within(QUIET_WITHIN_S, lambda: not judge.apart(self.fleet)):
+                self.violations += judge.apart(self.fleet)
             await asyncio.sleep(SETTLE_S)
             if await self._within(QUIET_WITHIN_S, lambda: not judge.unquiet(self.fleet)):
                 self.violations += judge.promise(self.fleet)
