@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,11 @@ class LayerReport:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install the account of the layers."""
+    """Install the account of the layers, and let the programs that tests start be interrupted.
+
+    A shell that starts the tests in the background has them ignore SIGINT, and so would everything they start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(program): the test runs where the program is installed, and must in CI")
     config.pluginmanager.register(LayerReport(), "fleetline-layers")
 
