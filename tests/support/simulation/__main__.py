@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from tests.support.simulation.plants import NEED_FAILOVER, PLANTS, planted
+from tests.support.simulation.plants import PLANTS, THEMES, planted
 from tests.support.simulation.world import simulate
 
 __all__ = ["main"]
@@ -30,7 +30,7 @@ def main() -> int:
     for seed in [options.seed] if options.seed is not None else seeds:
         began_s = time.perf_counter()
         with planted(options.plant):
-            outcome = simulate(seed, keep_lines=options.trace, fail_over=options.plant in NEED_FAILOVER)
+            outcome = simulate(seed, keep_lines=options.trace, surely=THEMES.get(options.plant))
         took_s = time.perf_counter() - began_s
         for line in outcome.lines:
             print(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from random import Random
 
 from orchestrator.store.keys import log_keys
@@ -15,11 +16,21 @@ from tests.support.simulation.fleet import AgentSlot, ClientSlot, Fleet, HubSlot
 from tests.support.simulation.loop import Machine
 from tests.support.simulation.programs import FEED
 
-__all__ = ["Faults"]
+__all__ = ["Faults", "Theme"]
 
 FUSE_TURNS_MAX = 400
 FAILOVER_SHARE = 0.35
 TRIM_SHARE = 0.3
+FROZEN = 6
+
+
+class Theme(Enum):
+    """What surely happens, whatever the seed says besides."""
+
+    FAILOVER = "failover"
+    """The store loses a tail, which else it does for a third of the seeds."""
+    FROZEN_AGENTS = "frozen agents"
+    """Agents stop for longer than their lease, again and again."""
 
 
 class Faults:
@@ -29,8 +40,8 @@ class Faults:
         script: what was done, and when, in words.
     """
 
-    def __init__(self, fleet: Fleet, rng: Random, *, fail_over: bool) -> None:
-        self._surely = fail_over
+    def __init__(self, fleet: Fleet, rng: Random, surely: Theme | None) -> None:
+        self._surely = surely
         self.script: list[str] = []
         self._fleet = fleet
         self._rng = rng
@@ -59,7 +70,9 @@ class Faults:
         weights = [weight for weight, _ in self._actions]
         count = rng.choice([0, 2, 5, 9, 14])
         chosen = [action for _, action in rng.choices(self._actions, weights, k=count)]
-        if rng.random() < FAILOVER_SHARE or self._surely:
+        if self._surely is Theme.FROZEN_AGENTS:
+            chosen += [self._freeze_agent] * FROZEN
+        if rng.random() < FAILOVER_SHARE or self._surely is Theme.FAILOVER:
             chosen.append(self._fail_over)
         if rng.random() < TRIM_SHARE:
             chosen.append(self._trim)

@@ -16,8 +16,9 @@ from orchestrator.tail import Tail
 from protocol.entry import Entry, Position, chain
 from protocol.frames import Ack, Puback, Publish
 from tests.support.simulation.entropy import patched
+from tests.support.simulation.faults import Theme
 
-__all__ = ["NEED_FAILOVER", "PLANTS", "planted"]
+__all__ = ["PLANTS", "THEMES", "planted"]
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:
@@ -94,5 +95,5 @@ PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
 }
 """Bugs by name: what is put in place of what."""
 
-NEED_FAILOVER = frozenset({"a resume trusts the offset"})
-"""Bugs that only a store which lost a tail brings out."""
+THEMES = {"a resume trusts the offset": Theme.FAILOVER, "a fenced attempt writes on": Theme.FROZEN_AGENTS}
+"""What brings a bug out that would else take many seeds."""

@@ -26,7 +26,7 @@ import structlog
 from orchestrator.store.memory import MemoryServer
 from tests.support.simulation import judge
 from tests.support.simulation.entropy import EPOCH_MS, installed
-from tests.support.simulation.faults import Faults
+from tests.support.simulation.faults import Faults, Theme
 from tests.support.simulation.fleet import Fleet
 from tests.support.simulation.ledger import Ledger
 from tests.support.simulation.loop import SimulationLoop, current_machine
@@ -67,16 +67,16 @@ class Outcome:
         )
 
 
-def simulate(seed: int, *, keep_lines: bool = False, fail_over: bool = False) -> Outcome:
+def simulate(seed: int, *, keep_lines: bool = False, surely: Theme | None = None) -> Outcome:
     """Run one simulation. The same seed gives the same digest in every process with the same `PYTHONHASHSEED`.
 
     Args:
         seed: what everything is drawn from.
         keep_lines: keep every event in words.
-        fail_over: the store surely fails over, which else it does for a third of the seeds.
+        surely: what happens in any case.
     """
     loop = SimulationLoop(TURNS_MAX)
-    world = _World(seed, loop, keep_lines=keep_lines, fail_over=fail_over)
+    world = _World(seed, loop, keep_lines=keep_lines, surely=surely)
     structlog.configure(processors=[world.on_log], cache_logger_on_first_use=False)
     try:
         with world.installed():
@@ -87,7 +87,7 @@ def simulate(seed: int, *, keep_lines: bool = False, fail_over: bool = False) ->
 
 
 class _World:
-    def __init__(self, seed: int, loop: SimulationLoop, *, keep_lines: bool, fail_over: bool) -> None:
+    def __init__(self, seed: int, loop: SimulationLoop, *, keep_lines: bool, surely: Theme | None) -> None:
         self.seed = seed
         self.loop = loop
         self.trace = Trace(keep=keep_lines)
@@ -96,7 +96,7 @@ class _World:
         self.server = MemoryServer(lambda: EPOCH_MS + loop.now_ms)
         self.store_faults = StoreFaults()
         self.fleet = Fleet(loop, seed, self.network, self.server, self.store_faults, self.trace, self.ledger)
-        self.faults = Faults(self.fleet, Random(f"faults/{seed}"), fail_over=fail_over)
+        self.faults = Faults(self.fleet, Random(f"faults/{seed}"), surely)
         self.violations: list[str] = []
         self._ended = False
         loop.set_exception_handler(self._on_exception)
