@@ -322,7 +322,7 @@ class _Follower:
         if reset.reason is ResetReason.TRIMMED:
             right = (held + 1, reset.at)
         elif reset.reason is ResetReason.DIVERGED:
-            right = (self._common() + 1, held)
+            right = (self._common(reset.at) + 1, held)
             if reset.at != right[0] - 1 and reset.exact:
                 self._wrong(f"goes on after {reset.at}; the last common offset is {right[0] - 1}", reset.at)
         else:
@@ -338,11 +338,14 @@ class _Follower:
         self._given = {offset: tag for offset, tag in self._given.items() if offset <= keep_upto}
         self._last = reset.at
 
-    def _common(self) -> int:
-        """Return the last offset at which what was given is what the log has."""
+    def _common(self, at: int) -> int:
+        """Return the last offset at which what was given is what the log has.
+
+        Where nothing that was given is, it lies before that: the story has no tags there, and `at` may be right.
+        """
         common = [offset for offset, tag in self._given.items() if self._tags.get(offset) == tag]
         before_all = min(self._given, default=1) - 1
-        return max(common, default=before_all)
+        return max(common, default=min(before_all, at))
 
     def _wrong(self, message: str, offset: int | None = None) -> None:
         self._found.append(Violation(Rule.DELIVERED, self._dump.log, f"the subscriber {message}", offset))
