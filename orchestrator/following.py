@@ -55,7 +55,6 @@ PAGE_BYTES_MAX = 512 * 1024
 SCANNED_MAX = 4096
 """Entries passed over before the peer is told, so that a line that is cut all the time still gets ahead."""
 STORE_RETRY_S = 0.2
-VERIFY_TRIES_MAX = 5
 
 log_ = structlog.get_logger()
 

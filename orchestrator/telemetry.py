@@ -57,8 +57,6 @@ class Counters:
     nacks: int = 0
     frames_out: int = 0
     entries_out: int = 0
-    replay_pages: int = 0
-    resets: int = 0
     requests: int = 0
     store_failures: int = 0
 
@@ -73,8 +71,6 @@ _HELP = {
     "nacks": "publishes refused",
     "frames_out": "frames sent",
     "entries_out": "entries sent on subscriptions",
-    "replay_pages": "pages of history read for subscriptions",
-    "resets": "subscriptions that were reset",
     "requests": "requests answered",
     "store_failures": "commits that the store did not answer",
 }

@@ -23,6 +23,7 @@ from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.base import Commit, Outcome, Refusal, Refused, StoreUnavailable
+from orchestrator.store.producer import ProducerRecord
 from orchestrator.together import together
 from protocol.codes import ErrorCode
 from protocol.control import Errored, Kind, RunError, read_control
@@ -51,8 +52,6 @@ EXPIRED_MAX = 1_000
 
 LEASE_OVER = "its lease ran out"
 
-ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
-"""The kinds with which an attempt says that it ended."""
 
 log_ = structlog.get_logger()
 
@@ -262,7 +261,7 @@ class Work:
             return publishing.unavailable(frame, fault)
         if isinstance(result, Refused):
             return _refused(frame, commit, result)
-        if kind in ENDINGS:
+        if kind in publishing.ENDINGS:
             peer.held.pop(log.name, None)
             self._dispatch.offer(peer)
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
@@ -278,7 +277,7 @@ class Work:
             if meta is not None:
                 errored = read_control(Errored, body)
                 ending = runs.conclude_error(self._ids(), meta, errored, random.random())
-        elif kind in ENDINGS:
+        elif kind in publishing.ENDINGS:
             ending = runs.conclude(log, peer.id, Kind(kind))
         return runs.publish(self._ids(), log, peer, prepared.claim, prepared.packed, expect=frame.expect, ending=ending)
 
@@ -304,7 +303,7 @@ class Work:
     async def _last_seq(self, meta: RunMeta) -> int:
         producer = runs.attempt_producer(meta.attempt)
         record = (await self._line.store.hash_get(keys.producers(meta.log), producer))[0]
-        return int(record.split()[1]) if record else 0
+        return ProducerRecord.decode(record).last if record else 0
 
     def _ids(self) -> runs.Ids:
         return runs.Ids(self._line.new_commit_id(), self._line.src)

@@ -21,6 +21,7 @@ from protocol.ids import LogKind, LogName, partition_of
 from protocol.limits import Limits
 
 __all__ = [
+    "ENDINGS",
     "RETRY_MS",
     "Prepared",
     "check_kind",
@@ -39,7 +40,7 @@ RETRY_MS = 500
 
 _KIND = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ATTEMPT = re.compile(r"attempt/([1-9][0-9]{0,9})")
-_ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
+ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
                 check_kind(kind)
     except RequestError as fault:
         return refuse(frame, ErrorCode(fault.code), fault.message)
-    if any(kind in _ENDINGS for kind, _, _, _ in frame.entries[:-1]):
+    if any(kind in ENDINGS for kind, _, _, _ in frame.entries[:-1]):
         return refuse(frame, ErrorCode.INVALID_ENTRY, "the entry that ends an attempt is its last")
     return _prepared(frame, principal, int(match[1]), frame.producer)
 
