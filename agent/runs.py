@@ -16,7 +16,7 @@ from protocol.entry import Position
 from protocol.frames import Start
 from protocol.readable import readable
 from protocol.requests import RunCancel, RunGet, RunInfo
-from protocol.run import RunState
+from protocol.run import FINAL, RunState
 
 if TYPE_CHECKING:
     from agent.client import Client
@@ -26,7 +26,6 @@ __all__ = ["TERMINAL_KINDS", "Run", "run_object"]
 TERMINAL_KINDS = frozenset(kind for kind, control in CONTROL.items() if control.terminal)
 """The kinds of entries that end a run."""
 
-_FINAL = frozenset(RunState) - {RunState.QUEUED, RunState.RUNNING}
 
 _ENDINGS: dict[str, tuple[type[RunEnded], str]] = {
     RunState.FAILED: (RunFailed, "failed"),
@@ -104,7 +103,7 @@ class Run:
             reason: kept in the log, and told to the handler.
         """
         answer = await self._client.ask("run.cancel", RunCancel(run=self.id, reason=reason))
-        if not wait or answer.state in _FINAL:
+        if not wait or answer.state in FINAL:
             return str(answer.state)
         with suppress(RunEnded):
             await self.result()
@@ -114,7 +113,7 @@ class Run:
         """Return the run if it is over already; its end cannot be missed once the reader is in place."""
         await reader.caught_up()
         info = await self.get()
-        return info if info.state in _FINAL else None
+        return info if info.state in FINAL else None
 
 
 async def _through_resets(reader: Reader) -> Any:
