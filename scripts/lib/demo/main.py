@@ -31,6 +31,7 @@ PROXIED = "worker-3"
 BLOWS_AT = (0.15, 0.35, 0.55, 0.75)
 """The shares of the runs that are done when the hub, an agent, a connection and the hub again are hit."""
 DONE_WITHIN_S = 300.0
+CUT_AGAIN_S = 0.01
 RUNS_MAX = 1_000
 
 
@@ -117,7 +118,9 @@ class Demo:
         self.say("worker-1 has a successor")
 
     async def _cut_connection(self) -> None:
-        self.blows["cut connections"] += self.proxy.cut()
+        while not (cut := self.proxy.cut()):  # the agent may not be back yet since the hub was killed
+            await asyncio.sleep(CUT_AGAIN_S)
+        self.blows["cut connections"] += cut
         self.say(f"[red]cut[/red] the connection of {PROXIED}")
 
     async def _judge(self, client: Client, runs: dict[str, Run]) -> bool:
