@@ -41,12 +41,12 @@ from protocol.errors import RemoteProtocolError
 from protocol.frames import Assign, Bye, Entries, Heartbeat, Hello, Part, Puback, Ready, ReleaseReason, Response, Role
 from protocol.frames import Error as ErrorFrame
 from protocol.session import DEFAULT_HANDSHAKE_MS, Phase, Session, Side
+from protocol.version import SUBPROTOCOL
 
-__all__ = ["SUBPROTOCOL", "Link"]
+__all__ = ["Link"]
 
 log = structlog.get_logger("fleetline.link")
 
-SUBPROTOCOL = Subprotocol("fleetline.v1")
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 RECEIVED_BYTES_MAX = 64 * 1024 * 1024
@@ -76,7 +76,6 @@ class Link:
         self.thread = thread
         self.url = ""
         self.failure = "not tried yet"
-        self.resumes = 0
         self._locate = locate
         self._something = asyncio.Event()
         self._greeted = asyncio.Event()
@@ -225,7 +224,7 @@ class Link:
             self.url = endpoint.url
             async with connect(
                 endpoint.url,
-                subprotocols=[SUBPROTOCOL],
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
                 compression=None,
                 ping_interval=None,
                 additional_headers=endpoint.headers(),
@@ -312,8 +311,6 @@ class Link:
         self._wake()
 
     def _on_ready(self, frame: Ready) -> None:
-        if self._opened.done():
-            self.resumes += 1
         tell, event = (log.warning, "link_back") if self._away_told else (log.debug, "link_ready")
         tell(event, peer=self.peer.identity.id, session=frame.session, resumed=frame.resumed)
         self._away_told = False

@@ -46,10 +46,9 @@ from protocol.frames import (
 )
 from protocol.frames import Reset as ResetFrame
 from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
+from protocol.version import VERSION
 
-__all__ = ["VERSION", "Identity", "Peer"]
-
-VERSION = 1
+__all__ = ["Identity", "Peer"]
 
 IDENTIFY_BYTES_MAX = UNIDENTIFIED_BYTES_MAX * 3 // 4
 """What subscriptions and attempts may take of `identify`; the others are said after `ready`."""

@@ -25,10 +25,10 @@ from orchestrator.web.health import Health
 from protocol.codes import CloseCode
 from protocol.errors import FleetlineError
 from protocol.limits import UNIDENTIFIED_BYTES_MAX
+from protocol.version import SUBPROTOCOL
 
-__all__ = ["SUBPROTOCOL", "CannotListen", "Server"]
+__all__ = ["CannotListen", "Server"]
 
-SUBPROTOCOL = Subprotocol("fleetline.v1")
 BEARER = "Bearer "
 WRITE_HIGH_BYTES = 256 * 1024
 WRITE_LOW_BYTES = 64 * 1024
@@ -110,7 +110,7 @@ class Server:
                 self._talk,
                 host,
                 port,
-                subprotocols=[SUBPROTOCOL],
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
                 compression=None,
                 process_request=self._admit,
                 server_header=None,

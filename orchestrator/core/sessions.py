@@ -22,9 +22,9 @@ from protocol.control import Connected, Disconnected, Kind, Superseded
 from protocol.errors import InvalidName
 from protocol.frames import Identify, Role
 from protocol.ids import LogKind, LogName, check_name, partition_of
+from protocol.version import VERSION
 
 __all__ = [
-    "VERSION",
     "VERSIONS",
     "Denied",
     "Newcomer",
@@ -37,7 +37,6 @@ __all__ = [
     "was_superseded",
 ]
 
-VERSION = 1
 VERSIONS = (VERSION,)
 OPEN = "1"
 CLOSED = "0"

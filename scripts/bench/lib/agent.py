@@ -15,13 +15,13 @@ import msgpack
 from protocol.codec import encode
 from protocol.entry import Position
 from protocol.frames import Entries, HandlerSpec, Heartbeat, Identify, Role, Start, Subscribe
+from protocol.version import VERSION
 from protocol.window import Cursor
 from scripts.bench.lib.child import ChildFailed
 
 __all__ = ["IdleAgent"]
 
 QUEUE_NAME = "bench"
-VERSION = 1
 HEARTBEAT = encode(Heartbeat(attempts=(), slots_free=1))
 
 

@@ -10,8 +10,9 @@ import sys
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
-from scripts.bench.lib.connections import SUBPROTOCOL
+from protocol.version import SUBPROTOCOL
 
 __all__: list[str] = []
 
@@ -28,7 +29,13 @@ async def _main() -> None:
     hung_up = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), hung_up.set)
     async with serve(
-        _read, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL], compression=None, ping_interval=None, backlog=BACKLOG
+        _read,
+        "127.0.0.1",
+        0,
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        compression=None,
+        ping_interval=None,
+        backlog=BACKLOG,
     ) as server:
         port = server.sockets[0].getsockname()[1]
         sys.stdout.write(f'{{"url": "ws://127.0.0.1:{port}"}}\n')

@@ -22,12 +22,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from protocol.version import SUBPROTOCOL
 from scripts.bench.lib.agent import IdleAgent
 from scripts.bench.lib.child import serve
 
-__all__ = ["SUBPROTOCOL"]
+__all__: list[str] = []
 
-SUBPROTOCOL = Subprotocol("fleetline.v1")
 TICK_S = 1.0
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
@@ -39,7 +39,7 @@ def _now_ms() -> int:
 async def _dial(url: str, token: str | None) -> ClientConnection:
     return await connect(
         url,
-        subprotocols=[SUBPROTOCOL],
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
         additional_headers={"Authorization": f"Bearer {token}"} if token else None,
         compression=None,
         ping_interval=None,

@@ -61,6 +61,9 @@ PUBLIC = {
     "session": """
         DEFAULT_HANDSHAKE_MS STEPS Phase Session Side
     """,
+    "version": """
+        SUBPROTOCOL VERSION
+    """,
     "window": """
         Cursor Mismatch SendWindow
     """,
