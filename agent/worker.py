@@ -31,6 +31,7 @@ from agent.messages import Messages
 from agent.peer import Identity
 from agent.threads import LoopThread
 from agent.watchdog import watch
+from protocol.control import is_control
 from protocol.errors import FleetlineError
 from protocol.frames import ReleaseReason, Role
 from protocol.ids import check_name
@@ -104,7 +105,7 @@ class Agent:
         """Register what takes messages of a kind to this agent. A message is handled when that returns."""
 
         def register(function: Function) -> Function:
-            if kind in self._on_message or kind.startswith("$"):
+            if kind in self._on_message or is_control(kind):
                 raise BadHandler(f"messages of kind {kind!r} are taken already, or are not for programs")
             self._on_message[kind] = function
             return function

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
-from orchestrator.core.publish import check_kind
+from orchestrator.core.publish import RETRY_MS, check_kind, unavailable_code
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Peer
@@ -31,7 +31,7 @@ from orchestrator.store.producer import ProducerRecord
 from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
-from protocol.errors import InvalidName, RequestError
+from protocol.errors import InvalidName, RequestError, misfit
 from protocol.frames import Fault, Part, Request, Response
 from protocol.ids import LogKind, LogName, check_name, make_run_id, partition_of, queue_partition
 from protocol.requests import (
@@ -65,7 +65,6 @@ __all__ = ["Methods"]
 
 DAY_MS = 24 * 3600 * 1000
 OPS_TTL_MS = 2 * DAY_MS
-RETRY_MS = 500
 
 Answer = TypeVar("Answer", bound=Part)
 
@@ -114,8 +113,7 @@ class Methods:
         except InvalidName as fault:
             return _fault(request, ErrorCode.INVALID_PARAMS, str(fault))
         except StoreUnavailable as fault:
-            code = ErrorCode.STORE_FULL if fault.full else ErrorCode.UNAVAILABLE
-            return _fault(request, code, str(fault), RETRY_MS)
+            return _fault(request, unavailable_code(fault), str(fault), RETRY_MS)
         return Response(id=request.id, result=result.model_dump(by_alias=True, exclude_none=True))
 
     async def _call(self, peer: Peer, request: Request) -> Part:
@@ -127,9 +125,7 @@ class Methods:
         try:
             params = method.params.model_validate(request.params)
         except ValidationError as fault:
-            first = fault.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method}: {where}: {first['msg']}") from None
+            raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method}: {misfit(fault)}") from None
         return await self._handlers[request.method](peer, request.op or "", params)
 
     # Runs

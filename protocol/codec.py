@@ -18,14 +18,13 @@ from pydantic import BaseModel, ValidationError
 
 from protocol.codes import CloseCode
 from protocol.entry import Record
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, misfit
 from protocol.frames import FRAMES, Frame, Part
 from protocol.limits import ARRAYS_MAX, ITEMS_MAX, MAPS_MAX, MESSAGE_FRAMES_MAX, NESTING_MAX
 
 __all__ = [
     "decode",
     "encode",
-    "encode_all",
     "pack_record",
     "pack_records",
     "pack_script_arguments",
@@ -92,11 +91,6 @@ def _pack(value: object) -> bytes:
 def encode(frame: Part) -> bytes:
     """Return the bytes of one frame. Keys whose value is None are left out."""
     return _pack(_part_to_map(frame))
-
-
-def encode_all(frames: Iterable[Part]) -> bytes:
-    """Return the bytes of several frames, as one message."""
-    return b"".join(map(encode, frames))
 
 
 def _malformed(message: str) -> NoReturn:
@@ -205,9 +199,7 @@ def _to_frame(value: object) -> Frame:
     try:
         return cast(Frame, model.model_validate(value))
     except ValidationError as fault:
-        first = fault.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RemoteProtocolError(CloseCode.INVALID_FRAME, f"{kind}: {where[:120]}: {first['msg'][:200]}") from None
+        raise RemoteProtocolError(CloseCode.INVALID_FRAME, f"{kind}: {misfit(fault)}") from None
 
 
 def pack_record(

@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError
 
 from protocol.codec import unpack_value
+from protocol.errors import misfit
 from protocol.frames import Name, Part, UInt, WireRecover
 from protocol.ids import LogKind
 
@@ -267,5 +268,4 @@ def read_control(model: type[Model], body: bytes) -> Model:
     try:
         return model.model_validate(unpack_value(body))
     except ValidationError as fault:
-        first = fault.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(misfit(fault)) from None

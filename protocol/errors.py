@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from protocol.codes import CloseCode, ErrorCode
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RequestError",
+    "misfit",
 ]
 
 
@@ -78,3 +81,10 @@ class RequestError(FleetlineError):
 
 class InvalidName(FleetlineError, ValueError):
     """A name that does not match `[a-z0-9][a-z0-9._-]{0,127}`, or a log that is not `kind/name`."""
+
+
+def misfit(fault: ValidationError) -> str:
+    """Say where a value does not fit its model, and why: its first fault, as `where: message`."""
+    first = fault.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where[:120]}: {first['msg'][:200]}"

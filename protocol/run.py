@@ -28,6 +28,7 @@ from protocol.control import (
     RunError,
     Submitted,
     Succeeded,
+    is_control,
     read_control,
 )
 from protocol.entry import Entry, Record
@@ -144,7 +145,7 @@ def apply(view: RunView, entry: Entry) -> RunView:
 
 def _follow(view: RunView, entry: Entry, record: Record) -> RunView:
     view = replace(view, head=entry.offset)
-    if not record.kind.startswith("$"):
+    if not is_control(record.kind):
         if view.state is not RunState.RUNNING or record.attempt != view.attempt:
             raise BrokenLog(f"entry {entry.offset} is of attempt {record.attempt}, which does not run")
         return view

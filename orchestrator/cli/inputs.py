@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit
+from protocol.control import is_control
 
 __all__ = [
     "INPUT_BYTES_MAX",
@@ -156,7 +157,7 @@ def parse_kind(text: str) -> str:
     Raises:
         CliError: it is empty, too long or a control kind.
     """
-    if text.startswith("$"):
+    if is_control(text):
         raise CliError(f"kind {text[:160]!r}: kinds that begin with $ are the hub's own; choose another word")
     if not text or len(text) > 128 or not text.isprintable():
         raise CliError(f"kind {text[:160]!r}: a kind is 1 to 128 printable characters")

@@ -14,10 +14,10 @@ from hashlib import sha1
 from orchestrator.store.base import Append, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
 from protocol.codec import pack_records
 from protocol.codes import ErrorCode
-from protocol.control import CONTROL, Kind, Writer, read_control
-from protocol.errors import RequestError
+from protocol.control import CONTROL, Kind, Writer, is_control, read_control
+from protocol.errors import InvalidName, RequestError
 from protocol.frames import Nack, Puback, Publish
-from protocol.ids import LogKind, LogName, partition_of
+from protocol.ids import LogKind, LogName, check_name, partition_of
 from protocol.limits import Limits
 
 __all__ = [
@@ -33,12 +33,12 @@ __all__ = [
     "puback",
     "refuse",
     "unavailable",
+    "unavailable_code",
 ]
 
 RETRY_MS = 500
 """When to try again what the store could not take."""
 
-_KIND = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ATTEMPT = re.compile(r"attempt/([1-9][0-9]{0,9})")
 ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
 
@@ -52,14 +52,16 @@ class Prepared:
 
 
 def check_kind(kind: str) -> None:
-    """Do nothing where a kind is one that peers may choose.
+    """Do nothing where a kind is one that peers may choose: it is a name.
 
     Raises:
         RequestError: `invalid_entry`, where it is not.
     """
-    if not _KIND.fullmatch(kind):
+    try:
+        check_name(kind)
+    except InvalidName:
         message = f"{kind[:160]!r} is not a kind that a peer may write here; a kind is 1 to 128 of a-z 0-9 . _ -"
-        raise RequestError(ErrorCode.INVALID_ENTRY, message)
+        raise RequestError(ErrorCode.INVALID_ENTRY, message) from None
 
 
 def check_size(frame: Publish, limits: Limits) -> Nack | None:
@@ -92,7 +94,7 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
         return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, "the producers of a run's log are attempt/1, attempt/2, ...")
     try:
         for kind, body, _, _ in frame.entries:
-            if kind.startswith("$"):
+            if is_control(kind):
                 _check_control(kind, body)
             else:
                 check_kind(kind)
@@ -148,8 +150,12 @@ def nack(frame: Publish, refused: Refused, acked: int = 0) -> Nack:
 
 def unavailable(frame: Publish, fault: StoreUnavailable) -> Nack:
     """Return the answer to a publish that the store did not answer; the same publish can succeed later."""
-    code = ErrorCode.STORE_FULL if fault.full else ErrorCode.UNAVAILABLE
-    return refuse(frame, code, str(fault), retry_ms=RETRY_MS)
+    return refuse(frame, unavailable_code(fault), str(fault), retry_ms=RETRY_MS)
+
+
+def unavailable_code(fault: StoreUnavailable) -> ErrorCode:
+    """Return the code for what the store did not take; after `RETRY_MS` it may."""
+    return ErrorCode.STORE_FULL if fault.full else ErrorCode.UNAVAILABLE
 
 
 def refuse(

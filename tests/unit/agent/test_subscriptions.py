@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.errors import Reset
+from agent.errors import Reset, SubscriptionRefused
 from agent.sinks import Batch
 from agent.subscriptions import Subscription, Subscriptions
 from protocol.codec import pack_record
@@ -86,6 +86,11 @@ def follow(
 
 def resumed(at: Position, head: int = 20) -> SubscriptionVerdict:
     return SubscriptionVerdict(log=LOG, verdict=Resumption.RESUMED, at=at, head=head)
+
+
+def gone() -> SubscriptionVerdict:
+    """Return what a hub says of a log that was deleted while it was followed."""
+    return SubscriptionVerdict(log=LOG, verdict=Resumption.REFUSED, code="not_found", message="the log is gone")
 
 
 def test_entries_reach_the_sink_with_their_verified_tags() -> None:
@@ -220,3 +225,63 @@ def test_the_answer_to_a_wish_that_was_given_up_is_not_taken_for_the_next_ones()
     assert subscriptions.take(0) == [Unsubscribe(log=LOG)]
     assert not subscriptions.follows(LOG)
     assert sink.live == []
+
+
+def test_a_second_wish_for_a_log_takes_the_place_of_the_first_and_outlives_it() -> None:
+    history = History()
+    subscriptions, first, ended = follow()
+    subscriptions.on_verdict(resumed(history.positions[0]), 0)
+    sink = Sink()
+    second = Subscription(LOG, history.positions[2], sink)
+    subscriptions.add(second)
+    given_up, wish = subscriptions.take(0)
+    assert given_up == Unsubscribe(log=LOG)
+    assert isinstance(wish, Subscribe)
+    assert wish.from_ == history.positions[2]
+    subscriptions.remove(first)  # whoever had the first is done with it only now
+    subscriptions.on_verdict(resumed(history.positions[2]), 0)
+    subscriptions.on_entries(history.frame(2, 4), 0)
+    assert (sink.offsets, ended.offsets) == ([3, 4], [])
+    assert subscriptions.take(0) == []
+
+
+def test_a_second_wish_waits_for_the_answer_to_the_first_so_as_not_to_take_it() -> None:
+    history = History()
+    subscriptions, _, ended = follow(Start.LATEST)
+    sink = Sink()
+    subscriptions.add(Subscription(LOG, Start.EARLIEST, sink))
+    assert subscriptions.take(0) == []
+    subscriptions.on_verdict(resumed(history.positions[20]), 0)
+    given_up, wish = subscriptions.take(0)
+    assert given_up == Unsubscribe(log=LOG)
+    assert isinstance(wish, Subscribe)
+    assert wish.from_ is Start.EARLIEST
+    subscriptions.on_verdict(resumed(history.positions[0]), 0)
+    subscriptions.on_entries(history.frame(0, 2), 0)
+    assert (sink.offsets, ended.live) == ([1, 2], [])
+
+
+def test_a_second_wish_is_said_on_a_new_connection_where_the_first_was_never_answered() -> None:
+    subscriptions, _, _ = follow(Start.LATEST)
+    subscriptions.add(Subscription(LOG, Start.EARLIEST, Sink()))
+    subscriptions.disconnected()
+    assert [wish.from_ for wish in subscriptions.take_wanted(0)] == [Start.EARLIEST]
+
+
+def test_a_log_that_is_gone_ends_its_subscription() -> None:
+    history = History()
+    subscriptions, _, sink = follow()
+    subscriptions.on_verdict(resumed(history.positions[0]), 0)
+    subscriptions.on_entries(history.frame(0, 2), 0)
+    subscriptions.on_verdict(gone(), 0)
+    (error,) = sink.ended
+    assert isinstance(error, SubscriptionRefused)
+    assert (error.log, error.code) == (LOG, "not_found")
+    assert not subscriptions.follows(LOG)
+
+
+def test_a_log_that_is_gone_ends_the_search_for_where_its_histories_parted() -> None:
+    subscriptions, _, sink = follow(Position("e", 5, "0" * 16))
+    subscriptions.on_verdict(SubscriptionVerdict(log=LOG, verdict=Resumption.PROBING), 0)
+    subscriptions.on_verdict(gone(), 0)
+    assert isinstance(sink.ended[0], SubscriptionRefused)

@@ -16,7 +16,6 @@ import pytest
 from protocol.codec import (
     decode,
     encode,
-    encode_all,
     pack_record,
     pack_records,
     pack_script_arguments,
@@ -66,7 +65,7 @@ def test_an_empty_message_says_nothing() -> None:
 
 def test_frames_stand_one_after_the_other() -> None:
     frames = [Ack(log=TOPIC_LOG, offset=1), Heartbeat(), Ack(log=TOPIC_LOG, offset=2)]
-    assert read(encode_all(frames)) == frames
+    assert read(b"".join(map(encode, frames))) == frames
 
 
 def test_keys_that_are_none_are_left_out_and_none_within_arrays_is_kept() -> None:

@@ -14,7 +14,7 @@ PUBLIC = {
         RECONNECT_CAP_MS RECONNECT_FIRST_MS backoff_ms
     """,
     "codec": """
-        decode encode encode_all pack_record pack_records pack_script_arguments pack_value unpack_record
+        decode encode pack_record pack_records pack_script_arguments pack_value unpack_record
         unpack_script_reply unpack_value
     """,
     "codes": """
@@ -32,7 +32,7 @@ PUBLIC = {
         Entry Position Record Tag UInt chain first_tag next_tag origin
     """,
     "errors": """
-        FleetlineError InvalidName LocalProtocolError ProtocolError RemoteProtocolError RequestError
+        FleetlineError InvalidName LocalProtocolError ProtocolError RemoteProtocolError RequestError misfit
     """,
     "frames": """
         FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec

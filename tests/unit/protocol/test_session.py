@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from protocol.codec import encode, encode_all
+from protocol.codec import encode
 from protocol.codes import CloseCode
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import LocalProtocolError
@@ -88,7 +88,7 @@ def test_nothing_can_be_said_after_the_end() -> None:
 def test_frames_before_a_fault_take_effect() -> None:
     hub, _ = pair()
     ack = FRAME_OF["ack"]
-    effects = hub.receive(encode_all([ack, ack]) + b"\xc1" + encode(ack), 0)
+    effects = hub.receive(encode(ack) + encode(ack) + b"\xc1" + encode(ack), 0)
     assert effects[:2] == [Deliver(ack), Deliver(ack)]
     assert len(effects) == 3
     assert isinstance(effects[2], Fail)
@@ -97,7 +97,7 @@ def test_frames_before_a_fault_take_effect() -> None:
 
 def test_frames_after_a_bye_in_the_same_message_are_a_fault() -> None:
     hub, peer = pair()
-    message = encode_all([Bye(reason="done"), Ack(log="topic/news", offset=1)])
+    message = encode(Bye(reason="done")) + encode(Ack(log="topic/news", offset=1))
     bye, fail = hub.receive(message, 0)
     assert isinstance(bye, Deliver)
     assert isinstance(fail, Fail)
