@@ -76,7 +76,7 @@ async def test_the_next_attempt_begins_while_the_last_one_is_still_stopping(
     (first,) = attempts
     assert attempts.on_assign(assigned(attempt=4, fence=9))
     (second,) = attempts
-    told = [await events.get() for _ in range(3)]
+    told = [await events.get() for _ in range(len(events))]
     assert [type(event) for event in told] == [Assigned, Stopped, Assigned]
     assert [event.held for event in told] == [first, first, second]
     attempts.drop(first, LinkClosed())  # its handler has ended at last

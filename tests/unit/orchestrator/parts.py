@@ -1,0 +1,73 @@
+"""Parts of a hub on a store in memory, for tests that need a few of them and no socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from orchestrator.core import runs
+from orchestrator.core.run_meta import RunMeta
+from orchestrator.line import Line
+from orchestrator.peers import Held, Peer
+from orchestrator.store.base import Outcome
+from orchestrator.store.memory import MemoryServer, MemoryStore
+from orchestrator.tail import Tails
+from orchestrator.telemetry import Counters
+from protocol.frames import HandlerSpec, Role
+from protocol.frames import Part as FramePart
+from protocol.ids import LogKind, LogName, make_run_id, queue_partition
+from protocol.requests import RunSubmit
+
+__all__ = ["NOW_MS", "agent_peer", "line_to", "settled", "start_run"]
+
+NOW_MS = 1_000_000
+TURNS_MAX = 200
+"""Turns of the event loop after which what has not happened does not happen."""
+
+
+async def line_to(server: MemoryServer, hub_id: str = "hub-1") -> Line:
+    """Return a line to a store in memory; what its tails would run beside everything else is not run."""
+    store = MemoryStore(server, hub_id)
+    await store.open()
+    return Line(store, Tails(store, lambda work: work.close(), 1), hub_id, "local", Counters())
+
+
+def agent_peer(
+    send: Callable[[FramePart], None], *, session: str = "s1", instance: str = "i1", fence: int = 1, slots: int = 1
+) -> Peer:
+    """Return an open session of agent `a`, which serves queue `q` with handler `h`."""
+    handlers = {"h": HandlerSpec(name="h")}
+    scopes = frozenset({"agent"})
+    peer = Peer("default", "agent:a", Role.AGENT, "a", instance, session, fence, scopes, send, {}, ("q",), handlers)
+    peer.slots = slots
+    return peer
+
+
+async def start_run(line: Line, peer: Peer, number: int = 1) -> tuple[RunMeta, Held]:
+    """Submit a run and claim it for an agent; the agent is not told."""
+    run_id = make_run_id(queue_partition("default", "q"), NOW_MS, number.to_bytes(8, "big"))
+    log = LogName("default", LogKind.RUN, run_id)
+    asked = RunSubmit(queue="q", handler="h", input=b"", key=f"k{number}")
+    assert isinstance(
+        await line.commit(runs.submit(runs.Ids(line.new_commit_id(), "client:c", "e"), log, asked)), Outcome
+    )
+    ids = runs.Ids(line.new_commit_id(), line.src)
+    commit, held = runs.claim(ids, await meta_of(line, log), peer, peer.handlers["h"], store_ms=NOW_MS, lease_ms=1_000)
+    assert isinstance(await line.commit(commit), Outcome)
+    return await meta_of(line, log), held
+
+
+async def meta_of(line: Line, log: LogName) -> RunMeta:
+    """Return what the store says of a run."""
+    fields = await line.store.meta(log)
+    assert fields is not None
+    return RunMeta.parse(log, fields)
+
+
+async def settled(done: Callable[[], bool]) -> None:
+    """Let the event loop turn until something is so."""
+    for _ in range(TURNS_MAX):
+        if done():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it does not come to be so")
