@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Set
 
 import structlog
 
-from orchestrator.core import runs
+from orchestrator.core import attempts, runs
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
@@ -170,21 +170,20 @@ class Dispatch:
             return False
         ids = runs.Ids(line.new_commit_id(), line.src)
         spec = peer.handlers[handler]
-        commit, held = runs.claim(ids, meta, peer, spec, store_ms=line.now_ms(), lease_ms=self._lease_ms)
+        commit, run = attempts.claim(ids, meta, peer.holder, spec, store_ms=line.now_ms(), lease_ms=self._lease_ms)
         result = await settle(line, commit)
         if isinstance(result, Refused) or result.repeated:
             fields = await line.store.meta(log)
             after = RunMeta.parse(log, fields) if fields else meta
-            if (after.state, after.fence, after.session) != (RunState.RUNNING, held.fence, peer.session):
+            if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
                 return False
-        run = runs.claimed(meta, peer, spec, held)
         if peer.leaving:  # its session ended meanwhile: nobody would work on it until its lease ran out
-            await settle(line, runs.release(runs.Ids(line.new_commit_id(), line.src), run, "its session ended"))
+            await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, "its session ended"))
             return False
         assign = await assignment(line, run, self._lease_ms)
         if assign is None:
             return False
-        peer.held[log.name] = held
+        peer.held[log.name] = Held(run.attempt, run.fence)
         peer.send(assign)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.core.attempts import Holder
 from protocol.frames import HandlerSpec, Role
 from protocol.frames import Part as FramePart
 
@@ -57,6 +58,11 @@ class Peer:
     leaving: bool = False
 
     @property
+    def holder(self) -> Holder:
+        """What attempts are given to."""
+        return Holder(self.id, self.instance, self.session, self.fence)
+
+    @property
     def slots_free(self) -> int:
         """How many more attempts it may be given."""
         return 0 if self.leaving else max(0, self.slots - len(self.held))
@@ -78,11 +84,9 @@ class Peers:
         """Return the open session of an agent on this hub."""
         return self._agents.get((namespace, agent_id))
 
-    def add(self, peer: Peer) -> Peer | None:
-        """Note an agent's session; returns the one that it takes the place of."""
-        before = self._agents.get((peer.namespace, peer.id))
+    def add(self, peer: Peer) -> None:
+        """Note an agent's session, in the place of an older one."""
         self._agents[peer.namespace, peer.id] = peer
-        return before
 
     def remove(self, peer: Peer) -> None:
         """Forget a session, unless a newer one has taken its place."""

@@ -1,7 +1,7 @@
 """Attempts: how agents keep them, write to them, hand them back and lose them.
 
 The store's word counts: an attempt is an agent's while the run's meta says so. What this hub knows of it
-(`Peer.held`) only saves asking. Every change is a proposal of `orchestrator.core.runs`; where its guard is
+(`Peer.held`) only saves asking. Every change is a proposal of `orchestrator.core.attempts`; where its guard is
 refused, somebody else was first, and the run is read again.
 
 Specification: docs/protocol.md, section "Work".
@@ -14,8 +14,8 @@ import random
 
 import structlog
 
+from orchestrator.core import attempts, runs
 from orchestrator.core import publish as publishing
-from orchestrator.core import runs
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.dispatch import Dispatch, assignment
 from orchestrator.line import Line
@@ -127,7 +127,7 @@ class Work:
 
     async def _bind(self, peer: Peer, meta: RunMeta) -> bool:
         """Let an attempt go on in this session. Returns False where the run changed meanwhile."""
-        result = await settle(self._line, runs.rebind(self._ids(), meta, peer, self._lease_ms))
+        result = await settle(self._line, attempts.rebind(self._ids(), meta, peer.holder, self._lease_ms))
         if isinstance(result, Refused):
             return False
         peer.held[meta.log.name] = Held(meta.attempt, meta.fence)
@@ -144,16 +144,16 @@ class Work:
 
     # While a session is open
 
-    async def renew(self, peer: Peer, attempts: tuple[HeldAttempt, ...]) -> None:
+    async def renew(self, peer: Peer, held: tuple[HeldAttempt, ...]) -> None:
         """Renew the leases that a heartbeat lists; tell the agent of those that are not its own.
 
         An attempt that the agent holds and does not list is on its way to it, or over: the store knows.
         """
-        listed = {attempt.run for attempt in attempts}
-        peer.doubted &= {(attempt.run, attempt.fence) for attempt in attempts}
-        silent = [HeldAttempt(run=run, fence=held.fence) for run, held in peer.held.items() if run not in listed]
+        listed = {attempt.run for attempt in held}
+        peer.doubted &= {(attempt.run, attempt.fence) for attempt in held}
+        silent = [HeldAttempt(run=run, fence=known.fence) for run, known in peer.held.items() if run not in listed]
         await asyncio.gather(
-            *(self._renew(peer, attempt) for attempt in attempts),
+            *(self._renew(peer, attempt) for attempt in held),
             *(self._reconcile(peer, attempt) for attempt in silent if attempt.fence),
         )
 
@@ -162,7 +162,7 @@ class Work:
             log = LogName.parse(f"run/{attempt.run}", peer.namespace)
         except InvalidName:
             return
-        commit = runs.renew(self._ids(), log, attempt.fence, peer.session, self._lease_ms)
+        commit = attempts.renew(self._ids(), log, attempt.fence, peer.session, self._lease_ms)
         if isinstance(await self._line.commit(commit), Refused):
             await self._reconcile(peer, attempt)
 
@@ -206,7 +206,7 @@ class Work:
         meta = await self._meta_of(peer, frame.run)
         mine = meta is not None and (meta.fence, meta.session) == (frame.fence, peer.session)
         if meta is not None and mine and meta.state is RunState.RUNNING:
-            await settle(self._line, runs.release(self._ids(), meta, frame.reason.value))
+            await settle(self._line, attempts.release(self._ids(), meta, frame.reason.value))
         peer.held.pop(frame.run, None)
         peer.leaving = peer.leaving or frame.reason is ReleaseReason.DRAIN  # else it would be given this run again
         self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue) if meta else "")
@@ -223,7 +223,7 @@ class Work:
         store, leases = self._line.store, keys.leases(meta.partition)
         due = await store.sorted_range(leases, EXPIRED_MAX, score_max=await store.now_ms())
         if runs.member(log) in (member for member, _ in due):
-            self._lost(meta, LEASE_OVER, await self._line.commit(runs.lose(self._ids(), meta, LEASE_OVER)))
+            self._lost(meta, LEASE_OVER, await self._line.commit(attempts.lose(self._ids(), meta, LEASE_OVER)))
 
     async def wake(self, log: LogName) -> None:
         """Put a run whose wait before a retry is over back on its queue."""
@@ -233,7 +233,7 @@ class Work:
             self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
 
     async def _lose(self, meta: RunMeta, reason: str) -> None:
-        self._lost(meta, reason, await settle(self._line, runs.lose(self._ids(), meta, reason)))
+        self._lost(meta, reason, await settle(self._line, attempts.lose(self._ids(), meta, reason)))
 
     def _lost(self, meta: RunMeta, reason: str, result: Outcome | Refused) -> None:
         if isinstance(result, Outcome):
@@ -276,16 +276,18 @@ class Work:
             meta = await self._meta(log)
             if meta is not None:
                 errored = read_control(Errored, body)
-                ending = runs.conclude_error(self._ids(), meta, errored, random.random())
+                ending = attempts.conclude_error(self._ids(), meta, errored, random.random())
         elif kind in publishing.ENDINGS:
-            ending = runs.conclude(log, peer.id, Kind(kind))
-        return runs.publish(self._ids(), log, peer, prepared.claim, prepared.packed, expect=frame.expect, ending=ending)
+            ending = attempts.conclude(log, Kind(kind))
+        return attempts.publish(
+            self._ids(), log, peer.holder, prepared.claim, prepared.packed, expect=frame.expect, ending=ending
+        )
 
     async def _overflow(self, log: LogName) -> None:
         meta = await self._meta(log)
         if meta is not None and meta.state is RunState.RUNNING:
             message = f"the run's log reached {RUN_ENTRIES_MAX} entries"
-            await settle(self._line, runs.fail(self._ids(), meta, RunError(type="run_log_full", message=message)))
+            await settle(self._line, attempts.fail(self._ids(), meta, RunError(type="run_log_full", message=message)))
 
     # Reading
 
@@ -301,7 +303,7 @@ class Work:
         return RunMeta.parse(log, fields) if fields else None
 
     async def _last_seq(self, meta: RunMeta) -> int:
-        producer = runs.attempt_producer(meta.attempt)
+        producer = attempts.producer_name(meta.attempt)
         record = (await self._line.store.hash_get(keys.producers(meta.log), producer))[0]
         return ProducerRecord.decode(record).last if record else 0
 
@@ -326,7 +328,7 @@ def _over(run: str, attempt: int) -> Nack:
     """Return what tells an agent that an attempt is not its own any more."""
     return Nack(
         log=f"run/{run}",
-        producer=runs.attempt_producer(attempt),
+        producer=attempts.producer_name(attempt),
         seq=0,
         code=ErrorCode.FENCED,
         message="the attempt is over: its lease ran out, or its agent's id was taken over",

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
-from protocol.codec import unpack_value
+from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.errors import misfit
 from protocol.frames import Name, Part, UInt, WireRecover
 from protocol.ids import LogKind
@@ -44,6 +44,7 @@ __all__ = [
     "Superseded",
     "Writer",
     "is_control",
+    "pack_control",
     "read_control",
 ]
 
@@ -257,6 +258,11 @@ COMMANDS: tuple[str, ...] = (Kind.CANCEL,)
 def is_control(kind: str) -> bool:
     """Whether a kind is control, known or not."""
     return kind.startswith("$")
+
+
+def pack_control(kind: Kind, src: str, body: Part, *, attempt: int | None = None) -> bytes:
+    """Return the packed value of a control entry that the hub itself writes."""
+    return pack_record(kind, src, pack_value(body), attempt=attempt)
 
 
 def read_control(model: type[Model], body: bytes) -> Model:

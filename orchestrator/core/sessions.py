@@ -16,9 +16,8 @@ from orchestrator.auth.principal import Principal
 from orchestrator.auth.scopes import may_open
 from orchestrator.store import keys
 from orchestrator.store.base import Append, Commit, Guard, HashSet
-from protocol.codec import pack_record, pack_value
 from protocol.codes import CloseCode
-from protocol.control import Connected, Disconnected, Kind, Superseded
+from protocol.control import Connected, Disconnected, Kind, Superseded, pack_control
 from protocol.errors import InvalidName
 from protocol.frames import Identify, Role
 from protocol.ids import LogKind, LogName, check_name, partition_of
@@ -119,10 +118,10 @@ def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcome
     connected = Connected(
         session=newcomer.session, fence=fence, instance=newcomer.instance, hub=newcomer.hub_id, takeover=takeover
     )
-    entries = [pack_record(Kind.CONNECTED, newcomer.src, pack_value(connected))]
+    entries = [pack_control(Kind.CONNECTED, newcomer.src, connected)]
     if previous and known.get("open") == OPEN:
         gone = Superseded(session=previous, by=newcomer.session)
-        entries.insert(0, pack_record(Kind.SUPERSEDED, newcomer.src, pack_value(gone)))
+        entries.insert(0, pack_control(Kind.SUPERSEDED, newcomer.src, gone))
     key = keys.meta(log)
     fields = {
         "fence": str(fence),
@@ -157,7 +156,7 @@ def _superseded(meta: Mapping[str, str]) -> list[str]:
 
 def close_session(log: LogName, session: str, reason: str, src: str, commit: str) -> Commit:
     """Propose to write down that a session ended; refused where a newer one opened."""
-    entry = pack_record(Kind.DISCONNECTED, src, pack_value(Disconnected(session=session, reason=reason)))
+    entry = pack_control(Kind.DISCONNECTED, src, Disconnected(session=session, reason=reason))
     key = keys.meta(log)
     return Commit(
         id=commit,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from orchestrator.core import attempts, runs, sessions
 from orchestrator.core import publish as publishing
 from orchestrator.core import resume as resuming
-from orchestrator.core import runs, sessions
+from orchestrator.core.attempts import Ending
 from orchestrator.core.run_meta import RunMeta
-from orchestrator.core.runs import Ending
 from orchestrator.peers import Held, Peer
 from orchestrator.store import keys
 from orchestrator.store.base import Append, Commit, HashSet, Outcome, Refused, Store
@@ -153,14 +153,14 @@ class Bench:
         peer = agent.peer
         store_ms = self.do(self.store.now_ms())
         spec = peer.handlers["work"]
-        commit, held = runs.claim(self.ids(), meta, peer, spec, store_ms=store_ms, lease_ms=LEASE_MS)
+        commit, run = attempts.claim(self.ids(), meta, peer.holder, spec, store_ms=store_ms, lease_ms=LEASE_MS)
 
         def answered(result: Outcome | Refused) -> None:
             after = self.meta(meta.log)
             if isinstance(result, Refused) and (after is None or after.session != peer.session):
                 return
-            if after is not None and after.fence == held.fence and after.state is RunState.RUNNING:
-                peer.held[meta.log.name] = held
+            if after is not None and after.fence == run.fence and after.state is RunState.RUNNING:
+                peer.held[meta.log.name] = Held(run.attempt, run.fence)
                 agent.made[meta.log.name], agent.acked[meta.log.name] = [], 0
 
         self.propose(commit, answered)
@@ -179,12 +179,12 @@ class Bench:
         first, entries = agent.acked[run], tuple(agent.made[run][agent.acked[run] :])
         if not entries:
             return
-        producer = runs.attempt_producer(held.attempt)
+        producer = attempts.producer_name(held.attempt)
         frame = Publish(log=log.path, producer=producer, seq=first + 1, fence=held.fence, entries=entries)
         prepared = publishing.prepare_attempt(frame, peer.principal)
         assert isinstance(prepared, publishing.Prepared), prepared
-        ending = self._ending(log, peer, entries[-1])
-        commit = runs.publish(self.ids(), log, peer, prepared.claim, prepared.packed, ending=ending)
+        ending = self._ending(log, entries[-1])
+        commit = attempts.publish(self.ids(), log, peer.holder, prepared.claim, prepared.packed, ending=ending)
 
         def answered(result: Outcome | Refused) -> None:
             if peer.held.get(run) != held:
@@ -204,13 +204,13 @@ class Bench:
         if isinstance(result, Outcome) or not mine or meta is None or meta.state is not RunState.RUNNING:
             del agent.peer.held[run]
 
-    def _ending(self, log: LogName, peer: Peer, last: WireEntry) -> Ending | None:
+    def _ending(self, log: LogName, last: WireEntry) -> Ending | None:
         meta = self.meta(log)
         if last[0] == Kind.SUCCEEDED:
-            return runs.conclude(log, peer.id, Kind.SUCCEEDED)
+            return attempts.conclude(log, Kind.SUCCEEDED)
         if last[0] == Kind.ERRORED and meta is not None:
             error = Errored(error=RunError(type="ValueError", message="as told"))
-            return runs.conclude_error(self.ids(), meta, error, 0.5)
+            return attempts.conclude_error(self.ids(), meta, error, 0.5)
         return None
 
     def cancel(self, meta: RunMeta) -> None:
@@ -224,7 +224,7 @@ class Bench:
         for _, member in leases:
             meta = self.meta(_run(member))
             if meta is not None and meta.state is RunState.RUNNING:
-                self.propose(runs.lose(self.ids(), meta, "its lease ran out"))
+                self.propose(attempts.lose(self.ids(), meta, "its lease ran out"))
         for _, member in timers:
             meta = self.meta(_run(member))
             if meta is not None and meta.state is RunState.QUEUED:
@@ -250,7 +250,7 @@ class Bench:
         )
         for meta in filter(None, map(self.meta, self._held_by(name))):
             if meta.state is RunState.RUNNING and meta.agent == name and meta.instance != instance:
-                self.propose(runs.lose(self.ids(), meta, "another process took its agent's id"))
+                self.propose(attempts.lose(self.ids(), meta, "another process took its agent's id"))
         return Agent(peer)
 
     def _held_by(self, name: str) -> list[LogName]:
@@ -266,8 +266,8 @@ class Bench:
             mine = meta is not None and (meta.fence, meta.instance) == (held.fence, agent.peer.instance)
             if meta is None or not mine or meta.state is not RunState.RUNNING:
                 continue
-            if isinstance(self.now(runs.rebind(self.ids(), meta, again.peer, LEASE_MS)), Outcome):
-                last = self._last(log, runs.attempt_producer(held.attempt))
+            if isinstance(self.now(attempts.rebind(self.ids(), meta, again.peer.holder, LEASE_MS)), Outcome):
+                last = self._last(log, attempts.producer_name(held.attempt))
                 if last >= agent.acked[run]:  # else the store lost entries that it had acknowledged
                     again.peer.held[run] = Held(held.attempt, held.fence)
                     again.made[run], again.acked[run] = agent.made[run], last

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.core import attempts
 from orchestrator.core import resume as resuming
-from orchestrator.core import runs
 from orchestrator.following import Subscription
 from orchestrator.line import Line
 from orchestrator.store.base import Append, Appended, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
@@ -72,13 +72,13 @@ def _guessed(tail: Tail, append: Append, now_ms: int) -> Appended:
     return Appended(tail.position, after, now_ms, 0, after.offset)
 
 
-_PUBLISH = runs.publish
+_PUBLISH = attempts.publish
 _RESUME = resuming.resume
 _ON_ACK = Subscription.on_ack
 _COMMIT = Line.commit
 
 PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
-    "a fenced attempt writes on": (("orchestrator.core.runs.publish", _publish_unguarded),),
+    "a fenced attempt writes on": (("orchestrator.core.attempts.publish", _publish_unguarded),),
     "a retry is appended again": (("orchestrator.store.memory_data.check_claim", _check_without_dedupe),),
     "tails are fed before the commit": (("orchestrator.line:Line.commit", _feed_and_commit),),
     "what was sent counts as acknowledged": (
@@ -90,7 +90,7 @@ PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
     "a resume trusts the offset": (("orchestrator.verdicts.resume", _resume_by_offset),),
     "an unanswered commit is acknowledged": (("orchestrator.core.publish.unavailable", _acknowledge_unanswered),),
-    "two hubs claim one run": (("orchestrator.core.runs._unchanged", lambda meta: ()),),
+    "two hubs claim one run": (("orchestrator.core.run_meta:RunMeta.unchanged", lambda self: ()),),
     "a subscriber that left is still told": (("orchestrator.tail:Tails.leave", lambda self, tail, subscriber: None),),
 }
 """Bugs by name: what is put in place of what."""

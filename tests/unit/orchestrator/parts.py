@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from orchestrator.core import runs
+from orchestrator.core import attempts, runs
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer
@@ -52,9 +52,10 @@ async def start_run(line: Line, peer: Peer, number: int = 1) -> tuple[RunMeta, H
         await line.commit(runs.submit(runs.Ids(line.new_commit_id(), "client:c", "e"), log, asked)), Outcome
     )
     ids = runs.Ids(line.new_commit_id(), line.src)
-    commit, held = runs.claim(ids, await meta_of(line, log), peer, peer.handlers["h"], store_ms=NOW_MS, lease_ms=1_000)
+    meta, spec = await meta_of(line, log), peer.handlers["h"]
+    commit, run = attempts.claim(ids, meta, peer.holder, spec, store_ms=NOW_MS, lease_ms=1_000)
     assert isinstance(await line.commit(commit), Outcome)
-    return await meta_of(line, log), held
+    return run, Held(run.attempt, run.fence)
 
 
 async def meta_of(line: Line, log: LogName) -> RunMeta:

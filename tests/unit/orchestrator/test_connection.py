@@ -14,7 +14,7 @@ from orchestrator.acks import Acks
 from orchestrator.auth.principal import ANY_AGENT, Principal
 from orchestrator.auth.tokens import Tokens
 from orchestrator.connection import Connection
-from orchestrator.core import runs
+from orchestrator.core import attempts, runs
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.methods import Methods
@@ -120,7 +120,7 @@ async def test_a_heartbeat_that_lists_nothing_frees_the_slots_of_attempts_that_w
     socket, peer = await desk.agent()
     run, held = await start_run(line, peer)
     peer.held[run.log.name] = held
-    lost = await line.commit(runs.lose(runs.Ids(line.new_commit_id(), "hub:other"), run, "its lease ran out"))
+    lost = await line.commit(attempts.lose(runs.Ids(line.new_commit_id(), "hub:other"), run, "its lease ran out"))
     assert isinstance(lost, Outcome)
     assert peer.slots_free == 0
     socket.say(Heartbeat(attempts=()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.core import runs
+from orchestrator.core import attempts, runs
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Peer
 from orchestrator.store import keys
@@ -97,42 +97,44 @@ class Bench:
 
     async def claim(self) -> Outcome | Refused:
         """Give the run to the agent."""
-        commit, self.held = runs.claim(
-            self.ids(), await self.meta(), self.peer, self.spec, store_ms=self.now_ms, lease_ms=LEASE_MS
+        commit, self.held = attempts.claim(
+            self.ids(), await self.meta(), self.peer.holder, self.spec, store_ms=self.now_ms, lease_ms=LEASE_MS
         )
         self.sent = 0
         return await self.do(commit)
 
-    async def publish(self, kind: str, body: bytes, ending: runs.Ending | None = None) -> Outcome | Refused:
+    async def publish(self, kind: str, body: bytes, ending: attempts.Ending | None = None) -> Outcome | Refused:
         """Publish one entry as the attempt that was claimed last."""
         self.sent += 1
         producer = ProducerClaim(f"attempt/{self.held.attempt}", self.held.fence, self.sent, 1, f"digest-{self.sent}")
         packed = pack_record(kind, self.peer.principal, body, attempt=self.held.attempt, seq=self.sent)
-        return await self.do(runs.publish(self.ids(), self.log, self.peer, producer, (packed,), ending=ending))
+        return await self.do(
+            attempts.publish(self.ids(), self.log, self.peer.holder, producer, (packed,), ending=ending)
+        )
 
     async def succeed(self) -> Outcome | Refused:
         """Let the attempt return."""
-        ending = runs.conclude(self.log, self.peer.id, Kind.SUCCEEDED)
+        ending = attempts.conclude(self.log, Kind.SUCCEEDED)
         return await self.publish(Kind.SUCCEEDED, pack_value(Succeeded(result=b"\xc0")), ending)
 
     async def stop(self) -> Outcome | Refused:
         """Let the attempt stop since it was told to."""
-        ending = runs.conclude(self.log, self.peer.id, Kind.CANCELLED)
+        ending = attempts.conclude(self.log, Kind.CANCELLED)
         return await self.publish(Kind.CANCELLED, pack_value(Cancelled()), ending)
 
     async def fail(self, *, retryable: bool = True) -> Outcome | Refused:
         """Let the attempt raise."""
         errored = Errored(error=RunError(type="ValueError", message="no"), retryable=retryable)
-        ending = runs.conclude_error(self.ids(), await self.meta(), errored, 0.5)
+        ending = attempts.conclude_error(self.ids(), await self.meta(), errored, 0.5)
         return await self.publish(Kind.ERRORED, pack_value(errored), ending)
 
     async def lose(self) -> Outcome | Refused:
         """Take the attempt from its agent."""
-        return await self.do(runs.lose(self.ids(), await self.meta(), "its lease ran out"))
+        return await self.do(attempts.lose(self.ids(), await self.meta(), "its lease ran out"))
 
     async def release(self) -> Outcome | Refused:
         """Let the agent hand the attempt back."""
-        return await self.do(runs.release(self.ids(), await self.meta(), "drain"))
+        return await self.do(attempts.release(self.ids(), await self.meta(), "drain"))
 
     async def cancel(self) -> Outcome | Refused:
         """Ask the run to stop."""
@@ -244,8 +246,8 @@ async def test_of_two_claims_only_one_happens(bench: Bench) -> None:
     await bench.submit()
     meta = await bench.meta()
     rival = bench.agent("two", "instance-2", "session-2")
-    first, _ = runs.claim(bench.ids(), meta, bench.peer, bench.spec, store_ms=1, lease_ms=LEASE_MS)
-    second, _ = runs.claim(bench.ids(), meta, rival, bench.spec, store_ms=1, lease_ms=LEASE_MS)
+    first, _ = attempts.claim(bench.ids(), meta, bench.peer.holder, bench.spec, store_ms=1, lease_ms=LEASE_MS)
+    second, _ = attempts.claim(bench.ids(), meta, rival.holder, bench.spec, store_ms=1, lease_ms=LEASE_MS)
     assert isinstance(await bench.do(first), Outcome)
     assert isinstance(await bench.do(second), Refused)
     assert (await bench.meta()).agent == "one"
@@ -264,7 +266,7 @@ async def test_a_fenced_attempt_cannot_write_though_its_agent_holds_the_next_one
 async def test_an_older_session_of_the_same_process_cannot_write(bench: Bench) -> None:
     await reach(bench, "running")
     newer = bench.agent("one", "instance-1", "session-2")
-    await bench.do(runs.rebind(bench.ids(), await bench.meta(), newer, LEASE_MS))
+    await bench.do(attempts.rebind(bench.ids(), await bench.meta(), newer.holder, LEASE_MS))
     assert isinstance(await bench.emit(), Refused)
     bench.sent -= 1
     bench.peer.session = "session-2"
@@ -275,9 +277,9 @@ async def test_of_two_sessions_that_take_an_attempt_up_only_the_first_does(bench
     await reach(bench, "running")
     seen = await bench.meta()
     newer, older = bench.agent("one", "instance-1", "session-3"), bench.agent("one", "instance-1", "session-2")
-    assert isinstance(await bench.do(runs.rebind(bench.ids(), seen, newer, LEASE_MS)), Outcome)
-    assert isinstance(await bench.do(runs.rebind(bench.ids(), seen, older, LEASE_MS)), Refused)
-    assert isinstance(await bench.do(runs.lose(bench.ids(), seen, "its lease ran out")), Refused)
+    assert isinstance(await bench.do(attempts.rebind(bench.ids(), seen, newer.holder, LEASE_MS)), Outcome)
+    assert isinstance(await bench.do(attempts.rebind(bench.ids(), seen, older.holder, LEASE_MS)), Refused)
+    assert isinstance(await bench.do(attempts.lose(bench.ids(), seen, "its lease ran out")), Refused)
     assert (await bench.meta()).session == "session-3"
 
 
@@ -312,7 +314,7 @@ async def test_an_error_that_another_try_cannot_mend_fails_the_run_at_once(bench
 
 async def test_a_run_whose_agents_keep_getting_lost_is_dead(bench: Bench) -> None:
     await bench.submit()
-    for _ in range(runs.LOSSES_MAX):
+    for _ in range(attempts.LOSSES_MAX):
         assert (await bench.meta()).state is RunState.QUEUED
         await bench.claim()
         await bench.lose()
@@ -321,7 +323,7 @@ async def test_a_run_whose_agents_keep_getting_lost_is_dead(bench: Bench) -> Non
 
 async def test_releases_are_not_counted(bench: Bench) -> None:
     await bench.submit()
-    for _ in range(runs.LOSSES_MAX + 1):
+    for _ in range(attempts.LOSSES_MAX + 1):
         await bench.claim()
         await bench.release()
     meta = await bench.meta()
@@ -331,11 +333,11 @@ async def test_releases_are_not_counted(bench: Bench) -> None:
 async def test_a_renewed_lease_ends_later_and_only_its_session_renews_it(bench: Bench) -> None:
     await reach(bench, "running")
     bench.now_ms += 1_000
-    mine = runs.renew(bench.ids(), bench.log, bench.held.fence, "session-1", LEASE_MS)
+    mine = attempts.renew(bench.ids(), bench.log, bench.held.fence, "session-1", LEASE_MS)
     assert isinstance(await bench.do(mine), Outcome)
     leased = await bench.store.sorted_range(keys.leases(int(bench.log.name[:2])), 1)
     assert leased[0][1] == bench.now_ms + LEASE_MS
-    theirs = runs.renew(bench.ids(), bench.log, bench.held.fence, "session-0", LEASE_MS)
+    theirs = attempts.renew(bench.ids(), bench.log, bench.held.fence, "session-0", LEASE_MS)
     assert isinstance(await bench.do(theirs), Refused)
 
 

@@ -23,7 +23,7 @@ PUBLIC = {
     "control": """
         COMMANDS CONTROL AttemptLost Call Cancel Cancelled Claimed Connected Control Dead Disconnected
         Errored Expired Failed Kind Progress Released Retry RunError Submitted Succeeded Superseded Writer
-        is_control read_control
+        is_control pack_control read_control
     """,
     "effects": """
         Deliver Fail SendHeartbeat

@@ -1,0 +1,296 @@
+"""What to do about an attempt of a run: claimed, kept with a lease, written by its agent, and ended.
+
+Pure proposals of commits, as in `orchestrator.core.runs`. An attempt is its agent's while the run's meta has its
+fence and its session; that is what every guard here says.
+
+Specification: docs/protocol.md, section "Work".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.core.run_meta import RunMeta, as_read
+from orchestrator.core.runs import Ids, dequeue, enqueue, member, queue_hint
+from orchestrator.store import keys
+from orchestrator.store.base import (
+    Append,
+    Commit,
+    Guard,
+    HashDelete,
+    HashSet,
+    Op,
+    ProducerClaim,
+    SortedAdd,
+    SortedRemove,
+)
+from orchestrator.store.producer import ProducerRecord
+from protocol.backoff import backoff_ms
+from protocol.control import (
+    AttemptLost,
+    Cancelled,
+    Claimed,
+    Dead,
+    Errored,
+    Failed,
+    Kind,
+    Released,
+    Retry,
+    RunError,
+    pack_control,
+)
+from protocol.frames import HandlerSpec
+from protocol.ids import LogName, partition_of
+from protocol.run import RunState
+
+__all__ = [
+    "LOSSES_MAX",
+    "Ending",
+    "Holder",
+    "claim",
+    "conclude",
+    "conclude_error",
+    "fail",
+    "lose",
+    "producer_name",
+    "publish",
+    "rebind",
+    "release",
+    "renew",
+]
+
+LOSSES_MAX = 10
+"""Attempts whose agent was lost before a run counts as dead."""
+RETRY_FIRST_MS = 1_000
+RETRY_CAP_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The session of an agent that has an attempt, or is to have it; `instance` is the process."""
+
+    agent: str
+    instance: str
+    session: str
+    session_fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What ends an attempt: the run's state after it, and what changes or must be so besides.
+
+    Attributes:
+        state: the run's, from now on.
+        entries: the hub's own, after the attempt's last.
+        fields: of the run's meta.
+        guards: what must be so for it.
+        ops: index entries to change, besides that the attempt is let go.
+        hints: words for other hubs.
+    """
+
+    state: RunState
+    entries: tuple[bytes, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
+    ops: tuple[Op, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
+def producer_name(attempt: int) -> str:
+    """Return the producer that an attempt publishes as."""
+    return f"attempt/{attempt}"
+
+
+# Holding
+
+
+def claim(
+    ids: Ids, meta: RunMeta, holder: Holder, spec: HandlerSpec, *, store_ms: int, lease_ms: int
+) -> tuple[Commit, RunMeta]:
+    """Propose that this session gets the run's next attempt, with a lease. Returns also the meta after it."""
+    log, place = meta.log, meta.head + 1
+    retries = spec.retries if meta.retries is None else meta.retries
+    after = replace(
+        meta,
+        state=RunState.RUNNING,
+        head=place,
+        attempt=meta.attempt + 1,
+        fence=max(meta.fence + 1, store_ms),
+        agent=holder.agent,
+        instance=holder.instance,
+        session=holder.session,
+        session_fence=holder.session_fence,
+        recover=spec.recover.value,
+        retries=retries,
+        started=meta.started or place,
+        claimed_at=place,
+    )
+    body = Claimed(
+        attempt=after.attempt,
+        fence=after.fence,
+        agent=after.agent,
+        instance=after.instance,
+        lease_ms=lease_ms,
+        recover=spec.recover,
+        retries=retries,
+    )
+    record = ProducerRecord(fence=after.fence, ts_ms=store_ms).encode()
+    commit = Commit(
+        id=ids.commit,
+        partition=meta.partition,
+        guards=meta.unchanged(),
+        appends=(Append(log, (pack_control(Kind.CLAIMED, ids.src, body, attempt=after.attempt),), ""),),
+        ops=(
+            HashSet(keys.meta(log), after.attempt_fields()),
+            *dequeue(meta),
+            _lease(log, lease_ms),
+            HashSet(keys.held(meta.partition, log.namespace, after.agent), {log.name: str(after.fence)}),
+            HashSet(keys.producers(log), {producer_name(after.attempt): record}),
+        ),
+    )
+    return commit, after
+
+
+def renew(ids: Ids, log: LogName, fence: int, session: str, lease_ms: int) -> Commit:
+    """Propose that an attempt's lease runs anew from now."""
+    guards = as_read(log, fence, RunState.RUNNING, session)
+    return Commit(id=ids.commit, partition=partition_of(log), guards=guards, ops=(_lease(log, lease_ms),))
+
+
+def rebind(ids: Ids, meta: RunMeta, holder: Holder, lease_ms: int) -> Commit:
+    """Propose that the attempt goes on in a newer session of the same process.
+
+    Refused once another session has taken it up: whoever opened last has the last word.
+    """
+    fields = {"session": holder.session, "session_fence": str(holder.session_fence)}
+    return Commit(
+        id=ids.commit,
+        partition=meta.partition,
+        guards=meta.unchanged(),
+        ops=(HashSet(keys.meta(meta.log), fields), _lease(meta.log, lease_ms)),
+    )
+
+
+# Writing
+
+
+def publish(
+    ids: Ids,
+    log: LogName,
+    holder: Holder,
+    producer: ProducerClaim,
+    packed: tuple[bytes, ...],
+    *,
+    expect: int | None = None,
+    ending: Ending | None = None,
+) -> Commit:
+    """Propose entries of an attempt; with `ending` they are its last."""
+    partition = partition_of(log)
+    guards = as_read(log, producer.fence, RunState.RUNNING, holder.session)
+    if ending is None:
+        appends = (Append(log, packed, "", producer, expect),)
+        return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends)
+    return Commit(
+        id=ids.commit,
+        partition=partition,
+        guards=guards + ending.guards,
+        appends=(Append(log, packed + ending.entries, "", producer, expect),),
+        ops=_ended(log, holder.agent, ending),
+        hints=ending.hints,
+    )
+
+
+def conclude(log: LogName, kind: Kind) -> Ending:
+    """Decide what follows when an attempt says that it succeeded, or stopped since it was told to."""
+    if kind is Kind.SUCCEEDED:
+        return Ending(RunState.SUCCEEDED)
+    assert kind is Kind.CANCELLED, kind
+    return Ending(RunState.CANCELLED, guards=(Guard(keys.meta(log), "cancel", "1"),))
+
+
+def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float) -> Ending:
+    """Decide what follows `$errored`: another try, or the end where that cannot help or was not asked.
+
+    `draw` is a random number in [0, 1), for the wait before the next try.
+    """
+    error, failures, retries = errored.error, meta.failures + 1, meta.retries or 0
+    ops: tuple[Op, ...] = ()
+    if meta.cancelling:
+        state, entry = RunState.CANCELLED, _cancelled(ids, "failed while it was being cancelled")
+    elif not errored.retryable or retries == 0:
+        state, entry = RunState.FAILED, pack_control(Kind.FAILED, ids.src, Failed(error=error))
+    elif failures > retries:
+        reason = f"failed {failures} times; {retries} {'retry was' if retries == 1 else 'retries were'} allowed"
+        state, entry = RunState.DEAD, pack_control(Kind.DEAD, ids.src, Dead(reason=reason, error=error))
+    else:
+        wait_ms = backoff_ms(failures, draw, first_ms=RETRY_FIRST_MS, cap_ms=RETRY_CAP_MS)
+        retry = Retry(failures=failures, after_ms=wait_ms)
+        state, entry = RunState.QUEUED, pack_control(Kind.RETRY, ids.src, retry)
+        ops = (SortedAdd(keys.timers(meta.partition), member(meta.log), wait_ms, from_now=True),)
+    return Ending(state, (entry,), {"failures": str(failures)}, (meta.cancel_unchanged(),), ops)
+
+
+# Ended by the hub
+
+
+def lose(ids: Ids, meta: RunMeta, reason: str) -> Commit:
+    """Propose that the current attempt's agent is gone."""
+    losses = meta.losses + 1
+    fields = {"losses": str(losses)}
+    lost = AttemptLost(attempt=meta.attempt, reason=reason, losses=losses)
+    if not meta.cancelling and losses >= LOSSES_MAX:
+        dead = Dead(reason=f"its agent was lost {losses} times; {LOSSES_MAX} are allowed")
+        ending = Ending(RunState.DEAD, (pack_control(Kind.DEAD, ids.src, dead),), fields)
+    else:
+        ending = _back(ids, meta, fields)
+    return _end(ids, meta, pack_control(Kind.LOST, ids.src, lost), ending)
+
+
+def release(ids: Ids, meta: RunMeta, reason: str) -> Commit:
+    """Propose that the current attempt is handed back, unspent."""
+    released = Released(attempt=meta.attempt, reason=reason)
+    return _end(ids, meta, pack_control(Kind.RELEASED, ids.src, released), _back(ids, meta, {}))
+
+
+def fail(ids: Ids, meta: RunMeta, error: RunError) -> Commit:
+    """Propose that the hub itself ends a running run as failed."""
+    return _end(ids, meta, pack_control(Kind.FAILED, ids.src, Failed(error=error)), Ending(RunState.FAILED))
+
+
+def _back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
+    """The attempt is over without a result: back to the queue, or cancelled if that was asked for."""
+    if meta.cancelling:
+        return Ending(RunState.CANCELLED, (_cancelled(ids, None),), fields)
+    waiting = enqueue(meta.log, meta.queue, meta.handler, meta.priority)
+    return Ending(RunState.QUEUED, fields=fields, ops=(waiting,), hints=(queue_hint(meta.log.namespace, meta.queue),))
+
+
+def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
+    return Commit(
+        id=ids.commit,
+        partition=meta.partition,
+        guards=(*meta.unchanged(), meta.cancel_unchanged()),
+        appends=(Append(meta.log, (entry, *ending.entries), ""),),
+        ops=_ended(meta.log, meta.agent, ending),
+        hints=ending.hints,
+    )
+
+
+def _ended(log: LogName, agent: str, ending: Ending) -> tuple[Op, ...]:
+    """Write down that an attempt is over, and let its agent have it no more."""
+    partition = partition_of(log)
+    return (
+        HashSet(keys.meta(log), {"state": ending.state.value, **ending.fields}),
+        SortedRemove(keys.leases(partition), member(log)),
+        HashDelete(keys.held(partition, log.namespace, agent), (log.name,)),
+        *ending.ops,
+    )
+
+
+def _lease(log: LogName, lease_ms: int) -> SortedAdd:
+    return SortedAdd(keys.leases(partition_of(log)), member(log), lease_ms, from_now=True)
+
+
+def _cancelled(ids: Ids, reason: str | None) -> bytes:
+    return pack_control(Kind.CANCELLED, ids.src, Cancelled(reason=reason))
