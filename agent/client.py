@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -337,32 +338,27 @@ class _Connecting:
             await self._client.close()
 
     async def _connect(self) -> Client:
-        links = self._begin()
-        try:
+        with self._begun() as links:
             await asyncio.wait_for(asyncio.wrap_future(links.main.opened), self._timeout)
-        except TimeoutError:
-            links.thread.stop()
-            raise links.main.unreachable(self._timeout) from None
-        except BaseException:
-            links.thread.stop()
-            raise
         return self._kind(links)
 
     def blocking(self) -> Client:
         """Connect, for a program without a loop."""
-        links = self._begin()
-        try:
+        with self._begun() as links:
             links.main.opened.result(self._timeout)
+        return self._kind(links)
+
+    @contextmanager
+    def _begun(self) -> Iterator[Links]:
+        """Begin to connect; the body waits for it. What goes wrong in that ends the links."""
+        self._locate()
+        links = Links(self._identity, self._locate, LoopThread("fleetline-link"))
+        links.main.open()
+        try:
+            yield links
         except TimeoutError:
             links.thread.stop()
             raise links.main.unreachable(self._timeout) from None
         except BaseException:
             links.thread.stop()
             raise
-        return self._kind(links)
-
-    def _begin(self) -> Links:
-        self._locate()
-        links = Links(self._identity, self._locate, LoopThread("fleetline-link"))
-        links.main.open()
-        return links

@@ -7,19 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.codec import unpack_record, unpack_value
-from protocol.control import Kind
+from protocol.control import PACKED_FIELDS
 from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position
 from protocol.readable import entry_object
 
 __all__ = ["Entry", "decode_body", "read_entry"]
-
-_PACKED_INSIDE = {
-    Kind.SUBMITTED.value: "input",
-    Kind.SUCCEEDED.value: "result",
-    Kind.CALL.value: "result",
-}
-"""Control bodies of which one field is a packed value itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +101,7 @@ def decode_body(kind: str, body: bytes) -> Any:
     """Return the value of a body, or the bytes where it is not msgpack."""
     try:
         value = unpack_value(body)
-        inside = _PACKED_INSIDE.get(kind)
+        inside = PACKED_FIELDS.get(kind)
         if inside is not None and isinstance(value, dict) and isinstance(value.get(inside), bytes):
             value[inside] = unpack_value(value[inside])
     except ValueError:

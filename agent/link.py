@@ -26,6 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
+from agent.absence import Absence
 from agent.discovery import Endpoint
 from agent.drops import Dropped, first_cause, messages, now_ms
 from agent.errors import FleetlineError, HubUnreachable, LinkClosed, link_ended
@@ -34,7 +35,6 @@ from agent.peer import Identity, Peer
 from agent.requests import Asked
 from agent.subscriptions import Subscription
 from agent.threads import LoopThread, reject, resolve
-from protocol.backoff import backoff_ms
 from protocol.codes import CloseCode, explain, is_terminal
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
@@ -51,8 +51,6 @@ OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 RECEIVED_BYTES_MAX = 64 * 1024 * 1024
 """Of one message, whatever the hub announces."""
-READY_FAILURES_MAX = 3
-"""A hub that opens sessions is there: one that soon loses them is tried again sooner than one that is gone."""
 REASON_CHARS_MAX = 100
 """Of a close frame's reason, which may have 123 bytes."""
 HEARTBEAT_MS = 10_000
@@ -75,19 +73,17 @@ class Link:
         self.peer = Peer(identity)
         self.thread = thread
         self.url = ""
-        self.failure = "not tried yet"
         self._locate = locate
         self._something = asyncio.Event()
         self._greeted = asyncio.Event()
         self._urgent: list[Part] = []
         self._bye: tuple[Bye, ...] = ()
-        self._failures = 0
+        self._absence = Absence(identity)
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._away_told = False
         self.peer.outbox.on_wake(lambda: thread.post(self._wake))
 
     # Any thread
@@ -108,7 +104,7 @@ class Link:
 
     def unreachable(self, within_s: float | None) -> HubUnreachable:
         """Return the error for a hub that did not answer."""
-        return HubUnreachable(self.url or "?", self.failure, within_s)
+        return HubUnreachable(self.url or "?", self._absence.reason, within_s)
 
     def request(self, method: str, params: Part, op: str | None = None) -> Future[Any]:
         """Ask the hub; the answer is the method's result model, or fails with `RequestError`."""
@@ -299,9 +295,11 @@ class Link:
             session.heartbeat_ms = frame.heartbeat_ms
             session.bytes_max = max(session.bytes_max, frame.limits.message_bytes_max)
         elif isinstance(frame, Ready):
-            self._on_ready(frame)
+            self._absence.over(frame)
+            self._greeted.set()
+            resolve(self._opened, None)
         elif isinstance(frame, _USEFUL):
-            self._failures = 0
+            self._absence.useful()
         elif isinstance(frame, Bye):
             raise Dropped(CloseCode.GOING_AWAY, frame.reason, by_hub=False)
         elif isinstance(frame, ErrorFrame):
@@ -309,15 +307,6 @@ class Link:
         if answer is not None:
             self._urgent.append(answer)
         self._wake()
-
-    def _on_ready(self, frame: Ready) -> None:
-        tell, event = (log.warning, "link_back") if self._away_told else (log.debug, "link_ready")
-        tell(event, peer=self.peer.identity.id, session=frame.session, resumed=frame.resumed)
-        self._away_told = False
-        self._greeted.set()
-        self._failures = min(self._failures, READY_FAILURES_MAX)
-        self.failure = ""
-        resolve(self._opened, None)
 
     async def _write(self, connection: ClientConnection, session: Session) -> None:
         timer: asyncio.TimerHandle | None = None
@@ -383,15 +372,7 @@ class Link:
         return self._after_failure(f"it answered HTTP {status} {said}".rstrip())
 
     def _after_failure(self, reason: str) -> int:
-        self._failures += 1
-        self.failure = reason
-        pause_ms = backoff_ms(self._failures, random.random())
-        # Said once until the link is back. A client whose first connection fails is given the error.
-        news = not self._away_told and (self._opened.done() or self.peer.identity.role is Role.AGENT)
-        self._away_told |= news
-        tell = log.warning if news else log.debug
-        tell("link_dropped", peer=self.peer.identity.id, url=self.url, reason=reason, retry_ms=pause_ms)
-        return pause_ms
+        return self._absence.failed(reason, self.url, random.random())
 
 
 def _closed(closed: ConnectionClosed) -> Dropped:

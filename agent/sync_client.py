@@ -5,6 +5,7 @@ It runs `Client` on the link's own loop, so any thread may use it, and nobody ne
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -47,12 +48,12 @@ class _Portal:
             raise
 
 
-class SyncReader(Iterator[Entry]):
-    """The blocking twin of `agent.reading.Reader`. Leave it with `with` or `close`."""
+class _Closing(ABC):
+    """What is left with `with`, or with `close`."""
 
-    def __init__(self, portal: _Portal, reader: Reader) -> None:
-        self._portal = portal
-        self._reader = reader
+    @abstractmethod
+    def close(self) -> None:
+        """Be done with it."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +62,14 @@ class SyncReader(Iterator[Entry]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class SyncReader(_Closing, Iterator[Entry]):
+    """The blocking twin of `agent.reading.Reader`. Leave it with `with` or `close`."""
+
+    def __init__(self, portal: _Portal, reader: Reader) -> None:
+        self._portal = portal
+        self._reader = reader
 
     def __next__(self) -> Entry:
         try:
@@ -121,15 +130,12 @@ class SyncRun:
         return self._portal(self._run.cancel(wait, reason))
 
 
-class SyncPublisher:
+class SyncPublisher(_Closing):
     """The blocking twin of `agent.publisher.Publisher` and `DiskPublisher`."""
 
     def __init__(self, portal: _Portal, publisher: Publisher | DiskPublisher) -> None:
         self._portal = portal
         self._publisher = publisher
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -165,7 +171,7 @@ class SyncPublisher:
         self._portal(self._publisher.aclose())
 
 
-class SyncClient:
+class SyncClient(_Closing):
     """The blocking twin of `Client`. Make one with `SyncClient.connect()`."""
 
     def __init__(self, client: Client) -> None:
@@ -188,14 +194,6 @@ class SyncClient:
             hub, token=token, token_file=token_file, directory=directory, name=name, timeout=timeout
         )
         return cls(connecting.blocking())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Say goodbye."""

@@ -22,6 +22,7 @@ from protocol.ids import LogKind
 __all__ = [
     "COMMANDS",
     "CONTROL",
+    "PACKED_FIELDS",
     "AttemptLost",
     "Call",
     "Cancel",
@@ -250,6 +251,9 @@ CONTROL: dict[str, Control] = {
     Kind.DISCONNECTED: Control(LogKind.AGENT, Disconnected, Writer.HUB),
     Kind.SUPERSEDED: Control(LogKind.AGENT, Superseded, Writer.HUB),
 }
+
+PACKED_FIELDS: dict[str, str] = {Kind.SUBMITTED: "input", Kind.SUCCEEDED: "result", Kind.CALL: "result"}
+"""Control bodies of which one field is a packed value itself."""
 
 COMMANDS: tuple[str, ...] = (Kind.CANCEL,)
 """The kinds that an agent follows a run's log for."""

@@ -23,15 +23,13 @@ from math import isfinite, isnan
 from typing import Any
 
 from protocol.codec import unpack_record, unpack_value
-from protocol.control import Kind
+from protocol.control import PACKED_FIELDS
 from protocol.entry import Entry
 
 __all__ = ["READABLE_DEPTH_MAX", "entry_object", "json_line", "readable", "readable_body"]
 
 READABLE_DEPTH_MAX = 64
 """Levels of arrays and maps in a body that is shown decoded."""
-
-_PACKED_FIELDS: dict[str, str] = {Kind.SUBMITTED: "input", Kind.SUCCEEDED: "result", Kind.CALL: "result"}
 
 
 class _Unreadable(ValueError):
@@ -58,7 +56,7 @@ def readable_body(kind: str, body: bytes) -> Any:
         shown = _shown(value, READABLE_DEPTH_MAX)
     except ValueError:
         return _bytes(body)
-    inner = _PACKED_FIELDS.get(kind)
+    inner = PACKED_FIELDS.get(kind)
     if inner is not None and isinstance(value, dict) and inner in shown and isinstance(value[inner], bytes):
         shown[inner] = readable(value[inner])
     return shown

@@ -21,7 +21,7 @@ PUBLIC = {
         TERMINAL_FROM CloseCode ErrorCode explain is_terminal
     """,
     "control": """
-        COMMANDS CONTROL AttemptLost Call Cancel Cancelled Claimed Connected Control Dead Disconnected
+        COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Claimed Connected Control Dead Disconnected
         Errored Expired Failed Kind Progress Released Retry RunError Submitted Succeeded Superseded Writer
         is_control pack_control read_control
     """,
