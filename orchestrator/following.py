@@ -95,7 +95,6 @@ class Subscription:
     Attributes:
         tail: the log's tail; it calls `pump` and `reverify`.
         durable: where acks are stored, for a durable subscription.
-        may_make: whether a topic that is not there may be made for this peer.
         window: what was sent and acknowledged.
     """
 
@@ -114,7 +113,6 @@ class Subscription:
         "_tag",
         "_turn",
         "durable",
-        "may_make",
         "tail",
         "window",
     )
@@ -131,7 +129,6 @@ class Subscription:
         self._search: Search | None = None
         self._begun = self._caught_up = False
         self.durable: DurableAck | None = None
-        self.may_make = True
         window = frame.window
         if window.entries > limits.window_entries_max or window.bytes > limits.window_bytes_max:
             entries = min(window.entries, limits.window_entries_max)
@@ -141,14 +138,16 @@ class Subscription:
 
     # ── verifying ────────────────────────────────────────────────────────────
 
-    async def verify(self, frame: Subscribe, principal: str, known: Known | None = None) -> SubscriptionVerdict:
+    async def verify(self, frame: Subscribe, principal: str, known: Known | None, *, make: bool) -> SubscriptionVerdict:
         """Decide where delivery begins, asking the store where the log is not known. Nothing is sent before `begin`.
+
+        With `make` a topic that is not there is made.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
         line, log = self._line, self.tail.log
-        state = known.state if known else await log_state(line, self.tail, make=self.may_make)
+        state = known.state if known else await log_state(line, self.tail, make=make)
         if state is None:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")

@@ -123,7 +123,6 @@ class Follows:
         if len(self._subscriptions) >= limit:
             return refused(frame.log, ErrorCode.TOO_MANY, f"a session follows at most {limit} logs")
         subscription = Subscription(hub.line, self._reader, log, frame, hub.settings.limits)
-        subscription.may_make = may(peer.scopes, Action.publish_to(log.kind))
         self._subscriptions[frame.log] = subscription
         return subscription
 
@@ -149,9 +148,11 @@ class Follows:
         self, frame: Subscribe, subscription: Subscription, known: Known | None = None
     ) -> SubscriptionVerdict:
         """Return the verdict on a subscription; one that is refused ends."""
+        peer = self._peer
+        make = may(peer.scopes, Action.publish_to(subscription.tail.log.kind))
         followed = False
         try:
-            verdict = await subscription.verify(frame, self._peer.principal, known)
+            verdict = await subscription.verify(frame, peer.principal, known, make=make)
             followed = verdict.code is None
             return verdict
         finally:
