@@ -46,13 +46,16 @@ RETRY_MS = 1000
 FENCED = frozenset({ErrorCode.FENCED, ErrorCode.SUPERSEDED, ErrorCode.RUN_FINISHED, ErrorCode.PRODUCER_CONFLICT})
 """Codes that end a producer, whatever number they name: it is not ours any more."""
 
+_FORGOTTEN = frozenset({ErrorCode.PUBLISHER_LOST, ErrorCode.PRODUCER_UNKNOWN})
+"""Codes of a log that may know less of a producer than it acknowledged."""
+
 PASSING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.STORE_FULL, ErrorCode.TOO_MANY, ErrorCode.INTERNAL})
 """Codes after which the same publish can succeed later."""
 
 
 def refusal(log: str, frame: Nack, acked: int) -> PublishRefused:
     """Return the error for a refusal that will not pass, of a producer whose entries up to `acked` were taken."""
-    if frame.code == ErrorCode.PUBLISHER_LOST and frame.last is not None and frame.last < acked:
+    if frame.code in _FORGOTTEN and frame.last is not None and frame.last < acked:
         return PublisherLost(log, frame.last + 1, acked)
     if frame.code in FENCED:
         return ProducerFenced(log, frame.code, f"{frame.message}; nothing more of this producer will be taken")

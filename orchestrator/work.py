@@ -45,7 +45,9 @@ from protocol.run import FINAL, RunState
 __all__ = ["Work"]
 
 RUN_ENTRIES_MAX = 1_000_000
-"""A run whose log reaches this many entries is ended as failed, with `run_log_full`."""
+"""A run whose log reaches this many entries is ended as failed, with `RUN_LOG_FULL` for its error's type."""
+
+RUN_LOG_FULL = "run_log_full"
 
 EXPIRED_MAX = 1_000
 """Leases of a partition that ran out and are looked at again before an attempt is taken."""
@@ -284,10 +286,14 @@ class Work:
         )
 
     async def _overflow(self, log: LogName) -> None:
-        meta = await self._meta(log)
-        if meta is not None and meta.state is RunState.RUNNING:
-            message = f"the run's log reached {RUN_ENTRIES_MAX} entries"
-            await settle(self._line, attempts.fail(self._ids(), meta, RunError(type="run_log_full", message=message)))
+        """End a run whose log is at its limit. What was published is in it, whatever becomes of that."""
+        error = RunError(type=RUN_LOG_FULL, message=f"the run's log reached {RUN_ENTRIES_MAX} entries")
+        try:
+            meta = await self._meta(log)
+            if meta is not None and meta.state is RunState.RUNNING:
+                await settle(self._line, attempts.fail(self._ids(), meta, error))
+        except StoreUnavailable as fault:
+            log_.warning("run_not_ended", run=log.name, reason=str(fault))  # its next entry brings us back here
 
     # Reading
 
@@ -343,6 +349,8 @@ def _cancelled_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
 
 def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
     """Say why an attempt's entries were refused."""
+    if refused.reason is Refusal.PRODUCER_UNKNOWN:
+        return publishing.refuse(frame, ErrorCode.FENCED, "the run has no such attempt (any more)")
     if refused.reason is not Refusal.GUARD:
         return publishing.nack(frame, refused)
     field = commit.guards[refused.guard].field

@@ -84,7 +84,6 @@ class ErrorCode(StrEnum):
     ENTRY_TOO_LARGE = "entry_too_large"
     INVALID_ENTRY = "invalid_entry"
     RUN_FINISHED = "run_finished"
-    RUN_LOG_FULL = "run_log_full"
     # asking
     UNKNOWN_METHOD = "unknown_method"
     INVALID_PARAMS = "invalid_params"

@@ -112,10 +112,12 @@ def propose(commit_id: str, log: LogName, prepared: Prepared, expect: int | None
 
 
 def puback(frame: Publish, outcome: Outcome, level: str) -> Puback:
-    """Return the answer to a publish that happened, now or before."""
-    seq = frame.seq + len(frame.entries) - 1
-    offset = outcome.appended[0].last_offset
-    return Puback(log=frame.log, producer=frame.producer, seq=seq, offset=offset, level=level)
+    """Return the answer to a publish that happened, now or before: what was accepted last of its producer.
+
+    Of what was accepted before that the log remembers no offsets.
+    """
+    done = outcome.appended[0]
+    return Puback(log=frame.log, producer=frame.producer, seq=done.last_seq, offset=done.last_offset, level=level)
 
 
 def nack(frame: Publish, refused: Refused, acked: int = 0) -> Nack:
@@ -140,7 +142,9 @@ def nack(frame: Publish, refused: Refused, acked: int = 0) -> Nack:
             message = f"other entries were accepted with the numbers up to {last}"
             return refuse(frame, ErrorCode.PRODUCER_CONFLICT, message, last=last)
         case Refusal.PRODUCER_UNKNOWN:
-            return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, "the producer was never opened, or not used for long")
+            known = last is not None
+            message = "the producer was not used for long" if known else "the log knows no such producer (any more)"
+            return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, message, last=last or 0)
         case Refusal.EXPECT:
             message = f"the log's head is {refused.head}, not {frame.expect}"
             return refuse(frame, ErrorCode.EXPECT_FAILED, message, head=refused.head)

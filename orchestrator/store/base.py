@@ -240,7 +240,7 @@ class Refused:
         append: index of the append that it failed on (0 for guards).
         guard: index of the guard that failed, for `GUARD`.
         actual: what the guarded field holds, for `GUARD`; None where it is absent.
-        last: the producer's last accepted seq, for the producer's refusals.
+        last: the producer's last accepted seq, for the producer's refusals; None where the log knows no such producer.
         head: the log's head, for `EXPECT`.
     """
 
@@ -262,6 +262,8 @@ class Appended:
         ts_ms: the time that the store gave to all of them.
         skipped: how many entries, from the first, had been accepted before.
         last_offset: offset of the producer's last accepted entry; `after.offset` without a producer.
+        last_seq: the number of that entry, which is past the append's own where later ones were accepted before;
+            0 without a producer.
     """
 
     before: Position
@@ -269,6 +271,7 @@ class Appended:
     ts_ms: int
     skipped: int
     last_offset: int
+    last_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,8 +181,7 @@ class Data:
             record = self._record(log_keys(append.log), claim)
             skip = check_claim(record, claim, len(append.entries), now_ms)
             if isinstance(skip, Refusal):
-                known = record is not None and skip is not Refusal.PRODUCER_UNKNOWN
-                return Refused(skip, append=index, last=record.last if record is not None and known else None)
+                return Refused(skip, append=index, last=record.last if record is not None else None)
             skips[index] = skip
         numbered = [index for index, append in enumerate(commit.appends) if _is_numbered(append)]
         if numbered and all(skips[index] == len(commit.appends[index].entries) for index in numbered):
@@ -198,8 +197,8 @@ class Data:
         head = self.head(names.meta)
         record = None if append.producer is None else self._record(names, append.producer)
         position = head.position(append.epoch)
-        last_offset = head.offset if record is None else record.last_offset
-        return Appended(position, position, head.ts_ms, len(append.entries), last_offset)
+        last_seq, last_offset = (0, head.offset) if record is None else (record.last, record.last_offset)
+        return Appended(position, position, head.ts_ms, len(append.entries), last_offset, last_seq)
 
     def _append(self, append: Append, skip: int, commit_id: str | None, now_ms: int, heads: dict[str, int]) -> Appended:
         names = log_keys(append.log)
@@ -215,12 +214,13 @@ class Data:
         if commit_id is not None:
             head.commits = _remembered(commit_id, head.commits)
         self._write_head(names.meta, head, made=made, remember=made or commit_id is not None)
-        last_offset = head.offset
+        last_seq, last_offset = 0, head.offset
         if append.producer is not None:
-            last_offset = self._write_record(names, append.producer, skip, before.offset, now_ms)
+            record = self._write_record(names, append.producer, skip, before.offset, now_ms)
+            last_seq, last_offset = record.last, record.last_offset
         if made or head.offset > before.offset:
             heads[names.wake_name] = head.offset
-        return Appended(before, head.position(append.epoch), head.ts_ms, skip, last_offset)
+        return Appended(before, head.position(append.epoch), head.ts_ms, skip, last_offset, last_seq)
 
     def _extend(self, stream: str, head: _Head, entries: tuple[bytes, ...]) -> None:
         log = self.streams.setdefault(stream, [])
@@ -238,7 +238,9 @@ class Data:
             assert head.epoch is not None
             fields |= {"epoch": head.epoch.encode(), "first": b"1"}
 
-    def _write_record(self, names: LogKeys, claim: ProducerClaim, skip: int, before: int, now_ms: int) -> int:
+    def _write_record(
+        self, names: LogKeys, claim: ProducerClaim, skip: int, before: int, now_ms: int
+    ) -> ProducerRecord:
         record = self._record(names, claim)
         assert record is not None
         added = claim.count - skip
@@ -248,7 +250,7 @@ class Data:
         else:
             record = ProducerRecord(record.fence, record.last, record.last_offset, record.first, record.digest, now_ms)
         self.hashes[names.producers][claim.producer] = record.encode().encode()
-        return record.last_offset
+        return record
 
     def _apply(self, op: Op, now_ms: int) -> None:
         match op:

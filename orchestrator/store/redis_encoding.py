@@ -124,8 +124,8 @@ def _decode_outcome(outcome: list[Any], now_ms: int) -> Outcome | Refused:
 
 
 def _decode_appended(values: list[Any]) -> Appended:
-    epoch, before, tag_before, after, tag_after, ts_ms, skipped, last_offset = values
-    return Appended(Position(epoch, before, tag_before), Position(epoch, after, tag_after), ts_ms, skipped, last_offset)
+    epoch, before, tag_before, after, tag_after, *rest = values
+    return Appended(Position(epoch, before, tag_before), Position(epoch, after, tag_after), *rest)
 
 
 def decode_wake(partition: int, message: bytes) -> tuple[str, Wake]:

@@ -12,7 +12,7 @@
 -- Returns msgpack {now_ms, {outcome...}}
 --   outcome   {0, appended...} done   {1, appended...} done at an earlier try
 --             {2, reason, append, guard, actual, last, head} refused; indices from 0, false where there is nothing
---   appended  {epoch, before, tag before, after, tag after, ts_ms, skipped, last_offset}
+--   appended  {epoch, before, tag before, after, tag after, ts_ms, skipped, last_offset, last_seq}
 --
 -- Entries go into the stream in blocks, which `blocks.lua` describes.
 -- The channel is no declared key: nothing is stored there. Lua does not roll back, so every check of a commit
@@ -121,7 +121,7 @@ end
 local function check_claim(append)
   local claim, record = append[9], record_of(append)
   if not record or record.ts + producer_ttl_ms < now then
-    return nil, PRODUCER_UNKNOWN, false
+    return nil, PRODUCER_UNKNOWN, record and record.last or false
   end
   local last, seq = record.last, claim[3]
   local upto = seq + claim[4] - 1
@@ -198,8 +198,8 @@ local function repeated(commit)
     local epoch = log.epoch or append[7]
     local tag = log.tag or sub(sha1hex('fleetline1' .. epoch), 1, 16)
     local record = append[9] and record_of(append)
-    local last_offset = record and record.last_offset or log.head
-    outcome[i + 1] = {epoch, log.head, tag, log.head, tag, log.ts, #append[10], last_offset}
+    local last_offset, last_seq = record and record.last_offset or log.head, record and record.last or 0
+    outcome[i + 1] = {epoch, log.head, tag, log.head, tag, log.ts, #append[10], last_offset, last_seq}
   end
   return outcome
 end
@@ -238,7 +238,7 @@ local function write_record(append, skip, before)
     record.first, record.digest = claim[3], claim[5]
   end
   record.ts, record.changed = now, true
-  return record.last_offset
+  return record.last_offset, record.last
 end
 
 local function write_append(append, skip, id)
@@ -257,14 +257,14 @@ local function write_append(append, skip, id)
   if id then
     remember(log, id)
   end
-  local last_offset = log.head
+  local last_offset, last_seq = log.head, 0
   if append[9] then
-    last_offset = write_record(append, skip, before)
+    last_offset, last_seq = write_record(append, skip, before)
   end
   if made or log.head > before then
     heads[append[6]] = log.head
   end
-  return {log.epoch, before, tag_before, log.head, log.tag, log.ts, skip, last_offset}
+  return {log.epoch, before, tag_before, log.head, log.tag, log.ts, skip, last_offset, last_seq}
 end
 
 local apply = {

@@ -50,7 +50,8 @@ async def test_a_producer_unused_for_longer_than_its_time_to_live_is_unknown(sto
     fields = {PRODUCER: ProducerRecord(1, 4, 4, 4, "d", stale_ms).encode()}
     await done(store, commit(append(LOG), ops=(HashSet(keys.producers(LOG), fields),)))
 
-    assert await store.commit(commit(append(LOG, b"x", producer=claim(5, 1)))) == Refused(Refusal.PRODUCER_UNKNOWN)
+    refused = await store.commit(commit(append(LOG, b"x", producer=claim(5, 1))))
+    assert refused == Refused(Refusal.PRODUCER_UNKNOWN, last=4)
 
 
 async def test_accepted_entries_are_recorded(store: Store) -> None:
@@ -72,7 +73,7 @@ async def test_entries_of_the_hubs_own_come_after_and_are_not_numbered(store: St
     outcome = await done(store, commit(append(LOG, b"1", b"2", b"$own", producer=claim(1, 2))))
 
     assert outcome.appended[0].after.offset == 3
-    assert outcome.appended[0].last_offset == 2
+    assert (outcome.appended[0].last_seq, outcome.appended[0].last_offset) == (2, 2)
     assert (await record(store)).last == 2
     again = await done(store, commit(append(LOG, b"1", b"2", b"$own", producer=claim(1, 2))))
     assert again.repeated
@@ -102,7 +103,7 @@ async def test_a_frame_older_than_the_last_is_accepted_too(store: Store) -> None
     again = await done(store, commit(append(LOG, b"a", b"b", producer=claim(1, 2, digest="d1"))))
 
     assert again.repeated
-    assert again.appended[0].last_offset == 6
+    assert (again.appended[0].last_seq, again.appended[0].last_offset) == (6, 6)
     assert len(await texts(store)) == 6
 
 
@@ -126,7 +127,8 @@ async def test_of_a_frame_partly_accepted_only_the_rest_is_appended(store: Store
     outcome = await done(store, commit(append(LOG, b"1", b"2", b"3", b"4", producer=claim(1, 4, digest="d2"))))
 
     appended = outcome.appended[0]
-    assert (appended.before.offset, appended.after.offset, appended.skipped, appended.last_offset) == (2, 4, 2, 4)
+    assert (appended.before.offset, appended.after.offset, appended.skipped) == (2, 4, 2)
+    assert (appended.last_seq, appended.last_offset) == (4, 4)
     assert await texts(store) == [b"1", b"2", b"3", b"4"]
     held = await record(store)
     assert (held.first, held.last, held.digest) == (1, 4, "d2")

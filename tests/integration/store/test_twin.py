@@ -201,7 +201,8 @@ def comparable(outcome: Outcome | Refused) -> object:
         return outcome
 
     def shape(appended: Appended) -> tuple[object, ...]:
-        return place(appended.before), place(appended.after), appended.skipped, appended.last_offset
+        last = appended.last_seq, appended.last_offset
+        return place(appended.before), place(appended.after), appended.skipped, *last
 
     return outcome.repeated, [shape(appended) for appended in outcome.appended]
 

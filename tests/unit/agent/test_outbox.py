@@ -125,6 +125,28 @@ def test_a_log_with_less_than_it_acknowledged_has_lost_entries_and_says_which() 
     assert (stream.dead.first, stream.dead.last) == (3, 5)
 
 
+@pytest.mark.parametrize("code", ["publisher_lost", "producer_unknown"])
+def test_a_log_that_knows_less_of_a_producer_than_it_acknowledged_has_lost_that_range(code: str) -> None:
+    box, stream = make()
+    fill(stream, 9)
+    box.take(0, 1 << 20)
+    ack(box, 6)
+    nack(box, 7, code, last=0)
+    assert isinstance(stream.dead, PublisherLost)
+    assert (stream.dead.first, stream.dead.last) == (1, 6)
+
+
+@pytest.mark.parametrize("last", [None, 6])
+def test_a_producer_that_was_forgotten_for_being_idle_has_lost_nothing(last: int | None) -> None:
+    box, stream = make()
+    fill(stream, 9)
+    box.take(0, 1 << 20)
+    ack(box, 6)
+    nack(box, 7, "producer_unknown", last=last)
+    assert isinstance(stream.dead, PublishRefused)
+    assert (type(stream.dead), stream.dead.code) == (PublishRefused, "producer_unknown")
+
+
 def test_a_gap_is_closed_from_the_last_accepted_number_one_frame_first() -> None:
     box, stream = make(frame_entries_max=2)
     fill(stream, 6)

@@ -18,7 +18,7 @@ from protocol.frames import Part as FramePart
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
 
-__all__ = ["NOW_MS", "agent_peer", "line_to", "settled", "start_run"]
+__all__ = ["NOW_MS", "agent_peer", "line_to", "meta_of", "settled", "start_run"]
 
 NOW_MS = 1_000_000
 TURNS_MAX = 200

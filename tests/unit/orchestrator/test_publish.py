@@ -31,9 +31,9 @@ def frame(*entries: tuple[str, bytes], producer: str = "p", seq: int = 5, expect
     return Publish(log="topic/a", producer=producer, seq=seq, fence=7, entries=rows, expect=expect)
 
 
-def outcome(last_offset: int) -> Outcome:
+def outcome(last_seq: int, last_offset: int) -> Outcome:
     place = Position("e", last_offset, "0" * 16)
-    return Outcome((Appended(place, place, 0, 0, last_offset),), 0)
+    return Outcome((Appended(place, place, 0, 0, last_offset, last_seq),), 0)
 
 
 def refusal(refused: Refused, acked: int = 0, expect: int | None = None) -> tuple[str, int | None, int | None]:
@@ -120,8 +120,13 @@ def test_limits_are_kept_to() -> None:
 
 
 def test_a_puback_stands_for_the_whole_frame() -> None:
-    answer = puback(frame(("x", b""), ("y", b"")), outcome(40), "local")
+    answer = puback(frame(("x", b""), ("y", b"")), outcome(6, 40), "local")
     assert (answer.seq, answer.offset, answer.level) == (6, 40, "local")
+
+
+def test_a_puback_names_an_entry_and_its_own_offset_where_later_ones_were_accepted_before() -> None:
+    answer = puback(frame(("x", b""), ("y", b"")), outcome(9, 44), "local")
+    assert (answer.seq, answer.offset) == (9, 44)
 
 
 def test_refusals_of_the_store_have_their_codes() -> None:
@@ -129,7 +134,8 @@ def test_refusals_of_the_store_have_their_codes() -> None:
     assert refusal(Refused(Refusal.GUARD)) == ("fenced", None, None)
     assert refusal(Refused(Refusal.OUT_OF_ORDER, last=2)) == ("out_of_order", 2, None)
     assert refusal(Refused(Refusal.CONFLICT, last=5)) == ("producer_conflict", 5, None)
-    assert refusal(Refused(Refusal.PRODUCER_UNKNOWN)) == ("producer_unknown", None, None)
+    assert refusal(Refused(Refusal.PRODUCER_UNKNOWN)) == ("producer_unknown", 0, None)
+    assert refusal(Refused(Refusal.PRODUCER_UNKNOWN, last=4)) == ("producer_unknown", 4, None)
     assert refusal(Refused(Refusal.EXPECT, head=8), expect=3) == ("expect_failed", None, 8)
 
 
@@ -137,6 +143,7 @@ def test_lost_acknowledged_entries_are_told_as_such() -> None:
     assert refusal(Refused(Refusal.OUT_OF_ORDER, last=2), acked=4) == ("publisher_lost", 2, None)
     assert refusal(Refused(Refusal.PRODUCER_UNKNOWN), acked=4) == ("publisher_lost", 0, None)
     assert refusal(Refused(Refusal.OUT_OF_ORDER, last=4), acked=4) == ("out_of_order", 4, None)
+    assert refusal(Refused(Refusal.PRODUCER_UNKNOWN, last=4), acked=4) == ("producer_unknown", 4, None)
 
 
 def test_what_the_store_did_not_answer_is_worth_another_try() -> None:

@@ -1,0 +1,79 @@
+"""What an attempt's entries come to."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator import work as working
+from orchestrator.dispatch import Dispatch
+from orchestrator.line import Line
+from orchestrator.peers import Held, Peers
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.memory import MemoryServer
+from orchestrator.work import Work
+from protocol.codec import unpack_record
+from protocol.control import Failed, Kind, read_control
+from protocol.frames import Nack, Puback, Publish
+from protocol.ids import LogName
+from protocol.run import RunState
+from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of, start_run
+
+
+@pytest.fixture
+async def line() -> Line:
+    return await line_to(MemoryServer(lambda: NOW_MS))
+
+
+def work_on(line: Line) -> Work:
+    return Work(line, Peers(), Dispatch(line, Peers(), 1_000), 1_000)
+
+
+def entries(log: LogName, held: Held, seq: int, count: int = 1, *, attempt: int = 1) -> Publish:
+    rows = tuple(("said", b"%d" % number, None, None) for number in range(seq, seq + count))
+    return Publish(log=log.path, producer=f"attempt/{attempt}", seq=seq, fence=held.fence, entries=rows)
+
+
+async def test_a_run_whose_log_is_at_its_limit_ends_as_failed(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "RUN_ENTRIES_MAX", 5)
+    work, peer = work_on(line), agent_peer(lambda _: None)
+    meta, held = await start_run(line, peer)
+    assert isinstance(await work.publish(peer, meta.log, entries(meta.log, held, 1, 2)), Puback)
+    assert (await meta_of(line, meta.log)).state is RunState.RUNNING
+    answer = await work.publish(peer, meta.log, entries(meta.log, held, 3))
+    assert isinstance(answer, Puback)
+    assert (answer.seq, answer.offset) == (3, 5)
+    assert (await meta_of(line, meta.log)).state is RunState.FAILED
+    page = await line.store.read(meta.log, 5, 10)
+    assert page is not None
+    (last,) = [unpack_record(entry.packed) for entry in page.entries]
+    assert last.kind == Kind.FAILED
+    assert read_control(Failed, last.body).error.type == "run_log_full"
+    refused = await work.publish(peer, meta.log, entries(meta.log, held, 4))
+    assert isinstance(refused, Nack)
+    assert refused.code == "run_finished"
+
+
+async def test_entries_are_acknowledged_even_where_the_run_could_not_be_ended_at_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "RUN_ENTRIES_MAX", 3)
+    work, peer = work_on(line), agent_peer(lambda _: None)
+    meta, held = await start_run(line, peer)
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("the store does not answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(working, "settle", away)
+        assert isinstance(await work.publish(peer, meta.log, entries(meta.log, held, 1)), Puback)
+    assert (await meta_of(line, meta.log)).state is RunState.RUNNING
+    assert isinstance(await work.publish(peer, meta.log, entries(meta.log, held, 2)), Puback)
+    assert (await meta_of(line, meta.log)).state is RunState.FAILED
+
+
+async def test_an_attempt_that_the_store_has_lost_is_fenced(line: Line) -> None:
+    work, peer = work_on(line), agent_peer(lambda _: None)
+    meta, held = await start_run(line, peer)
+    refused = await work.publish(peer, meta.log, entries(meta.log, held, 4, attempt=2))
+    assert isinstance(refused, Nack)
+    assert refused.code == "fenced"
