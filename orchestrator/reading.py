@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from orchestrator.core.resume import LogState
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.registry import Registry
@@ -16,7 +17,7 @@ from orchestrator.store.base import Page
 from protocol.codec import unpack_record
 from protocol.codes import ErrorCode
 from protocol.control import Dead, Failed, Kind, RunError, Succeeded, read_control
-from protocol.entry import Entry, Position
+from protocol.entry import Entry
 from protocol.errors import RequestError
 from protocol.ids import LogKind, LogName, check_name, queue_partition
 from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
@@ -120,8 +121,8 @@ class Reading:
         meta = await self._store.meta(log)
         if meta is None:
             raise _no_log(log)
-        head = Position(meta["epoch"], int(meta["head"]), meta["tag"])
-        return LogInfo(log=log.path, head=head, first=int(meta["first"]), ts_ms=int(meta["ts"]))
+        state = LogState.parse(meta)
+        return LogInfo(log=log.path, head=state.end, first=state.first, ts_ms=state.ts_ms)
 
     async def logs(self, namespace: str, asked: LogList) -> tuple[LogInfo, ...]:
         """Return logs, newest first."""

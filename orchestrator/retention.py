@@ -14,6 +14,7 @@ import asyncio
 import structlog
 
 from orchestrator.acks import acknowledged
+from orchestrator.core.resume import LogState
 from orchestrator.line import Line
 from orchestrator.store.base import StoreError
 from protocol.ids import LogKind, LogName
@@ -71,7 +72,8 @@ class Retention:
         meta = await store.meta(log)
         if log.kind is LogKind.RUN or meta is None:
             return
-        first, head = int(meta["first"]), int(meta["head"])
+        state = LogState.parse(meta)
+        first, head = state.first, state.head
         if keep_from(first, head, [], self._entries_max) == first:
             return
         start = keep_from(first, head, await acknowledged(store, log), self._entries_max)

@@ -50,8 +50,8 @@ class Known:
         before, after = appended.before, appended.after
         if meta is not None and meta["epoch"] != before.epoch:
             return None
-        fields = {**(meta or {}), "epoch": after.epoch, "head": str(after.offset), "tag": after.tag}
-        return cls(LogState.parse(fields), before)
+        written = {"epoch": after.epoch, "head": str(after.offset), "tag": after.tag, "ts": str(appended.ts_ms)}
+        return cls(LogState.parse({**(meta or {}), **written}), before)
 
 
 async def log_state(line: Line, tail: Tail, *, make: bool = True) -> LogState | None:

@@ -41,13 +41,22 @@ PROBES_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """A log as its meta says it is."""
+    """A log as its meta says it is.
+
+    Attributes:
+        head: offset of its last entry, 0 where there is none.
+        tag: after that entry.
+        first: offset of the first entry that is kept.
+        cut_tag: before that entry.
+        ts_ms: when the last entry was appended.
+    """
 
     epoch: str
     head: int
     tag: str
     first: int
     cut_tag: str
+    ts_ms: int
 
     @classmethod
     def parse(cls, meta: Mapping[str, str]) -> LogState:
@@ -56,7 +65,7 @@ class LogState:
         first = int(meta.get("first") or 1)
         tag = meta.get("tag") or first_tag(epoch)
         cut_tag = meta.get("trim_tag") or first_tag(epoch)
-        return cls(epoch, int(meta.get("head") or 0), tag, first, cut_tag)
+        return cls(epoch, int(meta.get("head") or 0), tag, first, cut_tag, int(meta.get("ts") or 0))
 
     @property
     def cut(self) -> Position:

@@ -41,7 +41,7 @@ class History:
         return Position(EPOCH, offset, self.tags[offset])
 
     def state(self, first: int = 1) -> LogState:
-        return LogState(EPOCH, self.head, self.tags[-1], first, self.tags[first - 1])
+        return LogState(EPOCH, self.head, self.tags[-1], first, self.tags[first - 1], ts_ms=0)
 
 
 def test_a_position_in_the_history_is_resumed() -> None:
