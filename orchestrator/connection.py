@@ -1,25 +1,23 @@
 """One connection: carries out what its session and the hub's core decide.
 
-One task reads. Everything that takes time (a commit, a request, a verdict) runs beside it, so that many
-publishes are in flight at once and the store can commit them together; they are started in the order in which
-they came, and the store keeps that order. Frames to send are gathered and leave as one message at the end of
-the turn of the event loop.
+Messages are carried out as they arrive. Everything that takes time (a commit, a request, a verdict) runs beside
+that, so that many publishes are in flight at once and the store can commit them together; they are started in the
+order in which they came, and the store keeps that order. Frames to send are gathered and leave as one message at the
+end of the turn of the event loop.
 
 Nothing queues without bound: what is sent on subscriptions is bound by their windows and stops while the
-transport is full; requests and publishes are not read on while as many as announced are under way, or while the
-peer does not take their answers.
+transport is full. A frame has to wait while the session opens, while as much as announced is under way, or while
+the peer does not take the answers; then everything behind it waits, and the socket is not read.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from websockets.asyncio.server import broadcast
-from websockets.exceptions import ConnectionClosed
 
 from orchestrator.follows import Follows
 from orchestrator.intake import Intake
@@ -31,7 +29,7 @@ from orchestrator.services import Services
 from orchestrator.store.base import StoreUnavailable
 from protocol.codec import encode
 from protocol.codes import CloseCode, is_terminal
-from protocol.effects import Fail, SendHeartbeat
+from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     Ack,
@@ -57,7 +55,7 @@ from protocol.frames import (
 from protocol.session import Phase, Session, Side
 
 if TYPE_CHECKING:
-    from orchestrator.server import Socket
+    from orchestrator.websocket import Socket
 
 __all__ = ["Connection"]
 
@@ -70,6 +68,9 @@ BYE_CHARACTERS_MAX = 200
 WEBSOCKET_NORMAL = 1000
 ASKED_MAX = 64
 """Subscriptions and releases of one session under way at once."""
+
+_ASKING = (Publish, Request, Subscribe, Release, Refresh, Tags)
+"""Frames that wait for room."""
 
 log_ = structlog.get_logger()
 
@@ -88,22 +89,26 @@ class Connection:
         "_expires_s",
         "_hub",
         "_intake",
+        "_opening",
         "_outgoing",
+        "_over",
         "_reason",
+        "_rest",
         "_session",
         "_socket",
         "_token",
-        "_waiter",
+        "_unread",
+        "_waits",
         "follows",
         "peer",
     )
 
     def __init__(self, hub: Services, socket: Socket, token: str | None) -> None:
-        """Take over an accepted websocket.
+        """Make one; `greet` begins it.
 
         Args:
             hub: what this hub's connections share.
-            socket: the websocket, after its handshake.
+            socket: the websocket.
             token: from the `Authorization` header, if there was one.
         """
         self._hub = hub
@@ -118,60 +123,98 @@ class Connection:
         self.peer: Peer | None = None
         self.follows: Follows | None = None
         self._expires_s: int | None = None
-        self._outgoing = Outgoing(self._session, self._write, hub.counters)
+        self._outgoing = Outgoing(self._session, socket.write, hub.counters)
         self._intake: Intake | None = None
+        self._opening = False
         self._closing = False
+        self._over = False
         self._asked = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waits = False
+        self._rest: list[Deliver | Fail] = []
+        self._unread: deque[bytes] | None = None
         self._buffered = 0
         self._reason = ""
 
     # ── reading ──────────────────────────────────────────────────────────────
 
-    async def run(self) -> None:
-        """Talk with the peer until the connection ends."""
-        self._socket.reader = self
+    def greet(self) -> None:
+        """Begin: the handshake is over."""
         self._hub.connections.add(self)
         self._hub.unidentified += 1
         self._hub.counters.connections += 1
+        self.send(greeting(self._hub, self._socket.nonce))
+        self._outgoing.flush()
+
+    def on_message(self, message: bytes) -> None:
+        """Take a message."""
+        if self._waits:
+            self._unread = self._unread or deque()
+            self._unread.append(message)
+            self._socket.pause_reading()
+            return
         try:
-            self.send(greeting(self._hub, self._socket.id.bytes))
-            await self._read()
-        except ConnectionClosed:
-            pass
+            self._carry_out(self._session.receive(message, monotonic_ms()))
         except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
             self._broken(fault)
-        finally:
-            closing = self._closing
-            self._ended()
-        if closing:
-            await self._socket.wait_closed()  # whoever returns earlier closes it with 1000 instead of our code
 
-    async def _read(self) -> None:
-        async for message in self._socket:
-            if isinstance(message, str):
-                self.fail(CloseCode.MALFORMED, "a text message; frames are binary")
+    def on_text(self) -> None:
+        """Refuse a text message."""
+        self.fail(CloseCode.MALFORMED, "a text message; frames are binary")
+
+    def wake(self) -> None:
+        """Read on, if there is room again."""
+        if not self._waits or self._opening:
+            return
+        try:
+            self._read_on()
+        except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
+            self._broken(fault)
+
+    def _read_on(self) -> None:
+        rest, self._rest = self._rest, []
+        self._waits = False
+        self._carry_out(rest)
+        while not self._waits and self._unread:
+            self._carry_out(self._session.receive(self._unread.popleft(), monotonic_ms()))
+        if not self._waits:
+            self._unread = None
+            self._socket.resume_reading()
+
+    def _carry_out(self, effects: list[Deliver | Fail]) -> None:
+        """Carry out what a message asks for, up to a frame that has to wait."""
+        for at, effect in enumerate(effects):
+            if self._closing:
                 return
-            for effect in self._session.receive(message, monotonic_ms()):
-                if isinstance(effect, Fail):
-                    self.fail(effect.code, effect.message)
-                else:
-                    await self._act(effect.frame)
-                if self._closing:
-                    return
+            if isinstance(effect, Fail):
+                self.fail(effect.code, effect.message)
+                return
+            if isinstance(effect.frame, _ASKING) and not self._has_room():
+                self._waits = True
+                self._rest = effects[at:]
+                return
+            self._act(effect.frame)
+            if self._opening:
+                self._waits = True
+                self._rest = effects[at + 1 :]
+                return
 
-    async def _act(self, frame: Frame) -> None:
+    def _has_room(self) -> bool:
+        """Whether more may be under way: what a peer asks for without reading the answers stays in its socket."""
+        return not (self._taken_on.full or self.congested or self._asked >= ASKED_MAX)
+
+    def _act(self, frame: Frame) -> None:
         """Carry out one frame."""
         try:
-            if isinstance(frame, Publish | Request):
-                await self._take_on(frame)
-            elif isinstance(frame, Subscribe | Release | Refresh | Tags):
-                await self._room()
-                self._take(frame)
-            elif isinstance(frame, Identify):
-                await self._on_identify(frame)
-            else:
-                self._take(frame)
+            match frame:
+                case Publish():
+                    self._taken_on.publish(frame)
+                case Request():
+                    self._taken_on.request(frame)
+                case Identify():
+                    self._opening = True
+                    self._hub.spawn(self._on_identify(frame))
+                case _:
+                    self._take(frame)
         except RemoteProtocolError as fault:
             self.fail(fault.code, str(fault))
 
@@ -209,26 +252,6 @@ class Connection:
             self._intake = Intake(self._hub, self, self.peer)
         return self._intake
 
-    async def _take_on(self, frame: Publish | Request) -> None:
-        """Take on a publish or a request, once there is room for another."""
-        intake = self._taken_on
-        await self._room()
-        if self._closing:
-            return
-        if isinstance(frame, Publish):
-            intake.publish(frame)
-        else:
-            intake.request(frame)
-
-    async def _room(self) -> None:
-        """Wait until more may be under way: what a peer asks for without reading the answers stays in its socket."""
-        while not self._closing and (self._taken_on.full or self.congested or self._asked >= ASKED_MAX):
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-
     def spawn_asked(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what the peer asked for; only so much of it is under way at once."""
         self._asked += 1
@@ -241,17 +264,12 @@ class Connection:
             self._asked -= 1
             self.wake()
 
-    def wake(self) -> None:
-        """Read on: there is room again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     # ── sending ──────────────────────────────────────────────────────────────
 
     @property
     def congested(self) -> bool:
         """Whether the transport holds as much as it should."""
-        return self._socket.paused
+        return self._socket.congested
 
     def send(self, frame: Part) -> None:
         """Put a frame on its way, in order. Nothing happens where the session is over."""
@@ -276,31 +294,35 @@ class Connection:
         if self.follows is not None:
             self.follows.pump()
 
-    def _write(self, message: bytes) -> None:
-        broadcast((self._socket,), message)
-
     # ── opening ──────────────────────────────────────────────────────────────
 
     async def _on_identify(self, frame: Identify) -> None:
         token, self._token = frame.token or self._token, None
         try:
             opened = await open_session(self._hub, self, frame, token)
+            if isinstance(opened, Opened):
+                self._ready(frame, opened)
+            else:
+                self.fail(opened.code, opened.message)
         except StoreUnavailable as fault:
             self.fail(CloseCode.STORE_UNAVAILABLE, str(fault))
-            return
-        if not isinstance(opened, Opened):
-            self.fail(opened.code, opened.message)
-            return
-        self._ready(frame, opened)
+        except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
+            self._broken(fault)
+        finally:
+            self._opening = False
+            if self._closing:
+                self._end()  # it was told to go while it was opened
+            else:
+                self.wake()
 
     def _ready(self, frame: Identify, opened: Opened) -> None:
         """Tell the peer that its session is open, and start what goes on in it."""
         hub, peer = self._hub, opened.peer
         if self._closing or self._session.phase is Phase.ENDED:
-            return  # it was told to go while it was opened; what was opened is closed by `_ended`
+            return  # what was opened is closed by `_end`
         self._expires_s = opened.expires_s
         self._session.bytes_max = hub.settings.limits.message_bytes_max
-        self._socket.protocol.max_message_size = self._session.bytes_max
+        self._socket.take_up_to(self._session.bytes_max)
         hub.unidentified -= 1
         hub.counters.sessions += 1
         ready = Ready.model_construct(
@@ -334,7 +356,7 @@ class Connection:
             now_s: the time, for tokens.
             heartbeat: an encoded heartbeat, shared by all connections.
         """
-        if self._waiter is not None:
+        if self._waits:
             self._hear(now_ms)
         effect = self._session.tick(now_ms)
         if isinstance(effect, Fail):
@@ -346,7 +368,7 @@ class Connection:
 
     def _hear(self, now_ms: int) -> None:
         """Do not count a silence that is the hub's own: it is not reading on, for want of room."""
-        held = self._socket.transport.get_write_buffer_size() if self.congested else 0
+        held = self._socket.buffered if self.congested else 0
         if held == 0 or held < self._buffered:
             self._session.receive(b"", now_ms)
         self._buffered = held
@@ -385,20 +407,26 @@ class Connection:
         """Whether a publish or a request is under way."""
         return self._intake is not None and self._intake.busy
 
+    def on_lost(self) -> None:
+        """End: the connection is gone."""
+        self._closing = True
+        self._end()
+
     def _close(self, code: int, reason: str) -> None:
         self._closing = True
         self._reason = reason
-        self._session.end()
-        self.wake()
-        self._hub.spawn(self._socket.close(code, reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")))
+        self._end()
+        self._socket.close(code, reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore"))
 
-    def _ended(self) -> None:
-        """Clear up: the connection is gone."""
-        hub, peer = self._hub, self.peer
-        self._closing = True
+    def _end(self) -> None:
+        """Clear up, once, and not before what is being opened was opened."""
         self._session.end()
+        if self._over or self._opening:
+            return
+        self._over = True
+        hub, peer = self._hub, self.peer
+        self._rest, self._unread = [], None
         hub.connections.discard(self)
-        self._socket.reader = None
         if self.follows is not None:
             self.follows.end()
         if peer is None or self._expires_s is None:

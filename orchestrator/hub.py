@@ -271,6 +271,7 @@ class Hub:
         try:
             await self._drain()
         finally:
+            self._server.abort()
             self._cancel_all()
             await self._stack.__aexit__(kind, fault, trace)
         self._withdraw()

@@ -133,11 +133,11 @@ async def test_what_is_asked_for_by_a_peer_that_reads_nothing_stays_in_its_socke
 
         flooding = asyncio.create_task(flood())
         try:
-            await eventually(lambda: link._waiter is not None)
+            await eventually(lambda: link._waits)
             for _ in range(10):
                 await bystander.result("log.list")
                 assert link._asked <= ASKED_MAX
-                assert link._socket.transport.get_write_buffer_size() < BUFFERED_MAX
+                assert link._socket.buffered < BUFFERED_MAX
         finally:
             flooding.cancel()
             await asyncio.wait([flooding])

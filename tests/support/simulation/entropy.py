@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator import acks, connection, following, peers, tail
 from tests.support.simulation.loop import Machine, SimulationLoop, current_machine
-from tests.support.simulation.net import Dial, End, Network
+from tests.support.simulation.net import Dial, Network
 
 __all__ = ["EPOCH_MS", "Chance", "Clock", "installed", "patched"]
 
@@ -108,11 +108,6 @@ class OneThread:
         """There is nothing to stop: tasks end by themselves or with their machine."""
 
 
-def _broadcast(ends: tuple[End, ...], message: bytes) -> None:
-    for end in ends:
-        end.write(message)
-
-
 @contextmanager
 def patched(*changes: tuple[str, Any]) -> Iterator[None]:
     """Put other values in place of attributes, each named `module.attribute` or `module:Class.attribute`."""
@@ -156,7 +151,6 @@ def installed(loop: SimulationLoop, network: Network, seed: int) -> Iterator[Non
         *_uses_of(random, chance),
         ("agent.link.connect", dial),
         ("agent.worker.LoopThread", OneThread),
-        ("orchestrator.connection.broadcast", _broadcast),
         *_steady_hashes(),
     ):
         yield

@@ -89,13 +89,11 @@ class HubMachine:
 
     def accept(self, end: HubEnd, token: str | None) -> None:
         """Take a new connection."""
-        self.machine.begin(self._talk(end, token), "connection")
-
-    async def _talk(self, end: HubEnd, token: str | None) -> None:
         assert self.hub is not None
         socket: Any = end
-        await Connection(self.hub.services, socket, token).run()
-        await end.close()
+        connection = Connection(self.hub.services, socket, token)
+        end.accept(connection)
+        self.machine.run(connection.greet)
 
     def stop(self) -> None:
         """Drain, as SIGTERM asks for."""

@@ -9,21 +9,23 @@ during which nothing arrives and nothing is lost.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
-from types import SimpleNamespace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
+from orchestrator.websocket import Talker
 from tests.support.simulation.loop import Machine, SimulationLoop, current_machine, outside
 from tests.support.simulation.trace import Trace
 
-__all__ = ["Dial", "End", "HubEnd", "Network", "Wire"]
+__all__ = ["Dial", "End", "HubEnd", "Network", "PeerEnd", "Wire"]
 
 WRITE_HIGH_BYTES = 24 * 1024
 WRITE_LOW_BYTES = 6 * 1024
@@ -32,13 +34,6 @@ SLOW_SHARE = 0.03
 """Of messages that take up to `SLOW_S`; the others take up to `QUICK_S`."""
 SLOW_S = 0.4
 QUICK_S = 0.006
-
-
-class Reader(Protocol):
-    """What a hub's end tells when its transport takes more."""
-
-    def on_drained(self) -> None:
-        """The transport takes more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +95,8 @@ class Pipe:
         self._arm()
 
 
-class End:
-    """One end of a connection, as a peer's link uses it."""
+class End(ABC):
+    """One end of a connection."""
 
     def __init__(self, network: Network, machine: Machine, out: Pipe, into: Pipe) -> None:
         self.machine = machine
@@ -112,39 +107,8 @@ class End:
         self._into = into
         self._inbox: deque[bytes] = deque()
         self._unread = 0
-        self._readable: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
         self.other: End
         into.arrive = self._arrive
-
-    async def recv(self) -> bytes:
-        """Return the next message.
-
-        Raises:
-            ConnectionClosedError: there will be none.
-        """
-        while not self._inbox:
-            if self.closed is not None:
-                raise self.closed
-            self._readable = self._network.loop.create_future()
-            await self._readable
-        message = self._inbox.popleft()
-        self._unread -= len(message)
-        self.other.drained()
-        return message
-
-    async def send(self, message: bytes) -> None:
-        """Send a message, and wait while the transport is full.
-
-        Raises:
-            ConnectionClosedError: the connection is closed.
-        """
-        self.write(message)
-        while self.paused and self.closed is None:
-            self._writable = self._network.loop.create_future()
-            await self._writable
-        if self.closed is not None:
-            raise self.closed
 
     def write(self, message: bytes) -> None:
         """Send a message, however full the transport is. Nothing happens on a closed connection."""
@@ -156,11 +120,6 @@ class End:
     def held(self) -> int:
         """Bytes that the other end has not read."""
         return self._out.size + self.other._unread
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, after all that was written."""
-        self.shut(Close(int(code), reason))
-        await asyncio.sleep(0)
 
     def shut(self, frame: Close | None) -> None:
         """End this end, and let the other know once it has read what was written."""
@@ -192,6 +151,53 @@ class End:
         self._unread += len(item)
         self._wake()
 
+    @abstractmethod
+    def _wake(self) -> None:
+        """Something came, or may be written again, or the end is closed."""
+
+
+class PeerEnd(End):
+    """One end, as a peer's link uses it."""
+
+    def __init__(self, network: Network, machine: Machine, out: Pipe, into: Pipe) -> None:
+        super().__init__(network, machine, out, into)
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+
+    async def recv(self) -> bytes:
+        """Return the next message.
+
+        Raises:
+            ConnectionClosedError: there will be none.
+        """
+        while not self._inbox:
+            if self.closed is not None:
+                raise self.closed
+            self._readable = self._network.loop.create_future()
+            await self._readable
+        message = self._inbox.popleft()
+        self._unread -= len(message)
+        self.other.drained()
+        return message
+
+    async def send(self, message: bytes) -> None:
+        """Send a message, and wait while the transport is full.
+
+        Raises:
+            ConnectionClosedError: the connection is closed.
+        """
+        self.write(message)
+        while self.paused and self.closed is None:
+            self._writable = self._network.loop.create_future()
+            await self._writable
+        if self.closed is not None:
+            raise self.closed
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, after all that was written."""
+        self.shut(Close(int(code), reason))
+        await asyncio.sleep(0)
+
     def _wake(self) -> None:
         for future in (self._readable, self._writable):
             if future is not None and not future.done():
@@ -203,25 +209,60 @@ class HubEnd(End):
 
     def __init__(self, network: Network, machine: Machine, out: Pipe, into: Pipe, number: int) -> None:
         super().__init__(network, machine, out, into)
-        self.reader: Reader | None = None
-        self.id = SimpleNamespace(bytes=number.to_bytes(16, "big"))
-        self.protocol = SimpleNamespace(max_message_size=0)
-        self.transport = SimpleNamespace(get_write_buffer_size=lambda: self.held)
+        self.nonce = number.to_bytes(16, "big")
+        self._talker: Talker | None = None
+        self._reading = True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            yield await self.recv()
+    def accept(self, talker: Talker) -> None:
+        """Tell `talker` what comes from now on."""
+        self._talker = talker
 
-    async def wait_closed(self) -> None:
-        """Wait until the connection is closed."""
-        await asyncio.sleep(0)
+    @property
+    def congested(self) -> bool:
+        """Whether the transport holds as much as it should."""
+        return self.paused
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the other end has not read."""
+        return self.held
+
+    def take_up_to(self, message_bytes_max: int) -> None:
+        """Set how large a message may be; here they are of any size."""
+
+    def pause_reading(self) -> None:
+        """Leave what comes unread."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._reading = True
+        self._network.loop.call_soon(self._tell, context=outside())
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection, after all that was written."""
+        self.shut(Close(int(code), reason))
 
     def drained(self) -> None:
         """The peer has read something."""
         before = self.paused
         super().drained()
-        if before and not self.paused and self.reader is not None:
-            self.machine.run(self.reader.on_drained)
+        if before and not self.paused and self._talker is not None:
+            self.machine.run(self._talker.on_drained)
+
+    def _wake(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        """Hand on what came."""
+        while self._reading and self._inbox and self._talker is not None and self.machine.alive:
+            message = self._inbox.popleft()
+            self._unread -= len(message)
+            self.other.drained()
+            self.machine.run(partial(self._talker.on_message, message))
+        if self.closed is not None and self._talker is not None and self.machine.alive:
+            talker, self._talker = self._talker, None
+            self.machine.run(talker.on_lost)
 
 
 class Wire:
@@ -232,7 +273,7 @@ class Wire:
         name = f"{number}:{peer.name}"
         up, down = Pipe(network, f"{name}>{hub.name}"), Pipe(network, f"{name}<{hub.name}")
         self.pipes = (up, down)
-        self.peer = End(network, peer, up, down)
+        self.peer = PeerEnd(network, peer, up, down)
         self.hub = HubEnd(network, hub, down, up, number)
         self.peer.other, self.hub.other = self.hub, self.peer
 
@@ -316,7 +357,7 @@ class Network:
 
     # Connecting
 
-    async def connect(self, url: str, token: str | None) -> End:
+    async def connect(self, url: str, token: str | None) -> PeerEnd:
         """Connect the machine that runs to a hub.
 
         Raises:
@@ -353,9 +394,9 @@ class Dial:
         self._network = network
         self._url = url
         self._token = additional_headers.get("Authorization", "").removeprefix("Bearer ") or None
-        self._end: End | None = None
+        self._end: PeerEnd | None = None
 
-    async def __aenter__(self) -> End:
+    async def __aenter__(self) -> PeerEnd:
         self._end = await self._network.connect(self._url, self._token)
         return self._end
 

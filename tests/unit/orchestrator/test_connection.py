@@ -26,41 +26,58 @@ from orchestrator.store.base import Outcome
 from orchestrator.store.memory import MemoryServer
 from orchestrator.telemetry import Counters
 from orchestrator.work import Work
-from protocol.codec import decode, encode
-from protocol.frames import HandlerSpec, Heartbeat, Identify, Nack, Part, Ready, Role
-from protocol.ids import LogName
+from protocol.codec import decode, encode, unpack_record
+from protocol.entry import Entry
+from protocol.frames import Error, HandlerSpec, Heartbeat, Identify, Nack, Part, Ready, Role
+from protocol.ids import LogKind, LogName
 from tests.unit.orchestrator.parts import NOW_MS, line_to, settled, start_run
 
 LEASE_MS = 1_000
+HELLO = Identify(
+    version=1, role=Role.AGENT, id="a", instance="i", queues=("q",), slots=1, handlers=(HandlerSpec(name="h"),)
+)
+
+
+async def entries_of(line: Line, agent: str) -> tuple[Entry, ...]:
+    """Return what an agent's log holds."""
+    page = await line.store.read(LogName("default", LogKind.AGENT, agent), 0, 100)
+    assert page is not None
+    return page.entries
 
 
 class Socket:
-    """A websocket, as a connection sees it: what the peer says is put in, what the hub says is kept."""
+    """A websocket, as a connection sees it: what the peer says is handed on, what the hub says is kept."""
+
+    congested = False
+    buffered = 0
+    nonce = b"n" * 16
 
     def __init__(self) -> None:
-        self.reader: object = None
-        self.paused = False
-        self.id = SimpleNamespace(bytes=b"n" * 16)
-        self.protocol = SimpleNamespace(max_message_size=0)
+        self.connection: Connection
+        self.pauses = self.resumes = 0
         self.heard: list[Part] = []
-        self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     def say(self, frame: Part) -> None:
-        self._inbox.put_nowait(encode(frame))
+        self.connection.on_message(encode(frame))
 
     def hang_up(self) -> None:
-        self._inbox.put_nowait(None)
+        self.connection.on_lost()
 
     def write(self, message: bytes) -> None:
         self.heard.extend(decode(message, 1 << 20))
 
+    def take_up_to(self, message_bytes_max: int) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        self.pauses += 1
+
+    def resume_reading(self) -> None:
+        self.resumes += 1
+
     @property
     def nacks(self) -> list[Nack]:
         return [frame for frame in self.heard if isinstance(frame, Nack)]
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (message := await self._inbox.get()) is not None:
-            yield message
 
 
 class Desk:
@@ -88,15 +105,18 @@ class Desk:
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
-    async def agent(self) -> tuple[Socket, Peer]:
-        """Open a session of agent `a`, with one slot."""
+    def socket(self) -> Socket:
+        """Open a connection."""
         socket: Any = Socket()
         self._sockets.append(socket)
-        self.spawn(Connection(self.hub, socket, "token").run())
-        handlers = (HandlerSpec(name="h"),)
-        socket.say(
-            Identify(version=1, role=Role.AGENT, id="a", instance="i", queues=("q",), slots=1, handlers=handlers)
-        )
+        socket.connection = Connection(self.hub, socket, "token")
+        socket.connection.greet()
+        return cast(Socket, socket)
+
+    async def agent(self) -> tuple[Socket, Peer]:
+        """Open a session of agent `a`, with one slot."""
+        socket = self.socket()
+        socket.say(HELLO)
         await settled(lambda: any(isinstance(frame, Ready) for frame in socket.heard))
         peer = self.hub.peers.agent("default", "a")
         assert peer is not None
@@ -104,12 +124,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    def broadcast(sockets: tuple[Socket, ...], message: bytes) -> None:
-        for socket in sockets:
-            socket.write(message)
-
-    monkeypatch.setattr("orchestrator.connection.broadcast", broadcast)
+async def desk() -> AsyncIterator[Desk]:
     made = Desk(await line_to(MemoryServer(lambda: NOW_MS)))
     yield made
     await made.close()
@@ -148,3 +163,25 @@ async def test_a_heartbeat_that_lists_nothing_takes_nothing_that_is_on_its_way_t
     await asyncio.sleep(0)
     assert peer.held == {run.log.name: held}
     assert socket.nacks == []
+
+
+async def test_what_comes_while_the_session_opens_waits_its_turn_and_is_not_read_on(desk: Desk) -> None:
+    socket = desk.socket()
+    socket.say(HELLO)
+    socket.say(Heartbeat(attempts=()))
+    assert (socket.pauses, socket.resumes) == (1, 0)
+    await settled(lambda: any(isinstance(frame, Ready) for frame in socket.heard))
+    assert (socket.pauses, socket.resumes) == (1, 1)
+    assert not any(isinstance(frame, Error) for frame in socket.heard)
+
+
+async def test_a_connection_that_is_lost_while_its_session_opens_leaves_no_session_behind(desk: Desk) -> None:
+    socket = desk.socket()
+    socket.say(HELLO)
+    socket.hang_up()
+    await desk.close()
+    assert not any(isinstance(frame, Ready) for frame in socket.heard)
+    assert desk.hub.peers.agent("default", "a") is None
+    assert (len(desk.hub.connections), desk.hub.unidentified) == (0, 0)
+    kinds = [unpack_record(entry.packed).kind for entry in await entries_of(desk.line, "a")]
+    assert kinds == ["$connected", "$disconnected"]
