@@ -7,7 +7,7 @@ import pytest
 from tests.support.simulation.plants import PLANTS
 from tests.support.simulation.runner import run_seeds
 
-SEEDS_MAX = 80
+SEEDS_MAX = 160
 A_ROUND = 16
 
 
