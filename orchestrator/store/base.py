@@ -170,14 +170,12 @@ class SortedAdd:
 
     Attributes:
         score: the score, or with `from_now` what is added to the store's clock in ms to get it.
-        only_present: leave the set alone where the member is not in it.
     """
 
     key: str
     member: str
     score: int
     from_now: bool = False
-    only_present: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,10 +354,8 @@ class Store(Protocol):
     async def hash_put(self, key: str, fields: Mapping[str, str | bytes | None]) -> None:
         """Set fields of a hash outside any partition (the registry); None deletes the field."""
 
-    async def sorted_range(
-        self, key: str, limit: int, *, score_max: int | None = None, newest_first: bool = False, start: int = 0
-    ) -> list[tuple[str, int]]:
-        """Return members with scores, lowest score first, or highest with `newest_first`."""
+    async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> list[tuple[str, int]]:
+        """Return members with scores, lowest score first."""
 
     async def sorted_put(self, key: str, member: str, score: int | None) -> None:
         """Put a member into a sorted set outside any partition (the registry); None takes it out."""
@@ -367,10 +363,8 @@ class Store(Protocol):
     async def set_members(self, key: str) -> frozenset[str]:
         """Return the members of a set."""
 
-    async def log_names(
-        self, namespace: str, kind: LogKind, limit: int, *, newest_first: bool = True
-    ) -> list[tuple[str, int]]:
-        """Return names of logs of one kind over all partitions with the time each was made, in ms."""
+    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> list[tuple[str, int]]:
+        """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first."""
 
     async def trim(self, log: LogName, keep_from: int) -> Position | None:
         """Drop the entries before offset `keep_from`, exactly; return the position at the cut.

@@ -202,25 +202,23 @@ class MemoryStore:
         """Return a whole hash."""
         return dict((await self._data()).hashes.get(key, {}))
 
-    async def sorted_range(
-        self, key: str, limit: int, *, score_max: int | None = None, newest_first: bool = False, start: int = 0
-    ) -> Ranked:
-        """Return members with scores, lowest score first, or highest with `newest_first`."""
-        return (await self._data()).ranked(key, score_max, newest_first=newest_first)[start : start + limit]
+    async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> Ranked:
+        """Return members with scores, lowest score first."""
+        return (await self._data()).ranked(key, score_max)[:limit]
 
     async def set_members(self, key: str) -> frozenset[str]:
         """Return the members of a set."""
         return frozenset((await self._data()).sets.get(key, ()))
 
-    async def log_names(self, namespace: str, kind: LogKind, limit: int, *, newest_first: bool = True) -> Ranked:
-        """Return names of logs of one kind over all partitions with the time each was made, in ms."""
+    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> Ranked:
+        """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first."""
         data = await self._data()
         found = [
             item
             for partition in range(PARTITIONS)
             for item in data.ranked(keys.log_index(partition, namespace, kind), None)
         ]
-        found.sort(key=lambda item: (item[1], item[0]), reverse=newest_first)
+        found.sort(key=lambda item: (item[1], item[0]), reverse=True)
         return found[:limit]
 
     async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:

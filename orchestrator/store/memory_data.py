@@ -123,14 +123,14 @@ class Data:
             tag = stored.tag
         return Page(before, Position(head.epoch, start + len(entries), tag), tuple(entries), head.offset)
 
-    def ranked(self, key: str, score_max: int | None, *, newest_first: bool = False) -> list[tuple[str, int]]:
+    def ranked(self, key: str, score_max: int | None) -> list[tuple[str, int]]:
         """Return members of a sorted set in order, up to a score."""
         members = [
             (member, score)
             for member, score in self.sorted_sets.get(key, {}).items()
             if score_max is None or score <= score_max
         ]
-        return sorted(members, key=lambda item: (item[1], item[0]), reverse=newest_first)
+        return sorted(members, key=lambda item: (item[1], item[0]))
 
     # ── committing ───────────────────────────────────────────────────────────
 
@@ -261,9 +261,8 @@ class Data:
             case HashDelete():
                 self.put(op.key, dict.fromkeys(op.fields))
             case SortedAdd():
-                if not op.only_present or op.member in self.sorted_sets.get(op.key, {}):
-                    score = op.score + now_ms if op.from_now else op.score
-                    self.sorted_sets.setdefault(op.key, {})[op.member] = score
+                score = op.score + now_ms if op.from_now else op.score
+                self.sorted_sets.setdefault(op.key, {})[op.member] = score
             case SortedRemove():
                 self.discard(op.key, op.member)
             case SetAdd():

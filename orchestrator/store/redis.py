@@ -205,30 +205,26 @@ class RedisStore:
         flat = await self._reads.call("HGETALL", key)
         return {name.decode(): value for name, value in _pairs(flat)}
 
-    async def sorted_range(
-        self, key: str, limit: int, *, score_max: int | None = None, newest_first: bool = False, start: int = 0
-    ) -> Ranked:
-        """Return members with scores, lowest score first, or highest with `newest_first`."""
-        return _ranked(await self._reads.call(*_range_words(key, limit, score_max, newest_first, start)))
+    async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> Ranked:
+        """Return members with scores, lowest score first."""
+        return _ranked(await self._reads.call(*_lowest(key, limit, score_max)))
 
     async def set_members(self, key: str) -> frozenset[str]:
         """Return the members of a set."""
         return frozenset(member.decode() for member in await self._reads.call("SMEMBERS", key))
 
-    async def log_names(self, namespace: str, kind: LogKind, limit: int, *, newest_first: bool = True) -> Ranked:
-        """Return names of logs of one kind over all partitions with the time each was made, in ms."""
-        commands = [
-            pack_command(*_range_words(keys.log_index(partition, namespace, kind), limit, None, newest_first, 0))
-            for partition in range(PARTITIONS)
-        ]
+    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> Ranked:
+        """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first."""
+        indexes = [keys.log_index(partition, namespace, kind) for partition in range(PARTITIONS)]
+        commands = [pack_command("ZRANGE", index, 0, limit - 1, "REV", "WITHSCORES") for index in indexes]
         names = [item for reply in await _replies(self._reads, commands) for item in _ranked(reply)]
-        names.sort(key=lambda item: (item[1], item[0]), reverse=newest_first)
+        names.sort(key=lambda item: (item[1], item[0]), reverse=True)
         return names[:limit]
 
     async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
         """Return leases and timers that are due, over all partitions, the longest due first."""
         commands = [
-            pack_command(*_range_words(key_of(partition), limit, now_ms, False, 0))
+            pack_command(*_lowest(key_of(partition), limit, now_ms))
             for key_of in (keys.leases, keys.timers)
             for partition in range(PARTITIONS)
         ]
@@ -277,11 +273,9 @@ async def _replies(line: Line, commands: Sequence[bytes]) -> list[Any]:
     return replies
 
 
-def _range_words(key: str, limit: int, score_max: int | None, newest_first: bool, start: int) -> tuple[str | int, ...]:
+def _lowest(key: str, limit: int, score_max: int | None) -> tuple[str | int, ...]:
     top = "+inf" if score_max is None else score_max
-    if newest_first:
-        return ("ZRANGE", key, top, "-inf", "BYSCORE", "REV", "LIMIT", start, limit, "WITHSCORES")
-    return ("ZRANGE", key, "-inf", top, "BYSCORE", "LIMIT", start, limit, "WITHSCORES")
+    return ("ZRANGE", key, "-inf", top, "BYSCORE", "LIMIT", 0, limit, "WITHSCORES")
 
 
 def _pairs(flat: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:

@@ -95,7 +95,7 @@ def _encode_op(op: Op, table: _KeyTable) -> tuple[object, ...]:
         case HashDelete():
             return (2, table[op.key], op.fields)
         case SortedAdd():
-            return (3, table[op.key], op.member, op.score, op.from_now, op.only_present)
+            return (3, table[op.key], op.member, op.score, op.from_now)
         case SortedRemove():
             return (4, table[op.key], op.member)
         case SetAdd():

@@ -8,7 +8,7 @@
 --   append    {stream, meta, producers, index, name, wake name, epoch, expect or false, claim or false, {packed...}}
 --   claim     {field, fence, seq, count, digest}
 --   op        {1 HSET, key, ttl_ms or false, {field, value...}}   {2 HDEL, key, {field...}}
---             {3 ZADD, key, member, score, from_now, only_present} {4 ZREM, key, member}   {5 SADD, key, member}
+--             {3 ZADD, key, member, score, from_now}   {4 ZREM, key, member}   {5 SADD, key, member}
 -- Returns msgpack {now_ms, {outcome...}}
 --   outcome   {0, appended...} done   {1, appended...} done at an earlier try
 --             {2, reason, append, guard, actual, last, head} refused; indices from 0, false where there is nothing
@@ -278,12 +278,7 @@ local apply = {
     call('HDEL', KEYS[op[2]], unpack(op[3]))
   end,
   function(op)
-    local score = digits(op[5] and now + op[4] or op[4])
-    if op[6] then
-      call('ZADD', KEYS[op[2]], 'XX', score, op[3])
-    else
-      call('ZADD', KEYS[op[2]], score, op[3])
-    end
+    call('ZADD', KEYS[op[2]], digits(op[5] and now + op[4] or op[4]), op[3])
   end,
   function(op)
     call('ZREM', KEYS[op[2]], op[3])

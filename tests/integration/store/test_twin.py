@@ -72,7 +72,7 @@ ops: st.SearchStrategy[Op] = st.one_of(
         st.dictionaries(st.sampled_from(PRODUCERS), records, min_size=1),
     ),
     st.builds(HashDelete, st.sampled_from(HASHES), st.sampled_from(FIELDS).map(lambda name: (name,))),
-    st.builds(SortedAdd, st.sampled_from(SORTED), st.sampled_from(WORDS), small, only_present=st.booleans()),
+    st.builds(SortedAdd, st.sampled_from(SORTED), st.sampled_from(WORDS), small),
     st.builds(SortedRemove, st.sampled_from(SORTED), st.sampled_from(WORDS)),
     st.builds(SetAdd, st.just(BUCKETS), st.sampled_from(WORDS)),
 )

@@ -104,22 +104,17 @@ class SimulatedStore(MemoryStore):
         """Return a hash, late."""
         return await self._reply(super().hash_all(key))
 
-    async def sorted_range(
-        self, key: str, limit: int, *, score_max: int | None = None, newest_first: bool = False, start: int = 0
-    ) -> list[tuple[str, int]]:
+    async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> list[tuple[str, int]]:
         """Return members, late."""
-        found = super().sorted_range(key, limit, score_max=score_max, newest_first=newest_first, start=start)
-        return await self._reply(found)
+        return await self._reply(super().sorted_range(key, limit, score_max=score_max))
 
     async def set_members(self, key: str) -> frozenset[str]:
         """Return members, late."""
         return await self._reply(super().set_members(key))
 
-    async def log_names(
-        self, namespace: str, kind: LogKind, limit: int, *, newest_first: bool = True
-    ) -> list[tuple[str, int]]:
+    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> list[tuple[str, int]]:
         """Return names, late."""
-        return await self._reply(super().log_names(namespace, kind, limit, newest_first=newest_first))
+        return await self._reply(super().log_names(namespace, kind, limit))
 
     async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
         """Return what is due, late."""
