@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from hashlib import blake2b
 
 import structlog
@@ -22,12 +23,13 @@ from orchestrator.line import Line
 from orchestrator.registry import Registry
 from orchestrator.store.base import StoreError, StoreUnavailable
 from orchestrator.work import Work
-from protocol.ids import LogKind, LogName
+from protocol.ids import PARTITIONS, LogKind, LogName
 
-__all__ = ["Timekeeper", "owner_of"]
+__all__ = ["Timekeeper", "owner_of", "partitions_of"]
 
 PERIOD_S = 0.5
 DUE_AT_ONCE_MAX = 256
+"""Of the partitions that are this hub's: what another has yet to do is not in the way."""
 CLOCK_STEP_MS = 1_000
 STALL_MS = 3_000
 """A hub that did not get to act for this long, or half a lease, did not hear heartbeats either."""
@@ -39,6 +41,12 @@ log_ = structlog.get_logger()
 def owner_of(partition: int, hubs: frozenset[str]) -> str:
     """Return the hub that looks after a partition, the same for every hub that asks."""
     return max(hubs, key=lambda hub: blake2b(f"{partition}:{hub}".encode(), digest_size=8).digest())
+
+
+@lru_cache(maxsize=16)
+def partitions_of(hub: str, hubs: frozenset[str]) -> tuple[int, ...]:
+    """Return the partitions that a hub looks after while these are live."""
+    return tuple(partition for partition in range(PARTITIONS) if owner_of(partition, hubs) == hub)
 
 
 class Timekeeper:
@@ -83,7 +91,8 @@ class Timekeeper:
     async def _act(self) -> None:
         store_ms = await self._line.store.now_ms()
         self._watch_clock(store_ms)
-        leases, timers = await self._line.store.due(store_ms, DUE_AT_ONCE_MAX)
+        mine = partitions_of(self._line.hub_id, self._registry.live_hubs())
+        leases, timers = await self._line.store.due(store_ms, DUE_AT_ONCE_MAX, mine)
         if self._monotonic_ms() >= self._judge_from_ms:
             await self._each(leases, self._work.expire)
         await self._each(timers, self._work.wake)
@@ -103,9 +112,7 @@ class Timekeeper:
         self._identity = identity
 
     async def _each(self, due: list[tuple[int, str]], act: Callable[[LogName], Awaitable[None]]) -> None:
-        hubs = self._registry.live_hubs()
-        mine = [member for partition, member in due if owner_of(partition, hubs) == self._line.hub_id]
-        for member in mine:
+        for _, member in due:
             namespace, _, run = member.partition("/")
             try:
                 await act(LogName(namespace, LogKind.RUN, run))

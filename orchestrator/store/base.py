@@ -21,7 +21,7 @@ Specification: docs/protocol.md, sections "Durability" and "Publishing"; docs/st
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -375,8 +375,13 @@ class Store(Protocol):
     async def delete(self, log: LogName) -> bool:
         """Drop a log with all its keys, in one step. Returns whether it was there."""
 
-    async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due, over all partitions, as (partition, `namespace/run`)."""
+    async def due(
+        self, now_ms: int, limit: int, partitions: Collection[int]
+    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        """Return leases and timers that are due in some partitions, as (partition, `namespace/run`).
+
+        Of each the `limit` that have been due for longest.
+        """
 
     async def now_ms(self) -> int:
         """Return the store's clock."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from enum import StrEnum
 
@@ -221,14 +221,16 @@ class MemoryStore:
         found.sort(key=lambda item: (item[1], item[0]), reverse=True)
         return found[:limit]
 
-    async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due, over all partitions, the longest due first."""
+    async def due(
+        self, now_ms: int, limit: int, partitions: Collection[int]
+    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        """Return leases and timers that are due in some partitions, the longest due first."""
         data = await self._data()
 
         def due_in(key_of: Callable[[int], str]) -> list[tuple[int, str]]:
             found = [
                 (score, partition, member)
-                for partition in range(PARTITIONS)
+                for partition in partitions
                 for member, score in data.ranked(key_of(partition), now_ms)
             ]
             return [(partition, member) for _, partition, member in sorted(found)[:limit]]

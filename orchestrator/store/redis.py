@@ -11,7 +11,7 @@ Specification: docs/store.md; docs/protocol.md, section "Durability".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.store import keys
@@ -221,15 +221,19 @@ class RedisStore:
         names.sort(key=lambda item: (item[1], item[0]), reverse=True)
         return names[:limit]
 
-    async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due, over all partitions, the longest due first."""
+    async def due(
+        self, now_ms: int, limit: int, partitions: Collection[int]
+    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        """Return leases and timers that are due in some partitions, the longest due first."""
         commands = [
             pack_command(*_lowest(key_of(partition), limit, now_ms))
             for key_of in (keys.leases, keys.timers)
-            for partition in range(PARTITIONS)
+            for partition in partitions
         ]
         replies = [_ranked(reply) for reply in await _replies(self._reads, commands)]
-        return _earliest(replies[:PARTITIONS], limit), _earliest(replies[PARTITIONS:], limit)
+        leases = zip(partitions, replies[: len(partitions)], strict=True)
+        timers = zip(partitions, replies[len(partitions) :], strict=True)
+        return _earliest(leases, limit), _earliest(timers, limit)
 
     async def now_ms(self) -> int:
         """Return the store's clock."""
@@ -286,8 +290,8 @@ def _ranked(flat: Sequence[bytes]) -> Ranked:
     return [(member.decode(), int(float(score))) for member, score in _pairs(flat)]
 
 
-def _earliest(by_partition: Sequence[Ranked], limit: int) -> list[tuple[int, str]]:
-    found = [(score, partition, member) for partition, items in enumerate(by_partition) for member, score in items]
+def _earliest(by_partition: Iterable[tuple[int, Ranked]], limit: int) -> list[tuple[int, str]]:
+    found = [(score, partition, member) for partition, items in by_partition for member, score in items]
     return [(partition, member) for _, partition, member in sorted(found)[:limit]]
 
 

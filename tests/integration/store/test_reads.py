@@ -7,7 +7,7 @@ import asyncio
 from orchestrator.store import keys
 from orchestrator.store.base import Page, SortedAdd, SortedRemove, Store
 from protocol.entry import Entry, chain, first_tag, origin
-from protocol.ids import LogKind, LogName, partition_of
+from protocol.ids import PARTITIONS, LogKind, LogName, partition_of
 from tests.support.commits import EPOCH, append, claim, commit, done, open_producer, topic
 
 LOG = topic()
@@ -228,18 +228,20 @@ async def test_names_of_logs_by_when_they_were_made(store: Store) -> None:
     assert [name for name, _ in await store.log_names("default", LogKind.AGENT, 5)] == ["a1"]
 
 
-async def test_what_is_due_over_all_partitions(store: Store) -> None:
+async def test_what_is_due_in_some_partitions(store: Store) -> None:
     for partition, score in ((3, 30), (60, 10), (17, 20), (3, 99)):
         lease = SortedAdd(keys.leases(partition), f"default/r{score}", score)
         timer = SortedAdd(keys.timers(partition), f"default/t{score}", score + 5)
         await done(store, commit(ops=(lease, timer), partition=partition))
 
-    leases, timers = await store.due(30, 10)
+    leases, timers = await store.due(30, 10, range(PARTITIONS))
 
     assert leases == [(60, "default/r10"), (17, "default/r20"), (3, "default/r30")]
     assert timers == [(60, "default/t10"), (17, "default/t20")]
-    assert await store.due(200, 2) == (leases[:2], timers[:2])
-    assert await store.due(0, 10) == ([], [])
+    assert await store.due(200, 2, range(PARTITIONS)) == (leases[:2], timers[:2])
+    assert await store.due(30, 1, {3, 17}) == (leases[1:2], timers[1:2]), "what others have is not in the way"
+    assert await store.due(0, 10, range(PARTITIONS)) == ([], [])
+    assert await store.due(200, 10, ()) == ([], [])
 
 
 async def test_sorted_ranges(store: Store) -> None:

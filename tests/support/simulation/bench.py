@@ -23,7 +23,7 @@ from protocol.codec import pack_value
 from protocol.control import Cancel, Errored, Kind, RunError, Succeeded
 from protocol.entry import Entry, Position, first_tag
 from protocol.frames import Entries, HandlerSpec, Publish, Role
-from protocol.ids import LogKind, LogName, make_run_id, partition_of, queue_partition
+from protocol.ids import PARTITIONS, LogKind, LogName, make_run_id, partition_of, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState
 from protocol.window import Cursor
@@ -220,7 +220,7 @@ class Bench:
     def due(self) -> None:
         """Let every lease and every wait be over, and propose what follows."""
         now_ms = self.do(self.store.now_ms()) + 1_000 * LEASE_MS
-        leases, timers = self.do(self.store.due(now_ms, 100))
+        leases, timers = self.do(self.store.due(now_ms, 100, range(PARTITIONS)))
         for _, member in leases:
             meta = self.meta(_run(member))
             if meta is not None and meta.state is RunState.RUNNING:

@@ -7,7 +7,7 @@ what a hub reads is what was, not what is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -116,9 +116,11 @@ class SimulatedStore(MemoryStore):
         """Return names, late."""
         return await self._reply(super().log_names(namespace, kind, limit))
 
-    async def due(self, now_ms: int, limit: int) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    async def due(
+        self, now_ms: int, limit: int, partitions: Collection[int]
+    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
         """Return what is due, late."""
-        return await self._reply(super().due(now_ms, limit))
+        return await self._reply(super().due(now_ms, limit, partitions))
 
     async def trim(self, log: LogName, keep_from: int) -> Position | None:
         """Trim, and answer late."""

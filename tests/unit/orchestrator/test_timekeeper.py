@@ -1,0 +1,50 @@
+"""Which of what is due a hub acts on."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import cast
+
+from orchestrator.registry import Registry
+from orchestrator.store import keys
+from orchestrator.store.base import Commit, SortedAdd
+from orchestrator.store.memory import MemoryServer
+from orchestrator.timekeeper import DUE_AT_ONCE_MAX, Timekeeper, partitions_of
+from orchestrator.work import Work
+from protocol.ids import PARTITIONS, LogName
+from tests.unit.orchestrator.parts import NOW_MS, line_to, settled
+
+HUBS = frozenset({"hub-1", "hub-2"})
+
+
+def test_every_partition_is_looked_after_by_one_of_the_live_hubs() -> None:
+    shares = [partitions_of(hub, HUBS) for hub in HUBS]
+    assert sorted(shares[0] + shares[1]) == list(range(PARTITIONS))
+    assert all(shares)
+    assert partitions_of("hub-1", frozenset({"hub-1"})) == tuple(range(PARTITIONS))
+
+
+async def test_what_other_hubs_have_yet_to_do_does_not_hide_what_is_due_here() -> None:
+    line = await line_to(MemoryServer(lambda: NOW_MS))
+    (mine, *_), (others, *_) = partitions_of("hub-1", HUBS), partitions_of("hub-2", HUBS)
+    for partition, count, since_ms in ((others, DUE_AT_ONCE_MAX, 5_000), (mine, 1, 10)):
+        for key in (keys.leases(partition), keys.timers(partition)):
+            adds = tuple(SortedAdd(key, f"default/{partition}-{n}", NOW_MS - since_ms) for n in range(count))
+            await line.commit(Commit(line.new_commit_id(), partition, ops=adds))
+    done: list[tuple[str, str]] = []
+
+    async def expire(log: LogName) -> None:
+        done.append(("expire", log.name))
+
+    async def wake(log: LogName) -> None:
+        done.append(("wake", log.name))
+
+    work = cast(Work, SimpleNamespace(expire=expire, wake=wake))
+    registry = cast(Registry, SimpleNamespace(live_hubs=lambda: HUBS))
+    keeper = Timekeeper(line, work, registry, lease_ms=0, monotonic_ms=lambda: 0)
+    async with asyncio.TaskGroup() as tasks:
+        acting = tasks.create_task(keeper.run())
+        await settled(lambda: len(done) == 2)
+        acting.cancel()
+    assert done == [("expire", f"{mine}-0"), ("wake", f"{mine}-0")]
