@@ -17,9 +17,12 @@ from orchestrator.store.base import Commit, Guard, HashSet, Refused, Store, Stor
 from protocol.entry import Position
 from protocol.ids import LogName, partition_of
 
-__all__ = ["Acks", "DurableAck", "acknowledged"]
+__all__ = ["DURABLES_MAX", "Acks", "DurableAck", "acknowledged"]
 
 PERIOD_S = 1.0
+DURABLES_MAX = 256
+"""Durable subscriptions of one principal to one log. What is stored of each is kept for as long as the log is."""
+
 POSITIONS_MAX = 16_384
 """Positions of one subscription that may be acknowledged: more than a window of entries."""
 
@@ -47,10 +50,17 @@ class DurableAck:
         self._lower = False
 
     @classmethod
-    async def load(cls, store: Store, log: LogName, field: str) -> DurableAck:
-        """Return what the store has of a durable subscription."""
-        value = (await store.hash_get(keys.acks(log), field))[0]
-        return cls(log, field, _read(value.decode()) if value else None)
+    async def load(cls, store: Store, log: LogName, principal: str, name: str) -> DurableAck | None:
+        """Return what the store has of a durable subscription; None where its principal may have no other.
+
+        Those of which nothing is stored yet do not count: there may be one more for each session that is open.
+        """
+        key, field = keys.acks(log), f"{principal}/{name}"
+        value = (await store.hash_get(key, field))[0]
+        if value:
+            return cls(log, field, _read(value.decode()))
+        names = [known for known in await store.hash_all(key) if known.startswith(f"{principal}/")]
+        return cls(log, field, None) if len(names) < DURABLES_MAX else None
 
     @property
     def pending(self) -> bool:

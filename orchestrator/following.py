@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from orchestrator.acks import DurableAck
+from orchestrator.acks import DURABLES_MAX, DurableAck
 from orchestrator.chunks import Chunk, Part, fitting, matching, prefixes
 from orchestrator.core.resume import ResetTo, Resumed, Search, start_at
 from orchestrator.line import Line
@@ -152,7 +152,13 @@ class Subscription:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
         if frame.durable is not None:
-            self.durable = await DurableAck.load(line.store, log, f"{principal}/{frame.durable}")
+            self.durable = await DurableAck.load(line.store, log, principal, frame.durable)
+            if self.durable is None:
+                self.end()
+                message = (
+                    f"{principal} has {DURABLES_MAX} durable subscriptions to {frame.log}: take one of their names"
+                )
+                return refused(frame.log, ErrorCode.FORBIDDEN, message)
         start = frame.from_
         decision: Decision
         if isinstance(start, Position):
@@ -203,7 +209,7 @@ class Subscription:
     async def _verify_again(self, turn: int) -> None:
         while self._turn == turn:
             try:
-                state = await log_state(self._line, self.tail)
+                state = await log_state(self._line, self.tail, make=False)
                 closed = Position(self._epoch, self.window.sent, self._closed_tag)
                 decision = await decide(self._line, self.tail.log, state, closed) if state else None
             except StoreUnavailable:

@@ -54,7 +54,7 @@ class Known:
         return cls(LogState.parse({**(meta or {}), **written}), before)
 
 
-async def log_state(line: Line, tail: Tail, *, make: bool = True) -> LogState | None:
+async def log_state(line: Line, tail: Tail, *, make: bool) -> LogState | None:
     """Return a log as the store has it, and let its tail know; with `make` a topic that is not there is made.
 
     Raises:

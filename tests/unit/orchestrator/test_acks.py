@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.acks import POSITIONS_MAX, DurableAck
+from orchestrator.acks import DURABLES_MAX, POSITIONS_MAX, DurableAck
 from orchestrator.line import Line
 from orchestrator.store.base import Append, Commit
 from orchestrator.store.memory import MemoryServer, MemoryStore
@@ -45,8 +45,8 @@ class Bench:
 
     async def stored(self) -> int | None:
         """Return the offset that the store has."""
-        loaded = (await DurableAck.load(self.store, LOG, FIELD)).stored
-        return None if loaded is None else loaded.offset
+        loaded = await DurableAck.load(self.store, LOG, *FIELD.split("/"))
+        return None if loaded is None or loaded.stored is None else loaded.stored.offset
 
 
 @pytest.fixture
@@ -95,6 +95,20 @@ async def test_a_subscription_that_acknowledged_nothing_has_a_place_all_the_same
     assert await bench.stored() == 2
     bench.ack.begin(await bench.position(9))
     assert not bench.ack.pending
+
+
+async def test_a_principal_has_only_so_many_durable_subscriptions_to_a_log(bench: Bench) -> None:
+    for number in range(DURABLES_MAX):
+        ack = await DurableAck.load(bench.store, LOG, "client:me", f"name-{number}")
+        assert ack is not None
+        ack.begin(await bench.position(2))
+        await ack.save(bench.line)
+    assert await DurableAck.load(bench.store, LOG, "client:me", "another") is None
+    known = await DurableAck.load(bench.store, LOG, "client:me", "name-7")
+    assert known is not None
+    assert known.stored == await bench.position(2)
+    others = await DurableAck.load(bench.store, LOG, "client:me2", "another")
+    assert others is not None, "what others have does not count"
 
 
 def test_positions_that_are_never_acknowledged_are_bounded() -> None:

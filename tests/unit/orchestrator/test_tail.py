@@ -75,7 +75,7 @@ class Bench:
 
     async def watch(self) -> Tail:
         tail = self.watcher.tail = self.tails.join(LOG, self.watcher)
-        state = await log_state(self.line, tail)
+        state = await log_state(self.line, tail, make=True)
         assert state is not None
         self.watcher.offset = state.head
         return tail
