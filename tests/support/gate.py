@@ -21,8 +21,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from tests.support.relay import Accept, Direction, Relay
 
 __all__ = ["StoreGate"]
 
@@ -31,7 +32,7 @@ TAIL_BYTES = 4096
 """Kept of what has passed, since a request may come in parts."""
 
 
-class StoreGate:
+class StoreGate(Relay):
     """Forwards a Unix socket to another one, and catches requests. An async context manager.
 
     Attributes:
@@ -42,6 +43,7 @@ class StoreGate:
 
     def __init__(self, front: Path, back: Path) -> None:
         """Name the socket to listen on, and where the store's was moved."""
+        super().__init__(CHUNK_BYTES)
         self.caught = asyncio.Event()
         self.request = b""
         self._front = front
@@ -51,11 +53,7 @@ class StoreGate:
         self._executing = False
         self._replies_pass = asyncio.Event()
         self._replies_pass.set()
-        self._stop = asyncio.Event()
-        self._listening: asyncio.Future[None] | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self._main: asyncio.Task[None] | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._passed = WeakKeyDictionary[asyncio.StreamWriter, bytes]()
 
     @classmethod
     def interpose(cls, socket: Path) -> StoreGate:
@@ -86,84 +84,38 @@ class StoreGate:
         self.caught.clear()
         self._replies_pass.set()
 
-    async def __aenter__(self) -> Self:
-        """Listen."""
-        self._listening = asyncio.get_running_loop().create_future()
-        self._main = asyncio.create_task(self._run(), name="store-gate")
-        waited: set[asyncio.Future[Any]] = {self._listening, self._main}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if self._main.done():
-            await self._main
-        return self
+    async def _listen(self, accept: Accept) -> asyncio.Server:
+        return await asyncio.start_unix_server(accept, self._front, limit=CHUNK_BYTES)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Put the store's socket back where it was, and close every connection."""
-        assert self._main is not None
-        self._stop.set()
-        await self._main
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self.back, limit=CHUNK_BYTES)
 
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as self._group:
-            server = await asyncio.start_unix_server(self._accept, self._front, limit=CHUNK_BYTES)
-            assert self._listening is not None
-            self._listening.set_result(None)
-            try:
-                await self._stop.wait()
-            finally:
-                self.open()
-                with contextlib.suppress(FileNotFoundError):
-                    self.back.replace(self._front)  # at no moment there is no socket: a hub takes that for the end
-                server.close()
-                for writer in self._writers:
-                    writer.transport.abort()
+    def _leave(self) -> None:
+        self.open()
+        with contextlib.suppress(FileNotFoundError):
+            self.back.replace(self._front)  # at no moment there is no socket: a hub takes that for the end
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert self._group is not None
-        if self._stop.is_set():
-            writer.transport.abort()
+    async def _carry(self, data: bytes, writer: asyncio.StreamWriter, direction: Direction) -> None:
+        if direction is Direction.TO_CLIENT:
+            await self._replies_pass.wait()
+        else:
+            await self._look_at(data, writer)
+        writer.write(data)
+        await writer.drain()
+
+    async def _look_at(self, data: bytes, store: asyncio.StreamWriter) -> None:
+        """Hold a request that has the mark.
+
+        Raises:
+            ConnectionAbortedError: it was dropped, and all that would follow it on its connection is.
+        """
+        seen = self._passed.get(store, b"") + data
+        self._passed[store] = data[-TAIL_BYTES:]
+        if self._mark is None or self.caught.is_set() or self._mark not in seen:
             return
-        self._group.create_task(self._serve(reader, writer))
-
-    async def _serve(self, from_hub: asyncio.StreamReader, hub: asyncio.StreamWriter) -> None:
-        self._writers.add(hub)
-        store: asyncio.StreamWriter | None = None
-        try:
-            from_store, store = await asyncio.open_unix_connection(self.back, limit=CHUNK_BYTES)
-            self._writers.add(store)
-            replies = asyncio.create_task(self._replies(from_store, hub))
-            try:
-                await self._requests(from_hub, store)
-            finally:
-                replies.cancel()
-                await asyncio.wait([replies])
-        except OSError:
-            pass  # the store or the hub is gone
-        finally:
-            for writer in filter(None, (hub, store)):
-                self._writers.discard(writer)
-                writer.transport.abort()
-
-    async def _requests(self, reader: asyncio.StreamReader, store: asyncio.StreamWriter) -> None:
-        tail = b""
-        while data := await reader.read(CHUNK_BYTES):
-            if self._mark is not None and not self.caught.is_set() and self._mark in tail + data:
-                self.request = tail + data
-                self._replies_pass.clear()
-                self.caught.set()
-                decided = self._decided
-                await decided.wait()
-                if not self._executing:
-                    return
-            store.write(data)
-            await store.drain()
-            tail = data[-TAIL_BYTES:]
-
-    async def _replies(self, reader: asyncio.StreamReader, hub: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(CHUNK_BYTES):
-                await self._replies_pass.wait()
-                hub.write(data)
-                await hub.drain()
-        hub.transport.abort()
+        self.request = seen
+        self._replies_pass.clear()
+        self.caught.set()
+        await self._decided.wait()
+        if not self._executing:
+            raise ConnectionAbortedError("the request was dropped")

@@ -13,14 +13,9 @@ and what the kernel and a stream's high-water mark hold; beyond that the sender 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
-from dataclasses import dataclass
-from enum import Enum
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+
+from tests.support.relay import Accept, Direction, Relay
 
 __all__ = ["CONNECTIONS_MAX", "Direction", "FaultProxy"]
 
@@ -29,29 +24,7 @@ CHUNK_BYTES = 64 * 1024
 CONNECTIONS_MAX = 4096
 """Connections at once; one more is refused."""
 
-CONNECT_S = 8.0
 PATIENCE_S = 0.02
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
-
-
-class Direction(Enum):
-    """Which way bytes go."""
-
-    TO_TARGET = "to target"
-    TO_CLIENT = "to client"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Connection:
-    client: asyncio.StreamWriter
-    target: asyncio.StreamWriter
-    task: asyncio.Task[None]
-
-    def abort(self) -> None:
-        """Reset both sides: what was under way is lost."""
-        for writer in (self.client, self.target):
-            _abort(writer)
-        self.task.cancel()
 
 
 class _Lane:
@@ -83,7 +56,7 @@ class _Lane:
         return max(1, min(CHUNK_BYTES, int(self.bytes_per_s / 10)))
 
 
-class FaultProxy:
+class FaultProxy(Relay):
     """Forwards connections from a loopback port to a target, with faults.
 
     Use it as an async context manager; all its methods are for the loop that it was entered in.
@@ -105,36 +78,28 @@ class FaultProxy:
             patient: try a target that is away again and again for a few seconds, as a load balancer would, and
                 let the connection wait meanwhile.
         """
+        super().__init__(CHUNK_BYTES)
         self.target = target
         self.patient = patient
         self.accepted = 0
         self.cuts = 0
         self._asked_port = port
+        self._port = 0
         self._random = Random(seed)
         self._lanes = {direction: _Lane() for direction in Direction}
-        self._connections: set[_Connection] = set()
         self._refusing = False
-        self._stop = asyncio.Event()
-        self._ports: asyncio.Future[int] | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self._main: asyncio.Task[None] | None = None
         self._cutter: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        assert self._ports is not None, "the proxy was not entered"
-        return self._ports.result()
+        assert self._port, "the proxy was not entered"
+        return self._port
 
     @property
     def url(self) -> str:
         """The address for a peer of a hub."""
         return f"ws://{HOST}:{self.port}"
-
-    @property
-    def open_connections(self) -> int:
-        """How many connections are being forwarded now."""
-        return len(self._connections)
 
     def carried(self, direction: Direction) -> int:
         """Return how many bytes went in a direction."""
@@ -142,12 +107,9 @@ class FaultProxy:
 
     def cut(self) -> int:
         """Reset every connection now; return how many there were."""
-        cut = list(self._connections)
-        for connection in cut:
-            connection.abort()
-        self._connections.clear()
-        self.cuts += len(cut)
-        return len(cut)
+        cut = super().cut()
+        self.cuts += cut
+        return cut
 
     def cut_every(self, min_ms: int, max_ms: int) -> None:
         """Cut every connection again and again, with waits drawn evenly between two bounds."""
@@ -185,64 +147,23 @@ class FaultProxy:
         """Reset new connections at once; those that are open stay."""
         self._refusing = refusing
 
-    async def __aenter__(self) -> Self:
-        """Listen."""
-        self._ports = asyncio.get_running_loop().create_future()
-        self._main = asyncio.create_task(self._run(), name="fault-proxy")
-        waited: set[asyncio.Future[Any]] = {self._ports, self._main}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if self._main.done():
-            await self._main
-        return self
+    async def _listen(self, accept: Accept) -> asyncio.Server:
+        server = await asyncio.start_server(accept, HOST, self._asked_port, limit=CHUNK_BYTES)
+        self._port = int(server.sockets[0].getsockname()[1])
+        return server
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Cut every connection, stop listening, and wait until nothing of it is left."""
-        assert self._main is not None
-        self._stop.set()
-        await self._main
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as self._group:
-            server = await asyncio.start_server(self._accept, HOST, self._asked_port, limit=CHUNK_BYTES)
-            assert self._ports is not None
-            self._ports.set_result(server.sockets[0].getsockname()[1])
-            try:
-                await self._stop.wait()
-            finally:
-                self.stop_cutting()
-                self.refuse()
-                server.close()
-                self.cut()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _admits(self) -> bool:
         self.accepted += 1
-        if self._refusing or len(self._connections) >= CONNECTIONS_MAX or self._group is None:
-            _abort(writer)
-            return
-        self._group.create_task(self._serve(reader, writer))
+        return not self._refusing and self.open_connections < CONNECTIONS_MAX
 
-    async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                from_target, target = await self._reach()
-        except (OSError, TimeoutError):
-            _abort(client)
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        connection = _Connection(client, target, task)
-        self._connections.add(connection)
-        try:
-            if not self._stop.is_set():
-                await self._forward(from_client, client, from_target, target)
-        except* OSError:
-            pass  # one side is gone; the other learns it now
-        finally:
-            self._connections.discard(connection)
-            _abort(client)
-            _abort(target)
+    def _leave(self) -> None:
+        self.stop_cutting()
+
+    def _read_bytes(self, direction: Direction) -> int:
+        return self._lanes[direction].chunk_bytes
+
+    async def _carry(self, data: bytes, writer: asyncio.StreamWriter, direction: Direction) -> None:
+        await self._lanes[direction].pass_on(data, writer)
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the target."""
@@ -254,38 +175,7 @@ class FaultProxy:
                     raise
             await asyncio.sleep(PATIENCE_S)
 
-    async def _forward(
-        self,
-        from_client: asyncio.StreamReader,
-        client: asyncio.StreamWriter,
-        from_target: asyncio.StreamReader,
-        target: asyncio.StreamWriter,
-    ) -> None:
-        """Carry bytes both ways until both sides have ended, and let what is left of them arrive."""
-        async with asyncio.TaskGroup() as pumps:
-            pumps.create_task(self._pump(from_client, target, Direction.TO_TARGET))
-            pumps.create_task(self._pump(from_target, client, Direction.TO_CLIENT))
-        for writer in (client, target):
-            writer.close()
-        for writer in (client, target):
-            await writer.wait_closed()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
-        lane = self._lanes[direction]
-        while data := await reader.read(lane.chunk_bytes):
-            await lane.pass_on(data, writer)
-        writer.write_eof()
-
     async def _cut_for_ever(self, min_ms: int, max_ms: int) -> None:
         while True:
             await asyncio.sleep(self._random.uniform(min_ms, max_ms) / 1000)
             self.cut()
-
-
-def _abort(writer: asyncio.StreamWriter) -> None:
-    """Close a connection so that the other side sees a reset, not an end in good order."""
-    sock = writer.get_extra_info("socket")
-    if sock is not None and sock.fileno() >= 0:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-    writer.transport.abort()
