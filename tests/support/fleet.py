@@ -352,12 +352,12 @@ class Fleet:
 
 
 async def dump_log(client: Client, log: str) -> Dump:
-    """Read a whole log through the hub, as the hub gives it."""
-    pages: list[LogReadPage] = []
-    after = 0
-    while True:
-        page: LogReadPage = await client.ask("log.read", LogRead(log=log, after=after))
-        pages.append(page)
-        after = page.after.offset
-        if after >= page.head:
-            return Dump.of(log, pages)
+    """Read a log through the hub, as the hub gives it: all that is there when the first answer is made.
+
+    What is appended meanwhile may be in it or not. A reader that is slower than the writer would never see the end.
+    """
+    pages: list[LogReadPage] = [await client.ask("log.read", LogRead(log=log, after=0))]
+    head = pages[0].head
+    while pages[-1].after.offset < head:
+        pages.append(await client.ask("log.read", LogRead(log=log, after=pages[-1].after.offset)))
+    return Dump.of(log, pages)
