@@ -75,6 +75,14 @@ class Fleet:
         process.send_signal(signal.SIGKILL)
         await process.wait()
 
+    def pause(self, name: str) -> None:
+        """Freeze a process: what it is found to hold, it still holds when it is killed."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a frozen process go on."""
+        self._processes[name].send_signal(signal.SIGCONT)
+
     async def guard(self) -> None:
         """Watch for a process that ends without having been killed.
 

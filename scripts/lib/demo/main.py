@@ -26,28 +26,36 @@ from agent import Client, Run, RunEnded
 sys.path.insert(0, str(ROOT))
 
 from tests.support.proxy import FaultProxy
+from tests.support.timing import eventually
 
-PROXIED = "worker-3"
+AGENTS = ("worker-1", "worker-2", "worker-3")
+VICTIM, _, PROXIED = AGENTS
+OUTSTANDING_MAX = 12
+"""Runs that wait or are worked on, at once: twice what the agents take, so that each blow finds work under way."""
 BLOWS_AT = (0.15, 0.35, 0.55, 0.75)
 """The shares of the runs that are done when the hub, an agent, a connection and the hub again are hit."""
 DONE_WITHIN_S = 300.0
-CUT_AGAIN_S = 0.01
+HIT_WITHIN_S = 60.0
 RUNS_MAX = 1_000
 
 
 class Demo:
     """What happens, in order, and what is counted meanwhile."""
 
-    def __init__(self, fleet: Fleet, proxy: FaultProxy, console: Console, runs_max: int) -> None:
-        """Take a fleet that runs, and the proxy through which one agent reaches its hub."""
+    def __init__(self, fleet: Fleet, proxy: FaultProxy, client: Client, console: Console, runs_max: int) -> None:
+        """Take a fleet that runs, the proxy through which one agent reaches its hub, and a client of the hub."""
         self.fleet = fleet
         self.proxy = proxy
+        self.client = client
         self.console = console
+        self.runs: dict[str, Run] = {}
         self.work = dict(islice(groups().items(), runs_max))
         self.done = 0
         self.seen = 0
         self.blows: Counter[str] = Counter()
         self.progress = asyncio.Condition()
+        self.outstanding = asyncio.Semaphore(OUTSTANDING_MAX)
+        self.killed_hubs: set[str] = set()
         self.began = time.monotonic()
 
     def say(self, what: str) -> None:
@@ -60,27 +68,29 @@ class Demo:
 
     async def run(self) -> bool:
         """Do all of it. Returns whether everything came out right."""
+        await eventually(self._everybody_is_here, HIT_WITHIN_S)
         files = sum(map(len, self.work.values()))
         self.say(f"a hub with its store, three agents; {files} source files in {len(self.work)} runs")
-        token = (self.fleet.data / "local.token").read_text().strip()
-        async with Client.connect(self.fleet.url, token=token) as client:
-            runs = {
-                name: await client.submit("analyse", {"files": files}, key=name) for name, files in self.work.items()
-            }
-            async with asyncio.timeout(DONE_WITHIN_S), asyncio.TaskGroup() as tasks:
-                guard = tasks.create_task(self.fleet.guard())
-                async with asyncio.TaskGroup() as watches:
-                    for run in runs.values():
-                        watches.create_task(self._watch(run))
-                    watches.create_task(self._hurt())
-                guard.cancel()
-            self.say("all runs are over; now the raw logs beside a plain computation in this process")
-            return await self._judge(client, runs)
+        async with asyncio.timeout(DONE_WITHIN_S), asyncio.TaskGroup() as tasks:
+            guard = tasks.create_task(self.fleet.guard())
+            async with asyncio.TaskGroup() as works:
+                for name in self.work:
+                    works.create_task(self._have_done(name))
+                works.create_task(self._hurt())
+            guard.cancel()
+        self.say("all runs are over; now the raw logs beside a plain computation in this process")
+        return await self._judge()
 
-    async def _watch(self, run: Run) -> None:
-        """Follow a run to its end: one gap-free stream, whatever happens to the connection."""
-        async for _ in run.watch():
-            self.seen += 1
+    async def _everybody_is_here(self) -> bool:
+        here = {agent.agent for agent in await self.client.agents() if agent.connected}
+        return here == set(AGENTS)
+
+    async def _have_done(self, name: str) -> None:
+        """Submit a run and follow it to its end: one gap-free stream, whatever happens to the connection."""
+        async with self.outstanding:
+            run = self.runs[name] = await self.client.submit("analyse", {"files": self.work[name]}, key=name)
+            async for _ in run.watch():
+                self.seen += 1
         async with self.progress:
             self.done += 1
             self.progress.notify_all()
@@ -104,6 +114,7 @@ class Demo:
             await step()
 
     async def _kill_hub(self) -> None:
+        self.killed_hubs.add((await self.client.agent(VICTIM)).hub)
         await self.fleet.kill("hub")
         self.blows["hub kills"] += 1
         self.say("[red]SIGKILL to the hub[/red]")
@@ -111,27 +122,46 @@ class Demo:
         self.say("a new hub listens")
 
     async def _kill_agent(self) -> None:
-        await self.fleet.kill("worker-1")
-        self.blows["agent kills"] += 1
-        self.say("[red]SIGKILL to worker-1[/red], with two runs in its hands")
-        await self.fleet.start_agent("worker-1")
-        self.say("worker-1 has a successor")
+        """Kill an agent that holds runs. Where it had just ended its last one, it is its successor's turn."""
+        held: tuple[str, ...] = ()
+        while not held and not self._reached(1):
+            await eventually(self._victim_is_caught, HIT_WITHIN_S)
+            await self.fleet.kill(VICTIM)
+            self.blows["agent kills"] += 1
+            await eventually(self._victim_is_gone, HIT_WITHIN_S)
+            held = (await self.client.agent(VICTIM)).runs
+            self.say(f"[red]SIGKILL to {VICTIM}[/red], runs in its hands: {len(held)}")
+            await self.fleet.start_agent(VICTIM)
+            self.say(f"{VICTIM} has a successor")
+
+    async def _victim_is_caught(self) -> bool:
+        """Freeze the agent and look what it holds; it goes on where that is nothing."""
+        if self._reached(1):
+            return True
+        self.fleet.pause(VICTIM)
+        info = await self.client.agent(VICTIM)
+        if info.connected and info.hub not in self.killed_hubs and info.runs:
+            return True
+        self.fleet.resume(VICTIM)
+        return False
+
+    async def _victim_is_gone(self) -> bool:
+        return not (await self.client.agent(VICTIM)).connected
 
     async def _cut_connection(self) -> None:
-        while not (cut := self.proxy.cut()):  # the agent may not be back yet since the hub was killed
-            await asyncio.sleep(CUT_AGAIN_S)
-        self.blows["cut connections"] += cut
+        # The agent may not be back yet since the hub was killed.
+        self.blows["cut connections"] += await eventually(self.proxy.cut, HIT_WITHIN_S)
         self.say(f"[red]cut[/red] the connection of {PROXIED}")
 
-    async def _judge(self, client: Client, runs: dict[str, Run]) -> bool:
+    async def _judge(self) -> bool:
         tally = Tally()
         resumed = ""
-        for name, run in runs.items():
-            entries = [entry async for entry in client.read(f"run/{run.id}")]
+        for name, run in self.runs.items():
+            entries = [entry async for entry in self.client.read(f"run/{run.id}")]
             compare(tally, name, self.work[name], entries, await self._result(run))
             if not resumed and sum(entry.kind == "$claimed" for entry in entries) > 1:
                 resumed = run.id
-        resumes = await self._resumes(client) + tally.attempts - tally.runs
+        resumes = await self._resumes() + tally.attempts - tally.runs
         self._summary(tally, resumes)
         if resumed:
             self.console.print("\nA run that two processes worked on, as its log tells it:\n")
@@ -147,11 +177,11 @@ class Demo:
         except RunEnded as fault:
             return fault
 
-    async def _resumes(self, client: Client) -> int:
+    async def _resumes(self) -> int:
         """Return how many sessions of agents went on from one before."""
         count = 0
-        for name in ("worker-1", "worker-2", PROXIED):
-            kinds = [entry.kind async for entry in client.read(f"agent/{name}")]
+        for name in AGENTS:
+            kinds = [entry.kind async for entry in self.client.read(f"agent/{name}")]
             count += kinds.count("$connected") - 1
         return count
 
@@ -183,10 +213,11 @@ async def demo(folder: Path, runs_max: int) -> bool:
     """Run the demo in a folder. Returns whether everything came out right."""
     console = Console(highlight=False)
     async with Fleet(folder) as fleet, FaultProxy(("127.0.0.1", fleet.port)) as proxy:
-        for name in ("worker-1", "worker-2"):
-            await fleet.start_agent(name)
-        await fleet.start_agent(PROXIED, f"ws://127.0.0.1:{proxy.port}")
-        return await Demo(fleet, proxy, console, runs_max).run()
+        for name in AGENTS:
+            await fleet.start_agent(name, f"ws://127.0.0.1:{proxy.port}" if name == PROXIED else None)
+        token = (fleet.data / "local.token").read_text().strip()
+        async with Client.connect(fleet.url, token=token) as client:
+            return await Demo(fleet, proxy, client, console, runs_max).run()
 
 
 def main() -> None:
