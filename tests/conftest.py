@@ -20,6 +20,7 @@ LAYERS = {"unit": 30.0, "property": 120.0, "simulation": 120.0, "integration": 9
 
 OTHER = "other"
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 settings.register_profile(
     "fleetline",
@@ -38,21 +39,16 @@ def layer_of(path: Path) -> str:
 
 
 class LayerReport:
-    """Adds up, layer by layer, how many tests ran and how long they took."""
+    """Adds up, layer by layer, how many tests ran and how long they took, also where several ran at the same time."""
 
     def __init__(self) -> None:
         self._tests: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._layers: dict[str, str] = {}
-
-    def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Remember the layer: reports carry only the test's name."""
-        self._layers[item.nodeid] = layer_of(item.path)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count one phase of one test."""
-        layer = self._layers.get(report.nodeid, OTHER)
+        """Count one phase of one test, which may have run in a worker: all that is known of it is its name."""
+        layer = layer_of(ROOT / report.location[0])
         self._seconds[layer] += report.duration
         self._tests[layer] += report.when == "call"
         self._failed[layer] += report.failed
@@ -66,7 +62,7 @@ class LayerReport:
                 failed = f", {self._failed[layer]} failed" if self._failed[layer] else ""
                 terminalreporter.write_line(f"{layer:<12} {count:>5} tests {self._seconds[layer]:>8.1f} s{failed}")
             elif layer != OTHER:
-                terminalreporter.write_line(f"{layer:<12} did not run")
+                terminalreporter.write_line(f"{layer:<12} not in this run")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.timing import eventually_sync, scaled
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "docs/guide.md", "docs/deploy.md")
 BLOCK = re.compile(r"^```(?P<language>\w+)(?P<marks>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 AGENTS = ("reviewer", "worker")
