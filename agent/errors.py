@@ -25,6 +25,9 @@
     ├── BadInput                   an input that does not fit the handler's parameters
     └── NonDeterminism             a handler that does not repeat what its journal says
 
+    BaseException
+    └── Cancelled                  raised in a plain handler whose run was cancelled
+
 Every message says what happened, what it means, and what to do.
 """
 
@@ -73,7 +76,11 @@ __all__ = [
 
 
 class HubUnreachable(FleetlineError):
-    """No hub answered in time."""
+    """No hub answered in time.
+
+    Attributes:
+        url: where one was looked for; empty where nothing says where.
+    """
 
     def __init__(self, url: str, reason: str, within_s: float | None = None) -> None:
         within = f" within {within_s:g} s" if within_s is not None else ""
@@ -154,10 +161,15 @@ class LinkClosed(FleetlineError):
 
 
 class SubscriptionRefused(FleetlineError):
-    """A log cannot be followed. `code` is one of `protocol.codes.ErrorCode`."""
+    """A log cannot be followed, or not any more: it is gone.
+
+    Attributes:
+        log: which log.
+        code: one of `protocol.codes.ErrorCode`.
+    """
 
     def __init__(self, log: str, code: str, message: str) -> None:
-        super().__init__(f"{log} cannot be followed: {message} ({code}); nothing of it was read")
+        super().__init__(f"{log} cannot be followed: {message} ({code}); nothing more of it is read")
         self.log = log
         self.code = code
 
@@ -186,7 +198,11 @@ class Reset:
 
 
 class HistoryReset(FleetlineError):
-    """A log cannot be continued where its reader was. Iterating on goes on at the restart position."""
+    """A log cannot be continued where its reader was. Iterating on goes on at the restart position.
+
+    Attributes:
+        reset: why, what is lost, and where reading goes on.
+    """
 
     def __init__(self, reset: Reset) -> None:
         about = "" if reset.exact else "about "
@@ -198,7 +214,12 @@ class HistoryReset(FleetlineError):
 
 
 class PublishRefused(FleetlineError):
-    """The log did not take an entry. `code` is one of `protocol.codes.ErrorCode`."""
+    """The log did not take an entry.
+
+    Attributes:
+        log: which log.
+        code: one of `protocol.codes.ErrorCode`.
+    """
 
     def __init__(self, log: str, code: str, message: str) -> None:
         super().__init__(f"{log} refused an entry: {message} ({code})")
@@ -207,7 +228,12 @@ class PublishRefused(FleetlineError):
 
 
 class ExpectFailed(PublishRefused):
-    """The log's head is another than was expected. Read on from it, and decide again."""
+    """The log's head is another than was expected. Read on up to it, and decide again.
+
+    Attributes:
+        expected: the head that was asked for.
+        head: the log's last offset.
+    """
 
     def __init__(self, log: str, expected: int, head: int | None) -> None:
         super().__init__(
@@ -243,7 +269,11 @@ class PublisherLost(PublishRefused):
 
 
 class OutboxBusy(FleetlineError):
-    """Another process has the state directory."""
+    """Another process has the state directory.
+
+    Attributes:
+        directory: which one.
+    """
 
     def __init__(self, directory: str, holder: str) -> None:
         super().__init__(

@@ -63,7 +63,10 @@ class Registry:
         return _read(value) if value else None
 
     async def run(self) -> None:
-        """Keep the registry up to date until cancelled; then take this hub out of it."""
+        """Keep the registry up to date until cancelled: what was noted at once, this hub's own life every period.
+
+        Where the store does not answer, what was noted waits for the next period. `leave` takes the hub out.
+        """
         while True:
             try:
                 await self._beat()

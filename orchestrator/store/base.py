@@ -202,7 +202,7 @@ class Commit:
     """One atomic change of one partition.
 
     Attributes:
-        id: random, new for every proposal; the same on every retry of that proposal.
+        id: `<hub id>.<number>`, new for every proposal; the same on every retry of that proposal.
         partition: whose keys everything in here belongs to.
         guards: what must be so, else the commit is `Refusal.GUARD`.
         appends: at most one for each log.

@@ -92,7 +92,7 @@ def producers(log: LogName) -> str:
 
 
 def acks(log: LogName) -> str:
-    """HASH `principal/name` of a durable subscription -> the offset that it acknowledged."""
+    """HASH `principal/name` of a durable subscription -> the position that it acknowledged: `offset epoch tag`."""
     return _key(partition_of(log), "acks", log.namespace, log.path)
 
 
@@ -102,7 +102,7 @@ def log_index(partition: int, namespace: str, kind: LogKind) -> str:
 
 
 def ops(partition: int, namespace: str, day: int) -> str:
-    """HASH `principal/op` -> the result of a mutating request, for one day; it lives two."""
+    """HASH `principal/log/op` -> the packed result of a request that changed that log on this day; it lives two."""
     return _key(partition, "ops", namespace, str(day))
 
 
