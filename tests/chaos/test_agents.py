@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from agent.client import Client
 from agent.runs import Run
 from protocol.codec import pack_value
@@ -14,7 +12,7 @@ from protocol.control import Kind
 from tests.chaos.amounts import LONG, rounds
 from tests.chaos.histories import away
 from tests.support.checkers import Dump, assert_kept, check_absent, check_sequence
-from tests.support.fleet import AgentProcess, Fleet, HubProcess, dump_log
+from tests.support.fleet import Fleet, HubProcess, dump_log
 from tests.support.proxy import FaultProxy
 from tests.support.run_checkers import check_journal, check_run
 from tests.support.timing import eventually, eventually_sync
@@ -209,32 +207,35 @@ async def again(run: Run, attempt: int) -> None:
 # Handlers that are busy
 
 
-async def busy(fleet: Fleet, handler: str, seconds: float) -> tuple[HubProcess, AgentProcess, Client, Run]:
-    """Have an agent run a handler that is busy for some seconds."""
-    hub = await fleet.hub()
-    agent = fleet.agent(f"{APPS}:sleeper", hub, agent_id="sleeper")
-    client = await Client.connect(hub.url, token=hub.token)
+async def keeps_its_lease(fleet: Fleet, hub: HubProcess, client: Client, handler: str, seconds: float) -> None:
+    """Have an agent of its own run a handler that is busy for some seconds, in one attempt and without a word."""
+    agent = fleet.agent(f"{APPS}:sleeper", hub, agent_id=handler, options=("--queue", handler))
     await agent.connected(client)
-    return hub, agent, client, await client.submit(handler, {"seconds": seconds})
+    run = await client.submit(handler, {"seconds": seconds}, queue=handler)
+    began_s = asyncio.get_running_loop().time()
+    assert await run.result(timeout=seconds * 4 + 30) == 1, "its attempt was not the first"
+    assert asyncio.get_running_loop().time() - began_s >= seconds
+    dump = await dump_of(client, run)
+    assert kinds(dump) == [Kind.SUBMITTED, Kind.CLAIMED, Kind.SUCCEEDED]
+    assert "interpreter_blocked" not in agent.output()
 
 
-@pytest.mark.parametrize(("handler", "seconds"), [("block", BLOCKED_S), ("search", LOCKED_S)])
-async def test_a_busy_handler_keeps_its_lease(handler: str, seconds: float) -> None:
+async def test_busy_handlers_keep_their_leases() -> None:
+    """One blocks the thread that it runs in, the other holds the interpreter lock of the process that it runs in."""
     async with Fleet(SETTINGS) as fleet:
-        _, agent, client, run = await busy(fleet, handler, seconds)
-        async with client:
-            began_s = asyncio.get_running_loop().time()
-            assert await run.result(timeout=seconds * 4 + 30) == 1, "its attempt was not the first"
-            assert asyncio.get_running_loop().time() - began_s >= seconds
-            dump = await dump_of(client, run)
-            assert kinds(dump) == [Kind.SUBMITTED, Kind.CLAIMED, Kind.SUCCEEDED]
-            assert "interpreter_blocked" not in agent.output()
+        hub = await fleet.hub()
+        async with Client.connect(hub.url, token=hub.token) as client, asyncio.TaskGroup() as both:
+            both.create_task(keeps_its_lease(fleet, hub, client, "block", BLOCKED_S))
+            both.create_task(keeps_its_lease(fleet, hub, client, "search", LOCKED_S))
 
 
 async def test_a_handler_that_holds_the_interpreter_lock_inline_is_warned_of_with_the_remedy() -> None:
     async with Fleet(SETTINGS) as fleet:
-        _, agent, client, run = await busy(fleet, "search-inline", 4.0)
-        async with client:
+        hub = await fleet.hub()
+        agent = fleet.agent(f"{APPS}:sleeper", hub, agent_id="sleeper")
+        async with Client.connect(hub.url, token=hub.token) as client:
+            await agent.connected(client)
+            run = await client.submit("search-inline", {"seconds": 2.0})
             await eventually(lambda: "interpreter_blocked" in agent.output(), 60)
             assert 'isolation=\\"process\\"' in agent.output() or 'isolation="process"' in agent.output()
             assert run.id in agent.output()
