@@ -89,11 +89,14 @@ class HubMachine:
 
     def accept(self, end: HubEnd, token: str | None) -> None:
         """Take a new connection."""
+        self.machine.run(self._greet, end, token)  # here it is the peer that runs, with a clock of its own
+
+    def _greet(self, end: HubEnd, token: str | None) -> None:
         assert self.hub is not None
         socket: Any = end
         connection = Connection(self.hub.services, socket, token)
+        connection.greet()
         end.accept(connection)
-        self.machine.run(connection.greet)
 
     def stop(self) -> None:
         """Drain, as SIGTERM asks for."""

@@ -206,14 +206,14 @@ def _check_follower(fleet: Fleet, dump: Dump, followed: Followed) -> Iterator[Vi
                 if isinstance(event, WasReset) and event.reason is not ResetReason.TRIMMED:
                     yield Violation(Rule.DELIVERED, dump.log, f"{followed.name} was reset ({event.reason}) for nothing")
         last = number == len(followed.stories)
-        if not story:
+        due = story if last or not story else _told_in_time(dump, story)
+        if not due:
             continue  # it came back, and there was nothing to tell
         if followed.kinds is not None:
             trimmed = fleet.ledger.trimmed.get(followed.log, {})
-            due = story if last else _told_in_time(dump, story)
             wrong: Iterable[Violation] = _check_filtered(dump, due, followed.kinds, trimmed, complete=last)
         else:
-            wrong = check_delivered(dump, story if last else _told_in_time(dump, story), complete=last)
+            wrong = check_delivered(dump, due, complete=last)
         for violation in wrong:
             yield Violation(
                 violation.rule,
@@ -227,6 +227,8 @@ def _told_in_time(dump: Dump, story: list[Event]) -> list[Event]:
     """Return the story of a process that was killed, less what the store lost after: nobody could tell it."""
     tags, packed = dump.tags(), {entry.offset: entry.packed.hex() for entry in dump.entries}
     told = list(story)
+    if isinstance(told[-1], Began):
+        told.pop()  # it never heard from a hub: what it remembered was told to the one before
     while (
         told
         and isinstance(last := told[-1], Given)

@@ -214,8 +214,9 @@ class HubEnd(End):
         self._reading = True
 
     def accept(self, talker: Talker) -> None:
-        """Tell `talker` what comes from now on."""
+        """Tell `talker` what came and what comes."""
         self._talker = talker
+        self._tell()
 
     @property
     def congested(self) -> bool:
