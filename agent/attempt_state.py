@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -62,9 +63,15 @@ class AttemptState:
         self.logger: Any = structlog.get_logger("fleetline.run").bind(
             run=assign.run, attempt=assign.attempt, handler=assign.handler
         )
+        self._until_s = None if assign.time_left_ms is None else time.monotonic() + assign.time_left_ms / 1000
         self._lock = threading.Lock()
         self._on_stop: list[Callable[[], object]] = []
         self._progress: bytes | None = None
+
+    @property
+    def time_left_s(self) -> float | None:
+        """How long it may still take; None where nothing says."""
+        return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
 
     def on_stop(self, call: Callable[[], object]) -> None:
         """Have `call` called when the handler is to stop, in whatever thread learns of it; at once if it is."""

@@ -9,7 +9,7 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from pydantic import SecretStr
 
@@ -24,6 +24,7 @@ from agent.peer import Identity
 from agent.publisher import DiskPublisher, Publisher, open_publisher
 from agent.reading import Reader, read_log
 from agent.runs import Run
+from agent.submission import SubmitOptions, submission
 from agent.threads import LoopThread
 from protocol.codec import pack_value
 from protocol.entry import Position
@@ -41,7 +42,6 @@ from protocol.requests import (
     ProducerOpen,
     RunInfo,
     RunList,
-    RunSubmit,
 )
 
 __all__ = ["CONNECT_TIMEOUT_S", "Client", "topic_log"]
@@ -137,33 +137,20 @@ class Client:
         self,
         handler: str,
         input: Any = None,
-        *,
-        queue: str = "default",
-        key: str | None = None,
-        retries: int | None = None,
-        priority: int = 0,
+        **options: Unpack[SubmitOptions],
     ) -> Run:
         """Put a run on a queue. It is there when this returns, and stays.
 
         Args:
             handler: name of the handler.
             input: what it is applied to: anything msgpack can hold.
-            queue: where agents take it from.
-            key: submitting the same key with the same input again gives the same run; made up without.
-            retries: how often a failed attempt is tried again; as the handler says without.
-            priority: 0 to 9, higher first.
+            options: queue, key, priority, times and more: see `SubmitOptions`.
 
         Raises:
             RequestError: `key_conflict` where the key names a run with another input, for one.
+            ValueError: an option has no such value.
         """
-        params = RunSubmit(
-            queue=queue,
-            handler=handler,
-            input=self._pack(input, f"run {handler}"),
-            key=key if key is not None else secrets.token_hex(16),
-            retries=retries,
-            priority=priority,
-        )
+        params = submission(handler, self._pack(input, f"run {handler}"), **options)
         answer = await self.ask("run.submit", params)
         return Run(self, answer.run, created=answer.created)
 

@@ -65,6 +65,11 @@ class _Base:
         return self._state.reason
 
     @property
+    def time_left(self) -> float | None:
+        """Seconds until the attempt is taken from the handler, by its timeout or the run's deadline; None without."""
+        return self._state.time_left_s
+
+    @property
     def logger(self) -> Any:
         """A logger that names run, attempt and handler. What it says is not an entry of the run."""
         return self._state.logger

@@ -10,11 +10,15 @@ from typing import Any, TypeVar
 
 from agent.binding import Binder
 from agent.errors import BadHandler
+from agent.submission import span_ms
 from protocol.errors import InvalidName
 from protocol.frames import HandlerSpec, Recover
 from protocol.ids import check_name
 
-__all__ = ["Handler", "Isolation"]
+__all__ = ["BACKOFF_MAX_S", "BACKOFF_S", "Handler", "Isolation"]
+
+BACKOFF_S = 1.0
+BACKOFF_MAX_S = 60.0
 
 
 class Isolation(StrEnum):
@@ -42,12 +46,26 @@ class Handler:
     function: Callable[..., Any]
     binder: Binder
     recover: Recover
-    retries: int
     isolation: Isolation
+    retries: int
+    timeout: float | None
+    backoff: float
+    backoff_max: float
 
     @classmethod
-    def make(cls, function: Callable[..., Any], name: str, recover: str, retries: int, isolation: str) -> Handler:
-        """Check a handler.
+    def make(
+        cls,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        recover: str = "restart",
+        isolation: str = "inline",
+        retries: int = 0,
+        timeout: float | None = None,
+        backoff: float = BACKOFF_S,
+        backoff_max: float = BACKOFF_MAX_S,
+    ) -> Handler:
+        """Check a handler. Times are in seconds.
 
         Raises:
             BadHandler: it cannot be what it is to be; the message says why.
@@ -57,9 +75,13 @@ class Handler:
         except InvalidName as fault:
             raise BadHandler(f"handler {name!r}: {fault}") from None
         how, where = _one_of(Recover, "recover", recover, name), _one_of(Isolation, "isolation", isolation, name)
-        handler = cls(name, function, Binder(function), how, retries, where)
+        handler = cls(name, function, Binder(function), how, where, retries, timeout, backoff, backoff_max)
         if retries < 0:
             raise BadHandler(f"handler {name!r}: retries is {retries}; it counts further tries, from 0")
+        try:
+            _ = handler.spec
+        except ValueError as fault:
+            raise BadHandler(f"handler {name!r}: {fault}") from None
         if handler.isolation is Isolation.PROCESS and "<locals>" in function.__qualname__:
             raise BadHandler(
                 f"handler {name!r} is defined inside a function, where a child process cannot find it; "
@@ -75,7 +97,14 @@ class Handler:
     @property
     def spec(self) -> HandlerSpec:
         """What the hub is told of it."""
-        return HandlerSpec(name=self.name, recover=self.recover, retries=self.retries)
+        return HandlerSpec(
+            name=self.name,
+            recover=self.recover,
+            retries=self.retries,
+            timeout_ms=span_ms("timeout", self.timeout),
+            backoff_ms=span_ms("backoff", self.backoff) or 1,
+            backoff_max_ms=span_ms("backoff_max", self.backoff_max) or 1,
+        )
 
 
 def _one_of(choices: type[Choice], what: str, value: str, handler: str) -> Choice:

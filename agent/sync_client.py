@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import SecretStr
 
@@ -20,6 +20,7 @@ from agent.errors import Reset
 from agent.publisher import DiskPublisher, Publisher, Receipt
 from agent.reading import Reader
 from agent.runs import Run
+from agent.submission import SubmitOptions
 from agent.threads import LoopThread
 from protocol.entry import Position
 from protocol.frames import Start
@@ -203,14 +204,10 @@ class SyncClient(_Closing):
         self,
         handler: str,
         input: Any = None,
-        *,
-        queue: str = "default",
-        key: str | None = None,
-        retries: int | None = None,
-        priority: int = 0,
+        **options: Unpack[SubmitOptions],
     ) -> SyncRun:
         """Put a run on a queue. See `Client.submit`."""
-        work = self._client.submit(handler, input, queue=queue, key=key, retries=retries, priority=priority)
+        work = self._client.submit(handler, input, **options)
         return SyncRun(self._portal, self._portal(work))
 
     def run(self, run_id: str) -> SyncRun:

@@ -23,7 +23,7 @@ from agent.attempt import Attempt
 from agent.discovery import locator
 from agent.errors import BadHandler
 from agent.executors import Children
-from agent.handlers import Handler
+from agent.handlers import BACKOFF_MAX_S, BACKOFF_S, Handler
 from agent.held import Assigned, Event
 from agent.links import Links
 from agent.logs import ensure_logging
@@ -77,17 +77,23 @@ class Agent:
         self,
         name: str,
         *,
-        retries: int = 0,
         recover: str = "restart",
         isolation: str = "inline",
+        retries: int = 0,
+        timeout: float | None = None,
+        backoff: float = BACKOFF_S,
+        backoff_max: float = BACKOFF_MAX_S,
     ) -> Callable[[Function], Function]:
         """Register a handler. Its first parameter is the context; the others are validated from the input.
 
         Args:
             name: what runs name it by.
-            retries: how often a failed attempt is tried again.
             recover: how a new attempt picks up: "restart" starts over, "journal" repeats what is recorded.
             isolation: "inline" (async on the agent's loop, plain in a thread), "thread" or "process".
+            retries: how often a failed attempt is tried again.
+            timeout: how many seconds one attempt may take, after which it is stopped and counts as failed.
+            backoff: the longest wait before the first further try, in seconds; it doubles with each.
+            backoff_max: the longest wait before any.
 
         Raises:
             BadHandler: it cannot be what it is to be.
@@ -96,7 +102,16 @@ class Agent:
         def register(function: Function) -> Function:
             if name in self._handlers:
                 raise BadHandler(f"agent {self.name} has a handler {name!r} already; give this one another name")
-            self._handlers[name] = Handler.make(function, name, recover, retries, isolation)
+            self._handlers[name] = Handler.make(
+                function,
+                name,
+                recover=recover,
+                isolation=isolation,
+                retries=retries,
+                timeout=timeout,
+                backoff=backoff,
+                backoff_max=backoff_max,
+            )
             return function
 
         return register

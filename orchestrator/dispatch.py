@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Set
 import structlog
 
 from orchestrator.core import attempts, runs
-from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
@@ -115,7 +115,7 @@ class Dispatch:
             return False
         able = [peer for peer in self._peers if peer.slots_free and name in peer.queues]
         able = [peer for peer in able if peer.namespace == namespace]
-        offered = buckets & {handler for peer in able for handler in peer.handlers}
+        offered = {bucket for bucket in buckets if any(_takes(peer, bucket) for peer in able)}
         waiting = await self._waiting(queue, offered, _slots(able))
         claims = list(self._match(queue[0], waiting, able))
         if not claims:
@@ -124,7 +124,7 @@ class Dispatch:
         return any(made)
 
     async def _waiting(self, queue: Queue, buckets: Set[str], limit: int) -> list[tuple[int, str, str]]:
-        """Return what waits for these handlers, as (score, run, handler), in order."""
+        """Return what waits in these buckets, as (score, run, bucket), in order."""
         namespace, name = queue
         partition, store = queue_partition(namespace, name), self._line.store
         limit = min(limit, CLAIMS_AT_ONCE_MAX)
@@ -140,13 +140,13 @@ class Dispatch:
     def _match(
         namespace: str, waiting: Iterable[tuple[int, str, str]], able: list[Peer]
     ) -> Iterator[tuple[LogName, Peer, str]]:
-        """Give each run to the least loaded agent that has its handler, and hold a slot for it."""
-        for _, run, handler in waiting:
-            fit = [peer for peer in able if peer.slots_free and handler in peer.handlers and run not in peer.held]
+        """Give each run to the least loaded agent that may take it, and hold a slot for it."""
+        for _, run, bucket in waiting:
+            fit = [peer for peer in able if peer.slots_free and run not in peer.held and _takes(peer, bucket)]
             if fit:
                 peer = min(fit, key=lambda one: len(one.held) / one.slots)
                 peer.held[run] = Held(attempt=0, fence=0)
-                yield LogName(namespace, LogKind.RUN, run), peer, handler
+                yield LogName(namespace, LogKind.RUN, run), peer, parse_bucket(bucket)[0]
 
     async def _claim(self, log: LogName, peer: Peer, handler: str) -> bool:
         """Claim one run for an agent whose slot is held for it. Returns whether it was claimed."""
@@ -198,6 +198,8 @@ async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> 
     if page is None or not page.entries or tags[0] is None:
         return None
     submitted = read_control(Submitted, unpack_record(page.entries[0].packed).body)
+    now_ms = line.now_ms()
+    until_ms = min((each for each in (meta.times_out_ms, meta.deadline_ms) if each), default=None)
     return Assign(
         run=log.name,
         queue=meta.queue,
@@ -209,7 +211,14 @@ async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> 
         position=Position(page.before.epoch, claimed_at, tags[0]),
         recover=Recover(meta.recover),
         seq=seq,
+        time_left_ms=None if until_ms is None else max(0, until_ms - now_ms),
     )
+
+
+def _takes(peer: Peer, bucket: str) -> bool:
+    """Whether an agent has the handler and the labels that the runs of a bucket ask for."""
+    handler, where = parse_bucket(bucket)
+    return handler in peer.handlers and where.fits(peer.labels)
 
 
 def _slots(peers: Iterable[Peer]) -> int:

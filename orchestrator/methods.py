@@ -31,7 +31,7 @@ from orchestrator.store.producer import ProducerRecord
 from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
-from protocol.errors import InvalidName, RequestError, misfit
+from protocol.errors import InvalidName, InvalidSelector, RequestError, misfit
 from protocol.frames import Fault, Part, Request, Response
 from protocol.ids import LogKind, LogName, check_name, make_run_id, partition_of, queue_partition
 from protocol.requests import (
@@ -110,7 +110,7 @@ class Methods:
             result = await self._call(peer, request)
         except RequestError as fault:
             return _fault(request, fault.code, fault.message, fault.retry_ms, fault.data)
-        except InvalidName as fault:
+        except (InvalidName, InvalidSelector) as fault:
             return _fault(request, ErrorCode.INVALID_PARAMS, str(fault))
         except StoreUnavailable as fault:
             return _fault(request, unavailable_code(fault), str(fault), RETRY_MS)
@@ -139,7 +139,7 @@ class Methods:
         run_id = make_run_id(partition, self._line.now_ms(), secrets.token_bytes(8))
         log = LogName(peer.namespace, LogKind.RUN, run_id)
         ids = runs.Ids(self._line.new_commit_id(), peer.principal, self._line.new_epoch())
-        result = await settle(self._line, runs.submit(ids, log, params))
+        result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms()))
         if isinstance(result, Outcome):
             self._dispatch.hint(runs.queue_hint(peer.namespace, params.queue))
             return RunSubmitted(run=run_id, created=True)

@@ -22,6 +22,7 @@ from protocol.errors import RequestError
 from protocol.ids import LogKind, LogName, check_name, queue_partition
 from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
 from protocol.run import RunState
+from protocol.selector import parse_selector
 
 __all__ = ["Reading"]
 
@@ -79,6 +80,10 @@ class Reading:
             error=error.model_dump(exclude_none=True, exclude=None if whole else {"trace"}) if error else None,
             cancelling=meta.cancelling and not meta.final,
             head=meta.head,
+            where=meta.where,
+            not_before_ms=meta.not_before_ms or None,
+            deadline_ms=meta.deadline_ms,
+            timeout_ms=meta.timeout_ms,
             reason=reason,
         )
 
@@ -152,13 +157,18 @@ class Reading:
         return page.entries[0] if page and page.entries else None
 
     async def _why_waiting(self, meta: RunMeta) -> str | None:
-        """Say why a run waits, where no connected agent would ever take it."""
+        """Say why a run waits, where its time has not come or no connected agent would ever take it."""
+        if meta.not_before_ms:
+            return "it was tried and failed, and is tried again later" if meta.failures else "it was delayed"
         agents = [agent for agent in await self._registry.agents(meta.log.namespace) if agent.connected]
         serving = [agent for agent in agents if meta.queue in agent.queues]
         if not serving:
             return f"no connected agent serves the queue {meta.queue!r}"
-        if not any(handler.name == meta.handler for agent in serving for handler in agent.handlers):
+        able = [agent for agent in serving if any(handler.name == meta.handler for handler in agent.handlers)]
+        if not able:
             return f"no connected agent on the queue {meta.queue!r} has the handler {meta.handler!r}"
+        if not any(parse_selector(meta.where).fits(agent.labels) for agent in able):
+            return f"no connected agent that has the handler {meta.handler!r} has the labels {meta.where}"
         return None
 
 

@@ -228,10 +228,14 @@ class Work:
             self._lost(meta, LEASE_OVER, await self._line.commit(attempts.lose(self._ids(), meta, LEASE_OVER)))
 
     async def wake(self, log: LogName) -> None:
-        """Put a run whose wait before a retry is over back on its queue."""
+        """Do what is due about a run: it waited long enough, or took too long."""
         meta = await self._meta(log)
-        if meta is not None and meta.state is RunState.QUEUED:
-            await settle(self._line, runs.requeue(self._ids(), meta))
+        if meta is None:
+            return
+        commit = attempts.on_due(self._ids(), meta, random.random(), self._line.now_ms())
+        if isinstance(await settle(self._line, commit), Outcome):
+            if meta.state is RunState.RUNNING and commit.appends:
+                self._taken(meta)
             self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
 
     async def _lose(self, meta: RunMeta, reason: str) -> None:
@@ -240,10 +244,14 @@ class Work:
     def _lost(self, meta: RunMeta, reason: str, result: Outcome | Refused) -> None:
         if isinstance(result, Outcome):
             log_.info("attempt_lost", run=meta.log.name, attempt=meta.attempt, agent=meta.agent, reason=reason)
-            peer = self._peers.agent(meta.log.namespace, meta.agent)
-            if peer is not None:
-                self._tell_fenced(peer, HeldAttempt(run=meta.log.name, fence=meta.fence))
+            self._taken(meta)
             self._dispatch.hint(runs.queue_hint(meta.log.namespace, meta.queue))
+
+    def _taken(self, meta: RunMeta) -> None:
+        """Tell the agent, if it is connected here, that an attempt was taken from it."""
+        peer = self._peers.agent(meta.log.namespace, meta.agent)
+        if peer is not None:
+            self._tell_fenced(peer, HeldAttempt(run=meta.log.name, fence=meta.fence))
 
     # Publishing
 
@@ -278,7 +286,8 @@ class Work:
             meta = await self._meta(log)
             if meta is not None:
                 errored = read_control(Errored, body)
-                ending = attempts.conclude_error(self._ids(), meta, errored, random.random())
+                store_ms = self._line.now_ms()
+                ending = attempts.conclude_error(self._ids(), meta, errored, random.random(), store_ms)
         elif kind in publishing.ENDINGS:
             ending = attempts.conclude(log, Kind(kind))
         return attempts.publish(
@@ -337,7 +346,7 @@ def _over(run: str, attempt: int) -> Nack:
         producer=attempts.producer_name(attempt),
         seq=0,
         code=ErrorCode.FENCED,
-        message="the attempt is over: its lease ran out, or its agent's id was taken over",
+        message="the attempt is over: its time or its lease ran out, or its agent's id was taken over",
     )
 
 

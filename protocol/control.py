@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.errors import misfit
-from protocol.frames import Name, Part, UInt, WireRecover
+from protocol.frames import Name, Part, Span, UInt, WireRecover
 from protocol.ids import LogKind
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Submitted",
     "Succeeded",
     "Superseded",
+    "TimedOut",
     "Writer",
     "is_control",
     "pack_control",
@@ -62,6 +63,7 @@ class Kind(StrEnum):
     PROGRESS = "$progress"
     CALL = "$call"
     ERRORED = "$errored"
+    TIMED_OUT = "$timed_out"
     RETRY = "$retry"
     CANCEL = "$cancel"
     SUCCEEDED = "$succeeded"
@@ -90,7 +92,10 @@ class RunError(Part):
 
 
 class Submitted(Part):
-    """The first entry of a run: what is to be done. `input` is a packed value."""
+    """The first entry of a run: what is to be done. `input` is a packed value.
+
+    `not_before_ms` and `deadline_ms` are times by the store's clock.
+    """
 
     queue: Name
     handler: Name
@@ -98,6 +103,12 @@ class Submitted(Part):
     key: str | None = None
     retries: UInt | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 0
+    where: str = ""
+    not_before_ms: UInt | None = None
+    deadline_ms: UInt | None = None
+    timeout_ms: Span | None = None
+    backoff_ms: Span | None = None
+    backoff_max_ms: Span | None = None
 
 
 class Claimed(Part):
@@ -110,6 +121,7 @@ class Claimed(Part):
     lease_ms: UInt
     recover: WireRecover
     retries: UInt
+    timeout_ms: Span | None = None
 
 
 class AttemptLost(Part):
@@ -152,6 +164,13 @@ class Errored(Part):
 
     error: RunError
     retryable: bool = True
+
+
+class TimedOut(Part):
+    """An attempt took longer than it may; it counts as one that failed."""
+
+    attempt: UInt
+    timeout_ms: Span
 
 
 class Retry(Part):
@@ -240,6 +259,7 @@ CONTROL: dict[str, Control] = {
     Kind.PROGRESS: Control(LogKind.RUN, Progress, Writer.ATTEMPT),
     Kind.CALL: Control(LogKind.RUN, Call, Writer.ATTEMPT),
     Kind.ERRORED: Control(LogKind.RUN, Errored, Writer.ATTEMPT),
+    Kind.TIMED_OUT: Control(LogKind.RUN, TimedOut, Writer.HUB),
     Kind.RETRY: Control(LogKind.RUN, Retry, Writer.HUB),
     Kind.CANCEL: Control(LogKind.RUN, Cancel, Writer.HUB),
     Kind.SUCCEEDED: Control(LogKind.RUN, Succeeded, Writer.ATTEMPT, terminal=True),

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from protocol.entry import Entry, Position
-from protocol.frames import HandlerSpec, Name, Part, UInt
+from protocol.frames import HandlerSpec, Name, Part, Span, UInt
+from protocol.selector import SELECTOR_CHARS_MAX
 
 __all__ = [
     "METHODS",
@@ -49,7 +50,11 @@ LIST_MAX = 1000
 class RunSubmit(Part):
     """`run.submit`: put a run on a queue. The same key with the same input is the same run.
 
-    Errors: `key_conflict` (data: run) where the key names a run with another handler or input.
+    `delay_ms` and `deadline_ms` count from now; what an attempt may take, and the waits between tries, are the
+    handler's where they are not given.
+
+    Errors: `key_conflict` (data: run) where the key names a run with another handler or input; `invalid_params`
+    where `where` is no selector.
     """
 
     queue: Name
@@ -58,6 +63,12 @@ class RunSubmit(Part):
     key: Annotated[str, Field(min_length=1, max_length=512)]
     retries: UInt | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 0
+    where: Annotated[str, Field(max_length=SELECTOR_CHARS_MAX)] = ""
+    delay_ms: Span | None = None
+    deadline_ms: Span | None = None
+    timeout_ms: Span | None = None
+    backoff_ms: Span | None = None
+    backoff_max_ms: Span | None = None
 
 
 class RunSubmitted(Part):
@@ -89,6 +100,10 @@ class RunInfo(Part):
     error: dict[str, Any] | None = None
     cancelling: bool = False
     head: UInt
+    where: str = ""
+    not_before_ms: UInt | None = None
+    deadline_ms: UInt | None = None
+    timeout_ms: UInt | None = None
     reason: str | None = None
     """Why a run that waits is not taken, where that is known."""
 

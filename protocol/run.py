@@ -28,13 +28,14 @@ from protocol.control import (
     RunError,
     Submitted,
     Succeeded,
+    TimedOut,
     is_control,
     read_control,
 )
 from protocol.entry import Entry, Record
 from protocol.errors import FleetlineError
 
-__all__ = ["FINAL", "TRANSITIONS", "BrokenLog", "RunState", "RunView", "apply", "fold"]
+__all__ = ["FINAL", "TRANSITIONS", "BrokenLog", "RunState", "RunView", "apply", "fold", "timeout_error"]
 
 
 class RunState(StrEnum):
@@ -66,13 +67,19 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
     (RunState.RUNNING, Kind.ERRORED): RunState.QUEUED,
+    (RunState.RUNNING, Kind.TIMED_OUT): RunState.QUEUED,
     (RunState.RUNNING, Kind.SUCCEEDED): RunState.SUCCEEDED,
     (RunState.RUNNING, Kind.FAILED): RunState.FAILED,
     (RunState.RUNNING, Kind.CANCELLED): RunState.CANCELLED,
     (RunState.RUNNING, Kind.EXPIRED): RunState.EXPIRED,
 }
-"""(state, control kind) -> state. `$lost` and `$errored` leave the run without an attempt; what the
+"""(state, control kind) -> state. `$lost`, `$errored` and `$timed_out` leave the run without an attempt; what the
 hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit."""
+
+
+def timeout_error(timed_out: TimedOut) -> RunError:
+    """Return what a run failed with of which an attempt took longer than it may."""
+    return RunError(type="TimeoutError", message=f"the attempt took longer than {timed_out.timeout_ms} ms")
 
 
 class BrokenLog(FleetlineError, ValueError):
@@ -178,6 +185,8 @@ def _note(view: RunView, record: Record, ts_ms: int) -> RunView:
         case Kind.ERRORED:
             error = read_control(Errored, record.body).error
             return replace(view, error=error, failures=view.failures + 1)
+        case Kind.TIMED_OUT:
+            return replace(view, error=timeout_error(read_control(TimedOut, record.body)), failures=view.failures + 1)
         case Kind.LOST:
             return replace(view, losses=read_control(AttemptLost, record.body).losses)
         case Kind.RETRY:

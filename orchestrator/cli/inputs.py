@@ -21,8 +21,11 @@ __all__ = [
     "parse_log",
     "parse_name",
     "parse_run",
+    "parse_span_s",
+    "parse_where",
 ]
 
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,3})?")
 INPUT_BYTES_MAX = 16 * 1024 * 1024
 """Bytes read of an input; what the hub takes is less, and it says how much."""
 
@@ -175,6 +178,36 @@ def parse_duration_s(text: str, option: str) -> int:
     try:
         return duration_s(text)
     except ValueError as fault:
+        raise CliError(f"{option}: {fault}") from None
+
+
+def parse_span_s(text: str | None, option: str) -> float | None:
+    """Read a span of time, where one was given: seconds, or a number and a unit.
+
+    Raises:
+        CliError: it is none.
+    """
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text):
+        return parse_duration_s(text, option)
+    if float(text) == 0:
+        raise CliError(f"{option}: {text} s is no time at all")
+    return float(text)
+
+
+def parse_where(values: list[str], option: str) -> str:
+    """Read requirements of a selector; return all of them as one.
+
+    Raises:
+        CliError: one cannot be read.
+    """
+    from protocol.errors import InvalidSelector
+    from protocol.selector import parse_selector
+
+    try:
+        return str(parse_selector(",".join(values)))
+    except InvalidSelector as fault:
         raise CliError(f"{option}: {fault}") from None
 
 

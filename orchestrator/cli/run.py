@@ -14,6 +14,7 @@ from orchestrator.cli.output import Output
 if TYPE_CHECKING:
     from agent.client import Client
     from agent.runs import Run
+    from agent.submission import SubmitOptions
     from protocol.requests import RunInfo
 
 __all__ = ["app"]
@@ -36,6 +37,19 @@ def submit(
     priority: Annotated[
         int, typer.Option("--priority", min=0, max=9, metavar="N", help="0 to 9; higher ones are taken first.")
     ] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="K=V", help="Labels of agents that may take it; also K!=V, 'K in (A,B)', K."),
+    ] = None,
+    delay: Annotated[
+        str | None, typer.Option("--delay", metavar="S", help="Not before so many seconds from now.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", metavar="S", help="It expires when it has not ended by then.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="S", help="What one attempt may take; else the handler's.")
+    ] = None,
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
     ] = None,
@@ -47,7 +61,7 @@ def submit(
 ) -> int:
     """Put a run on a queue, and print its id. With --follow or --wait the exit code is that of the run."""
     from orchestrator.cli.connect import with_client
-    from orchestrator.cli.inputs import parse_input, parse_name
+    from orchestrator.cli.inputs import parse_input, parse_name, parse_span_s, parse_where
     from orchestrator.cli.waiting import left_behind
 
     if follow and wait:
@@ -57,10 +71,20 @@ def submit(
     parse_name(handler, "HANDLER")
     parse_name(queue, "--queue")
     value = parse_input(input_)
+    asked: SubmitOptions = {
+        "queue": queue,
+        "key": key,
+        "priority": priority,
+        "where": parse_where(where or [], "--where"),
+        "delay": parse_span_s(delay, "--delay"),
+        "deadline": parse_span_s(deadline, "--deadline"),
+        "timeout": parse_span_s(timeout, "--timeout"),
+        "retries": retries,
+    }
     out = Output(as_json)
 
     async def use(client: Client) -> Exit:
-        run = await client.submit(handler, value, queue=queue, key=key, retries=retries, priority=priority)
+        run = await client.submit(handler, value, **asked)
         if not run.created:
             out.note(f"the key {key!r} had made this run before; nothing was added")
         if follow or wait:
@@ -240,6 +264,12 @@ async def _print(out: Output, run: Run) -> None:
     shown["result"] = "" if info.result is None else json_line(shown["result"])
     error = shown.pop("error")
     shown["error"] = "" if error is None else f"{error.get('type')}: {error.get('message')}"
+    if info.where:
+        shown["where"] = info.where
+    if info.not_before_ms:
+        shown["not before"] = clock(info.not_before_ms)
+    if info.deadline_ms:
+        shown["deadline"] = clock(info.deadline_ms)
     if info.cancelling:
         shown["cancel"] = "asked for"
     if info.reason:

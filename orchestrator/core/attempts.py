@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from orchestrator.core import runs
 from orchestrator.core.run_meta import RunMeta, as_read
-from orchestrator.core.runs import Ids, dequeue, enqueue, member, queue_hint
+from orchestrator.core.runs import Ids, dequeue, member, timer
 from orchestrator.store import keys
 from orchestrator.store.base import (
     Append,
@@ -38,11 +39,12 @@ from protocol.control import (
     Released,
     Retry,
     RunError,
+    TimedOut,
     pack_control,
 )
 from protocol.frames import HandlerSpec
 from protocol.ids import LogName, partition_of
-from protocol.run import RunState
+from protocol.run import RunState, timeout_error
 
 __all__ = [
     "LOSSES_MAX",
@@ -51,13 +53,16 @@ __all__ = [
     "claim",
     "conclude",
     "conclude_error",
+    "expire",
     "fail",
     "lose",
+    "on_due",
     "producer_name",
     "publish",
     "rebind",
     "release",
     "renew",
+    "time_out",
 ]
 
 LOSSES_MAX = 10
@@ -86,6 +91,7 @@ class Ending:
         fields: of the run's meta.
         guards: what must be so for it.
         ops: index entries to change, besides that the attempt is let go.
+        due_ms: when the timekeeper is to look at the run again.
         hints: words for other hubs.
     """
 
@@ -95,6 +101,7 @@ class Ending:
     guards: tuple[Guard, ...] = ()
     ops: tuple[Op, ...] = ()
     hints: tuple[str, ...] = ()
+    due_ms: int | None = None
 
 
 def producer_name(attempt: int) -> str:
@@ -110,7 +117,7 @@ def claim(
 ) -> tuple[Commit, RunMeta]:
     """Propose that this session gets the run's next attempt, with a lease. Returns also the meta after it."""
     log, place = meta.log, meta.head + 1
-    retries = spec.retries if meta.retries is None else meta.retries
+    timeout_ms = meta.timeout_ms or spec.timeout_ms
     after = replace(
         meta,
         state=RunState.RUNNING,
@@ -122,10 +129,15 @@ def claim(
         session=holder.session,
         session_fence=holder.session_fence,
         recover=spec.recover.value,
-        retries=retries,
+        retries=spec.retries if meta.retries is None else meta.retries,
         started=meta.started or place,
         claimed_at=place,
+        timeout_ms=timeout_ms,
+        times_out_ms=store_ms + timeout_ms if timeout_ms else None,
+        backoff_ms=meta.backoff_ms or spec.backoff_ms,
+        backoff_max_ms=meta.backoff_max_ms or spec.backoff_max_ms,
     )
+    assert after.retries is not None
     body = Claimed(
         attempt=after.attempt,
         fence=after.fence,
@@ -133,7 +145,8 @@ def claim(
         instance=after.instance,
         lease_ms=lease_ms,
         recover=spec.recover,
-        retries=retries,
+        retries=after.retries,
+        timeout_ms=timeout_ms,
     )
     record = ProducerRecord(fence=after.fence, ts_ms=store_ms).encode()
     commit = Commit(
@@ -144,6 +157,7 @@ def claim(
         ops=(
             HashSet(keys.meta(log), after.attempt_fields()),
             *dequeue(meta),
+            *(() if meta.due_ms == after.due_ms else (timer(log, after.due_ms),)),
             _lease(log, lease_ms),
             HashSet(keys.held(meta.partition, log.namespace, after.agent), {log.name: str(after.fence)}),
             HashSet(keys.producers(log), {producer_name(after.attempt): record}),
@@ -209,13 +223,17 @@ def conclude(log: LogName, kind: Kind) -> Ending:
     return Ending(RunState.CANCELLED, guards=(Guard(keys.meta(log), "cancel", "1"),))
 
 
-def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float) -> Ending:
+def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:
     """Decide what follows `$errored`: another try, or the end where that cannot help or was not asked.
 
     `draw` is a random number in [0, 1), for the wait before the next try.
     """
+    return _after_failure(ids, meta, errored, draw, store_ms)
+
+
+def _after_failure(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:
     error, failures, retries = errored.error, meta.failures + 1, meta.retries or 0
-    ops: tuple[Op, ...] = ()
+    fields, due_ms = {"failures": str(failures)}, None
     if meta.cancelling:
         state, entry = RunState.CANCELLED, _cancelled(ids, "failed while it was being cancelled")
     elif not errored.retryable or retries == 0:
@@ -224,11 +242,13 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float) -> En
         reason = f"failed {failures} times; {retries} {'retry was' if retries == 1 else 'retries were'} allowed"
         state, entry = RunState.DEAD, pack_control(Kind.DEAD, ids.src, Dead(reason=reason, error=error))
     else:
-        wait_ms = backoff_ms(failures, draw, first_ms=RETRY_FIRST_MS, cap_ms=RETRY_CAP_MS)
+        first_ms, most_ms = meta.backoff_ms or RETRY_FIRST_MS, meta.backoff_max_ms or RETRY_CAP_MS
+        wait_ms = backoff_ms(failures, draw, first_ms=first_ms, cap_ms=most_ms)
         retry = Retry(failures=failures, after_ms=wait_ms)
         state, entry = RunState.QUEUED, pack_control(Kind.RETRY, ids.src, retry)
-        ops = (SortedAdd(keys.timers(meta.partition), member(meta.log), wait_ms, from_now=True),)
-    return Ending(state, (entry,), {"failures": str(failures)}, (meta.cancel_unchanged(),), ops)
+        after = replace(meta, state=state, not_before_ms=store_ms + wait_ms)
+        fields["not_before"], due_ms = str(after.not_before_ms), after.due_ms
+    return Ending(state, (entry,), fields, (meta.cancel_unchanged(),), due_ms=due_ms)
 
 
 # Ended by the hub
@@ -247,6 +267,34 @@ def lose(ids: Ids, meta: RunMeta, reason: str) -> Commit:
     return _end(ids, meta, pack_control(Kind.LOST, ids.src, lost), ending)
 
 
+def time_out(ids: Ids, meta: RunMeta, draw: float, store_ms: int) -> Commit:
+    """Propose that the current attempt has had its time: it failed, and its agent has it no more."""
+    assert meta.timeout_ms is not None, meta
+    timed_out = TimedOut(attempt=meta.attempt, timeout_ms=meta.timeout_ms)
+    ending = _after_failure(ids, meta, Errored(error=timeout_error(timed_out)), draw, store_ms)
+    return _end(ids, meta, pack_control(Kind.TIMED_OUT, ids.src, timed_out), ending)
+
+
+def on_due(ids: Ids, meta: RunMeta, draw: float, store_ms: int) -> Commit:
+    """Propose what is due about a run by the store's clock; where nothing is, to look again when something will be.
+
+    `draw` is as for `conclude_error`.
+    """
+    waits, works = meta.state is RunState.QUEUED, meta.state is RunState.RUNNING
+    if (waits or works) and meta.deadline_ms is not None and meta.deadline_ms <= store_ms:
+        return runs.expire(ids, meta) if waits else expire(ids, meta)
+    if works and meta.times_out_ms is not None and meta.times_out_ms <= store_ms:
+        return time_out(ids, meta, draw, store_ms)
+    if waits and 0 < meta.not_before_ms <= store_ms:
+        return runs.requeue(ids, meta)
+    return runs.look_again(ids, meta)
+
+
+def expire(ids: Ids, meta: RunMeta) -> Commit:
+    """Propose that a running run whose deadline has passed ends, and its attempt with it."""
+    return _end(ids, meta, runs.expired(ids, meta), Ending(RunState.EXPIRED))
+
+
 def release(ids: Ids, meta: RunMeta, reason: str) -> Commit:
     """Propose that the current attempt is handed back, unspent."""
     released = Released(attempt=meta.attempt, reason=reason)
@@ -262,8 +310,10 @@ def _back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
     """The attempt is over without a result: back to the queue, or cancelled if that was asked for."""
     if meta.cancelling:
         return Ending(RunState.CANCELLED, (_cancelled(ids, None),), fields)
-    waiting = enqueue(meta.log, meta.queue, meta.handler, meta.priority)
-    return Ending(RunState.QUEUED, fields=fields, ops=(waiting,), hints=(queue_hint(meta.log.namespace, meta.queue),))
+    waiting = runs.enqueue(meta.log, meta.queue, meta.bucket, meta.priority)
+    hint = runs.queue_hint(meta.log.namespace, meta.queue)
+    due_ms = replace(meta, state=RunState.QUEUED, not_before_ms=0).due_ms
+    return Ending(RunState.QUEUED, fields=fields, ops=waiting, hints=(hint,), due_ms=due_ms)
 
 
 def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
@@ -284,6 +334,7 @@ def _ended(log: LogName, agent: str, ending: Ending) -> tuple[Op, ...]:
         HashSet(keys.meta(log), {"state": ending.state.value, **ending.fields}),
         SortedRemove(keys.leases(partition), member(log)),
         HashDelete(keys.held(partition, log.namespace, agent), (log.name,)),
+        timer(log, ending.due_ms),
         *ending.ops,
     )
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from orchestrator.store import keys
 from orchestrator.store.base import ABSENT, Guard
 from protocol.ids import LogName, partition_of
 from protocol.run import FINAL, RunState
+from protocol.selector import Selector, parse_selector
 
-__all__ = ["RunMeta", "as_read"]
+__all__ = ["RunMeta", "as_read", "bucket_of", "parse_bucket"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,13 @@ class RunMeta:
     """The meta fields of a run's log, typed.
 
     Attributes:
-        retries: None until somebody has said a number.
+        retries: None until somebody has said a number; so are `timeout_ms` and the waits between tries.
         started: offset of the first `$claimed`, None before it.
         claimed_at: offset of the latest `$claimed`, 0 before the first.
+        where: selector of the agents that may take it, as canonical text.
+        not_before_ms: when a run that waits comes back to its queue; 0 where it is on it, or runs.
+        deadline_ms: when the run expires.
+        times_out_ms: when the attempt that runs has had its time.
     """
 
     log: LogName
@@ -46,6 +52,13 @@ class RunMeta:
     cancelling: bool
     started: int | None
     claimed_at: int
+    where: str
+    not_before_ms: int
+    deadline_ms: int | None
+    timeout_ms: int | None
+    times_out_ms: int | None
+    backoff_ms: int | None
+    backoff_max_ms: int | None
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -64,18 +77,26 @@ class RunMeta:
             session=fields.get("session", ""),
             session_fence=int(fields.get("session_fence", "0")),
             recover=fields.get("recover", "restart"),
-            retries=int(fields["retries"]) if "retries" in fields else None,
+            retries=_number(fields, "retries"),
             failures=int(fields["failures"]),
             losses=int(fields["losses"]),
             cancelling="cancel" in fields,
-            started=int(fields["started"]) if "started" in fields else None,
+            started=_number(fields, "started"),
             claimed_at=int(fields.get("claimed_at", "0")),
+            where=fields.get("where", ""),
+            not_before_ms=int(fields.get("not_before", "0")),
+            deadline_ms=_number(fields, "deadline"),
+            timeout_ms=_number(fields, "timeout"),
+            times_out_ms=_number(fields, "times_out"),
+            backoff_ms=_number(fields, "backoff"),
+            backoff_max_ms=_number(fields, "backoff_max"),
         )
 
     def attempt_fields(self) -> dict[str, str]:
         """Return the fields that a claim writes, as `parse` reads them."""
         assert self.retries is not None, self
         assert self.started is not None, self
+        spans = {"timeout": self.timeout_ms, "times_out": self.times_out_ms}
         return {
             "state": self.state.value,
             "attempt": str(self.attempt),
@@ -88,6 +109,9 @@ class RunMeta:
             "retries": str(self.retries),
             "started": str(self.started),
             "claimed_at": str(self.claimed_at),
+            "backoff": str(self.backoff_ms),
+            "backoff_max": str(self.backoff_max_ms),
+            **{name: str(ms) for name, ms in spans.items() if ms is not None},
         }
 
     def unchanged(self) -> tuple[Guard, ...]:
@@ -99,6 +123,20 @@ class RunMeta:
         return Guard(keys.meta(self.log), "cancel", "1" if self.cancelling else ABSENT)
 
     @property
+    def bucket(self) -> str:
+        """Where it waits among the runs of its queue: with those of its handler, and its selector."""
+        return bucket_of(self.handler, self.where)
+
+    @property
+    def due_ms(self) -> int | None:
+        """When the timekeeper has something to do about it, whatever else happens."""
+        if self.final:
+            return None
+        waits, runs = self.state is RunState.QUEUED, self.state is RunState.RUNNING
+        due = (self.not_before_ms if waits else 0, self.deadline_ms, self.times_out_ms if runs else None)
+        return min((each for each in due if each), default=None)
+
+    @property
     def partition(self) -> int:
         """The partition that holds the run and its queue."""
         return partition_of(self.log)
@@ -107,6 +145,22 @@ class RunMeta:
     def final(self) -> bool:
         """Whether the run is over."""
         return self.state in FINAL
+
+
+def bucket_of(handler: str, where: str) -> str:
+    """Return where runs of a handler wait that ask for these labels."""
+    return f"{handler}?{where}" if where else handler
+
+
+@lru_cache(maxsize=4096)
+def parse_bucket(bucket: str) -> tuple[str, Selector]:
+    """Return the handler and the selector of the runs that wait there."""
+    handler, _, where = bucket.partition("?")
+    return handler, parse_selector(where)
+
+
+def _number(fields: Mapping[str, str], name: str) -> int | None:
+    return int(fields[name]) if name in fields else None
 
 
 def as_read(log: LogName, fence: int, state: RunState, session: str | None) -> tuple[Guard, ...]:

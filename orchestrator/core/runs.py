@@ -11,37 +11,44 @@ Specification: docs/protocol.md, section "Runs".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha1
 
-from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.store import keys
 from orchestrator.store.base import (
     ABSENT,
     Append,
     Commit,
     Guard,
+    HashDelete,
     HashSet,
     Op,
     SetAdd,
+    SetPrune,
     SortedAdd,
     SortedRemove,
 )
-from protocol.control import Cancel, Cancelled, Kind, Submitted, pack_control
+from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control
 from protocol.ids import LogName, partition_of
 from protocol.requests import RunSubmit
 from protocol.run import RunState
+from protocol.selector import parse_selector
 
 __all__ = [
     "Ids",
     "cancel",
     "dequeue",
     "enqueue",
+    "expire",
+    "expired",
     "input_digest",
+    "look_again",
     "member",
     "queue_hint",
     "requeue",
     "submit",
+    "timer",
 ]
 
 _PRIORITY_STEP = 10**13
@@ -71,24 +78,40 @@ def input_digest(handler: str, packed_input: bytes) -> str:
     return sha1(handler.encode() + b"\0" + packed_input, usedforsecurity=False).hexdigest()
 
 
-def enqueue(log: LogName, queue: str, handler: str, priority: int) -> SortedAdd:
+def enqueue(log: LogName, queue: str, bucket: str, priority: int) -> tuple[Op, ...]:
     """Let a run wait. Higher priorities first, then older runs: a run's id holds the time it was made."""
     made_ms = int(log.name[3:14], 16)
     score = (9 - priority) * _PRIORITY_STEP + made_ms
-    return SortedAdd(keys.queue(partition_of(log), log.namespace, queue, handler), log.name, score)
-
-
-def dequeue(meta: RunMeta) -> tuple[Op, ...]:
-    """Let a run wait no more, neither on its queue nor for its next try."""
+    partition = partition_of(log)
     return (
-        SortedRemove(keys.queue(meta.partition, meta.log.namespace, meta.queue, meta.handler), meta.log.name),
-        SortedRemove(keys.timers(meta.partition), member(meta.log)),
+        SortedAdd(keys.queue(partition, log.namespace, queue, bucket), log.name, score),
+        SetAdd(keys.buckets(partition, log.namespace, queue), bucket),
     )
 
 
-def submit(ids: Ids, log: LogName, params: RunSubmit) -> Commit:
-    """Propose a new run. Refused by its first guard where the key is taken."""
+def dequeue(meta: RunMeta) -> tuple[Op, ...]:
+    """Let a run wait on its queue no more; a bucket that is empty then is forgotten."""
+    waiting = keys.queue(meta.partition, meta.log.namespace, meta.queue, meta.bucket)
+    buckets = keys.buckets(meta.partition, meta.log.namespace, meta.queue)
+    return SortedRemove(waiting, meta.log.name), SetPrune(buckets, meta.bucket, waiting)
+
+
+def timer(log: LogName, due_ms: int | None) -> Op:
+    """Have the timekeeper look at a run at this time, or not at all."""
+    timers = keys.timers(partition_of(log))
+    return SortedRemove(timers, member(log)) if due_ms is None else SortedAdd(timers, member(log), due_ms)
+
+
+def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int) -> Commit:
+    """Propose a new run. Refused by its first guard where the key is taken.
+
+    Raises:
+        InvalidSelector: `where` is none.
+    """
     namespace, partition = log.namespace, partition_of(log)
+    where = str(parse_selector(params.where))
+    not_before_ms = store_ms + params.delay_ms if params.delay_ms else 0
+    deadline_ms = store_ms + params.deadline_ms if params.deadline_ms else None
     mapping = keys.idempotency(partition, namespace, params.queue)
     body = Submitted(
         queue=params.queue,
@@ -97,6 +120,12 @@ def submit(ids: Ids, log: LogName, params: RunSubmit) -> Commit:
         key=params.key,
         retries=params.retries,
         priority=params.priority,
+        where=where,
+        not_before_ms=not_before_ms or None,
+        deadline_ms=deadline_ms,
+        timeout_ms=params.timeout_ms,
+        backoff_ms=params.backoff_ms,
+        backoff_max_ms=params.backoff_max_ms,
     )
     fields = {
         "state": RunState.QUEUED.value,
@@ -108,8 +137,18 @@ def submit(ids: Ids, log: LogName, params: RunSubmit) -> Commit:
         "failures": "0",
         "losses": "0",
     }
-    if params.retries is not None:
-        fields["retries"] = str(params.retries)
+    asked: dict[str, object] = {
+        "retries": params.retries,
+        "where": where or None,
+        "not_before": not_before_ms or None,
+        "deadline": deadline_ms,
+        "timeout": params.timeout_ms,
+        "backoff": params.backoff_ms,
+        "backoff_max": params.backoff_max_ms,
+    }
+    fields |= {name: str(value) for name, value in asked.items() if value is not None}
+    due_ms = min((each for each in (not_before_ms, deadline_ms) if each), default=None)
+    waits = enqueue(log, params.queue, bucket_of(params.handler, where), params.priority)
     digest = input_digest(params.handler, params.input)
     return Commit(
         id=ids.commit,
@@ -119,8 +158,8 @@ def submit(ids: Ids, log: LogName, params: RunSubmit) -> Commit:
         ops=(
             HashSet(keys.meta(log), fields),
             HashSet(mapping, {params.key: f"{log.name} {digest}"}),
-            SetAdd(keys.buckets(partition, namespace, params.queue), params.handler),
-            enqueue(log, params.queue, params.handler, params.priority),
+            *(() if not_before_ms else waits),
+            *(() if due_ms is None else (timer(log, due_ms),)),
         ),
         hints=(queue_hint(namespace, params.queue),),
     )
@@ -137,7 +176,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     if meta.state is RunState.QUEUED:
         entries.append(pack_control(Kind.CANCELLED, hub, Cancelled(reason=params.reason)))
         fields["state"] = RunState.CANCELLED.value
-        ops = dequeue(meta)
+        ops = (*dequeue(meta), timer(meta.log, None))
     return Commit(
         id=ids.commit,
         partition=meta.partition,
@@ -147,15 +186,42 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     )
 
 
+def expire(ids: Ids, meta: RunMeta) -> Commit:
+    """Propose that a run which waits ends, since its deadline has passed."""
+    return Commit(
+        id=ids.commit,
+        partition=meta.partition,
+        guards=meta.unchanged(),
+        appends=(Append(meta.log, (expired(ids, meta),), ""),),
+        ops=(
+            HashSet(keys.meta(meta.log), {"state": RunState.EXPIRED.value}),
+            *dequeue(meta),
+            timer(meta.log, None),
+        ),
+    )
+
+
+def expired(ids: Ids, meta: RunMeta) -> bytes:
+    """Return the entry that ends a run whose deadline has passed."""
+    return pack_control(Kind.EXPIRED, ids.src, Expired(reason=f"its deadline passed while it was {meta.state.value}"))
+
+
+def look_again(ids: Ids, meta: RunMeta) -> Commit:
+    """Propose to look at a run when it is due, and not now."""
+    return Commit(id=ids.commit, partition=meta.partition, guards=meta.unchanged(), ops=(timer(meta.log, meta.due_ms),))
+
+
 def requeue(ids: Ids, meta: RunMeta) -> Commit:
-    """Propose that a run whose wait before a retry is over goes back to its queue."""
+    """Propose that a run whose wait is over goes to its queue."""
+    after = replace(meta, not_before_ms=0)
     return Commit(
         id=ids.commit,
         partition=meta.partition,
         guards=meta.unchanged(),
         ops=(
-            SortedRemove(keys.timers(meta.partition), member(meta.log)),
-            enqueue(meta.log, meta.queue, meta.handler, meta.priority),
+            HashDelete(keys.meta(meta.log), ("not_before",)),
+            *enqueue(meta.log, meta.queue, meta.bucket, meta.priority),
+            timer(meta.log, after.due_ms),
         ),
         hints=(queue_hint(meta.log.namespace, meta.queue),),
     )

@@ -49,6 +49,7 @@ __all__ = [
     "Refusal",
     "Refused",
     "SetAdd",
+    "SetPrune",
     "SortedAdd",
     "SortedRemove",
     "Store",
@@ -194,7 +195,16 @@ class SetAdd:
     member: str
 
 
-Op = HashSet | HashDelete | SortedAdd | SortedRemove | SetAdd
+@dataclass(frozen=True, slots=True)
+class SetPrune:
+    """Take a member out of a set, unless the key `unless` is there."""
+
+    key: str
+    member: str
+    unless: str
+
+
+Op = HashSet | HashDelete | SortedAdd | SortedRemove | SetAdd | SetPrune
 
 
 @dataclass(frozen=True, slots=True)

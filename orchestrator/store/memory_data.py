@@ -23,6 +23,7 @@ from orchestrator.store.base import (
     Refusal,
     Refused,
     SetAdd,
+    SetPrune,
     SortedAdd,
     SortedRemove,
     Wake,
@@ -267,6 +268,18 @@ class Data:
                 self.discard(op.key, op.member)
             case SetAdd():
                 self.sets.setdefault(op.key, set()).add(op.member)
+            case SetPrune():
+                self._prune(op)
+
+    def _prune(self, op: SetPrune) -> None:
+        kept = self.sets.get(op.key)
+        if kept is not None and not self._there(op.unless):
+            kept.discard(op.member)
+            if not kept:
+                del self.sets[op.key]
+
+    def _there(self, key: str) -> bool:
+        return any(key in keyspace for keyspace in (self.streams, self.hashes, self.sorted_sets, self.sets))
 
     # ── changing single keys ─────────────────────────────────────────────────
 

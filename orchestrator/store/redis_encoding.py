@@ -21,6 +21,7 @@ from orchestrator.store.base import (
     Refusal,
     Refused,
     SetAdd,
+    SetPrune,
     SortedAdd,
     SortedRemove,
     Wake,
@@ -100,6 +101,8 @@ def _encode_op(op: Op, table: _KeyTable) -> tuple[object, ...]:
             return (4, table[op.key], op.member)
         case SetAdd():
             return (5, table[op.key], op.member)
+        case SetPrune():
+            return (6, table[op.key], op.member, table[op.unless])
 
 
 def decode_outcomes(reply: bytes) -> list[Outcome | Refused]:

@@ -31,7 +31,7 @@ from protocol.frames.following import (
     Unsubscribe,
     Window,
 )
-from protocol.frames.part import Name, Part, UInt
+from protocol.frames.part import Name, Part, Span, UInt
 from protocol.frames.publishing import Nack, Puback, Publish
 from protocol.frames.session import Bye, Error, Goaway, Heartbeat, Hello, Identify, Ready, Refresh, Refreshed, Role
 from protocol.frames.work import (
@@ -83,6 +83,7 @@ __all__ = [
     "Response",
     "Resumption",
     "Role",
+    "Span",
     "Start",
     "Subscribe",
     "Subscribed",

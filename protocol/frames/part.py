@@ -11,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from protocol.entry import UInt
 
-__all__ = ["Name", "Part", "UInt"]
+__all__ = ["SPAN_MS_MAX", "Name", "Part", "Span", "UInt"]
 
 Name = Annotated[str, Field(max_length=160)]
+
+SPAN_MS_MAX = 10 * 366 * 24 * 3600 * 1000
+Span = Annotated[int, Field(ge=1, le=SPAN_MS_MAX)]
+"""A duration in milliseconds, of ten years at most."""
 
 
 class Part(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from protocol.entry import Position
-from protocol.frames.part import Name, Part, UInt
+from protocol.frames.part import Name, Part, Span, UInt
 
 __all__ = [
     "Assign",
@@ -56,11 +56,18 @@ WireReleaseReason = Annotated[ReleaseReason, Field(strict=False)]
 
 
 class HandlerSpec(Part):
-    """A handler that an agent serves. `retries` is how often a failed attempt is tried again."""
+    """A handler that an agent serves.
+
+    `retries` is how often a failed attempt is tried again, after a wait that begins at `backoff_ms` and doubles up to
+    `backoff_max_ms`; `timeout_ms` is how long one attempt may take. A run may say otherwise.
+    """
 
     name: Name
     recover: WireRecover = Recover.RESTART
     retries: UInt = 0
+    timeout_ms: Span | None = None
+    backoff_ms: Span = 1_000
+    backoff_max_ms: Span = 60_000
 
 
 class HeldAttempt(Part):
@@ -95,7 +102,7 @@ class Assign(Part):
     """hub -> agent: this attempt is yours. A notification: the lease in the store is what counts.
 
     `position` is that of the attempt's `$claimed` entry; `seq` is the last that the log has of this
-    attempt, 0 for a new one.
+    attempt, 0 for a new one. `time_left_ms` is how long it has, where its run or handler says.
     """
 
     t: Literal["assign"] = "assign"
@@ -109,6 +116,7 @@ class Assign(Part):
     position: Position
     recover: WireRecover
     seq: UInt = 0
+    time_left_ms: UInt | None = None
 
 
 class Release(Part):

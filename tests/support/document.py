@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from protocol.entry import Entry, Position
+from protocol.frames.part import SPAN_MS_MAX
 
 __all__ = ["PROTOCOL", "field_rows", "headings", "section", "table", "type_text"]
 
@@ -119,7 +120,7 @@ def _integer(bounds: dict[str, Any]) -> str:
         return "uint" if low == 0 else f"uint ≥ {low}"
     if high == 2**53:
         return f"{low} to 2⁵³ - 1"
-    return f"{low} to {high}"
+    return "span" if (low, high) == (1, SPAN_MS_MAX) else f"{low} to {high}"
 
 
 def _array(inner: tuple[Any, ...]) -> str:

@@ -9,6 +9,7 @@
 --   claim     {field, fence, seq, count, digest}
 --   op        {1 HSET, key, ttl_ms or false, {field, value...}}   {2 HDEL, key, {field...}}
 --             {3 ZADD, key, member, score, from_now}   {4 ZREM, key, member}   {5 SADD, key, member}
+--             {6 SREM, key, member, key that must not be there}
 -- Returns msgpack {now_ms, {outcome...}}
 --   outcome   {0, appended...} done   {1, appended...} done at an earlier try
 --             {2, reason, append, guard, actual, last, head} refused; indices from 0, false where there is nothing
@@ -285,6 +286,11 @@ local apply = {
   end,
   function(op)
     call('SADD', KEYS[op[2]], op[3])
+  end,
+  function(op)
+    if call('EXISTS', KEYS[op[4]]) == 0 then
+      call('SREM', KEYS[op[2]], op[3])
+    end
   end,
 }
 

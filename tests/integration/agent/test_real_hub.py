@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from agent.client import Client
+from agent.context import RunContext
 from agent.disk_outbox import Row
-from agent.errors import ExpectFailed, OutboxBusy, RequestError, RunCancelled, RunFailed, SessionSuperseded
+from agent.errors import ExpectFailed, OutboxBusy, RequestError, RunCancelled, RunDead, RunFailed, SessionSuperseded
 from agent.publisher import DiskPublisher
 from agent.sync_client import SyncClient
 from agent.worker import Agent
@@ -40,6 +41,34 @@ async def serving(hub: Hub, agent: Agent) -> AsyncIterator[None]:
 async def client(hub: Hub) -> AsyncIterator[Client]:
     async with Client.connect(directory=hub.settings.data) as connected:
         yield connected
+
+
+async def test_an_attempt_that_takes_too_long_is_stopped_in_the_agent_too(hub: Hub, client: Client) -> None:
+    agent = Agent("punctual", labels={"tier": "a"})
+    stopped: list[str | None] = []
+
+    @agent.handler("endless", timeout=0.4)
+    async def endless(ctx: RunContext) -> None:
+        assert ctx.time_left is not None
+        await ctx.emit("left", ctx.time_left)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append(ctx.cancel_reason)
+
+    async with deadline(40), serving(hub, agent):
+        run = await client.submit("endless", where={"tier": "a"})
+        with pytest.raises(RunFailed, match="longer than 400 ms"):
+            await run.result()
+        await eventually(lambda: stopped)
+        assert "its time or its lease ran out" in str(stopped)
+        [left] = [entry.body async for entry in client.read(run.log) if entry.kind == "left"]
+        assert 0 < left <= 0.4
+        again = await client.submit("endless", deadline=60, timeout=0.1, retries=1, backoff=0.001)
+        with pytest.raises(RunDead, match="longer than 100 ms"):
+            await again.result()
+        with pytest.raises(ValueError, match="timeout is 0 s"):
+            await client.submit("endless", timeout=0)
 
 
 async def test_runs_of_every_kind_of_handler(hub: Hub, client: Client) -> None:

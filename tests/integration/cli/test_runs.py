@@ -80,6 +80,19 @@ def test_why_a_run_waits_is_said_and_that_it_goes_on(shell: Shell) -> None:
         assert shown["state"] == "cancelled"
 
 
+def test_when_a_run_is_done_and_by_whom_is_said_where_it_is_submitted(shell: Shell) -> None:
+    words = ("--where", "gpu=h200", "--where", "tier in (b,a)", "--delay", "1h", "--deadline", "2h", "--timeout", "30")
+    run = shell.done("run", "submit", "review", "--queue", "nobody", *words).strip()
+    [first] = [line for line in shell.json("log", "show", run) if line["kind"] == "$submitted"]
+    asked, submitted_ms = first["body"], first["ts_ms"]
+    assert (asked["where"], asked["timeout_ms"]) == ("gpu=h200,tier in (a,b)", 30_000)
+    assert 3_590_000 < asked["not_before_ms"] - submitted_ms < 3_610_000
+    assert 7_190_000 < asked["deadline_ms"] - submitted_ms < 7_210_000
+    shown = shell.done("run", "show", run)
+    assert "gpu=h200,tier in (a,b)" in shown
+    assert "it was delayed" in shown
+
+
 def test_a_run_that_waits_is_cancelled_at_once(shell: Shell) -> None:
     run = shell.done("run", "submit", "review", "--queue", "nobody").strip()
     [shown] = shell.json("run", "cancel", run)

@@ -18,6 +18,7 @@ from orchestrator.store.base import (
     Refusal,
     Refused,
     SetAdd,
+    SetPrune,
     SortedAdd,
     SortedRemove,
     Store,
@@ -346,3 +347,16 @@ async def test_a_commit_that_is_none_is_told_to_its_author(store: Store) -> None
     with pytest.raises(ValueError, match="twice"):
         await store.commit(commit(append(LOG, b"x"), append(LOG, b"y")))
     assert await store.meta(LOG) is None
+
+
+async def test_a_member_is_pruned_from_a_set_only_while_the_key_it_stands_for_is_gone(store: Store) -> None:
+    buckets, queue = keys.buckets(P, "default", "q"), keys.queue(P, "default", "q", "h")
+    await done(
+        store, commit(append(LOG), ops=(SetAdd(buckets, "h"), SortedAdd(queue, "r1", 1), SortedAdd(queue, "r2", 2)))
+    )
+
+    await done(store, commit(append(LOG), ops=(SortedRemove(queue, "r1"), SetPrune(buckets, "h", queue))))
+    assert await store.set_members(buckets) == {"h"}
+
+    await done(store, commit(append(LOG), ops=(SortedRemove(queue, "r2"), SetPrune(buckets, "h", queue))))
+    assert await store.set_members(buckets) == frozenset()

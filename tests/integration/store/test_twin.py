@@ -27,6 +27,7 @@ from orchestrator.store.base import (
     ProducerClaim,
     Refused,
     SetAdd,
+    SetPrune,
     SortedAdd,
     SortedRemove,
     Store,
@@ -75,6 +76,7 @@ ops: st.SearchStrategy[Op] = st.one_of(
     st.builds(SortedAdd, st.sampled_from(SORTED), st.sampled_from(WORDS), small),
     st.builds(SortedRemove, st.sampled_from(SORTED), st.sampled_from(WORDS)),
     st.builds(SetAdd, st.just(BUCKETS), st.sampled_from(WORDS)),
+    st.builds(SetPrune, st.just(BUCKETS), st.sampled_from(WORDS), st.sampled_from([*SORTED, *HASHES])),
 )
 
 

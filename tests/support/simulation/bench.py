@@ -140,7 +140,7 @@ class Bench:
         made = make_run_id(queue_partition("default", QUEUE), 1_000 + self.unique(), self.unique().to_bytes(8, "big"))
         log = LogName("default", LogKind.RUN, made)
         params = RunSubmit(queue=QUEUE, handler="work", input=pack_value(value), key=key, retries=value % 3)
-        commit = runs.submit(self.ids(f"{self.unique():016x}"), log, params)
+        commit = runs.submit(self.ids(f"{self.unique():016x}"), log, params, self.do(self.store.now_ms()))
 
         def answered(result: Outcome | Refused) -> None:
             run = made if isinstance(result, Outcome) else (result.actual or "").split(" ")[0]
@@ -210,7 +210,7 @@ class Bench:
             return attempts.conclude(log, Kind.SUCCEEDED)
         if last[0] == Kind.ERRORED and meta is not None:
             error = Errored(error=RunError(type="ValueError", message="as told"))
-            return attempts.conclude_error(self.ids(), meta, error, 0.5)
+            return attempts.conclude_error(self.ids(), meta, error, 0.5, self.do(self.store.now_ms()))
         return None
 
     def cancel(self, meta: RunMeta) -> None:
@@ -227,8 +227,8 @@ class Bench:
                 self.propose(attempts.lose(self.ids(), meta, "its lease ran out"))
         for _, member in timers:
             meta = self.meta(_run(member))
-            if meta is not None and meta.state is RunState.QUEUED:
-                self.propose(runs.requeue(self.ids(), meta))
+            if meta is not None:
+                self.propose(attempts.on_due(self.ids(), meta, 0.5, now_ms))
 
     # Agents
 

@@ -83,7 +83,7 @@ def test_a_handler_for_a_child_process_must_be_where_that_can_find_it() -> None:
     def nested(ctx: Any) -> None: ...
 
     with pytest.raises(BadHandler, match="top of its module"):
-        Handler.make(nested, "h", "restart", 0, "process")
+        Handler.make(nested, "h", isolation="process")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_handler_for_a_child_process_must_be_where_that_can_find_it() -> None:
 )  # fmt: skip
 def test_a_handler_that_cannot_be_is_refused(name: str, recover: str, retries: int, isolation: str) -> None:
     with pytest.raises(BadHandler, match=r"handler"):
-        Handler.make(bare, name, recover, retries, isolation)
+        Handler.make(bare, name, recover=recover, retries=retries, isolation=isolation)
 
 
 def test_a_result_that_cannot_be_packed_is_named() -> None:

@@ -49,7 +49,7 @@ async def start_run(line: Line, peer: Peer, number: int = 1) -> tuple[RunMeta, H
     log = LogName("default", LogKind.RUN, run_id)
     asked = RunSubmit(queue="q", handler="h", input=b"", key=f"k{number}")
     assert isinstance(
-        await line.commit(runs.submit(runs.Ids(line.new_commit_id(), "client:c", "e"), log, asked)), Outcome
+        await line.commit(runs.submit(runs.Ids(line.new_commit_id(), "client:c", "e"), log, asked, NOW_MS)), Outcome
     )
     ids = runs.Ids(line.new_commit_id(), line.src)
     meta, spec = await meta_of(line, log), peer.handlers["h"]

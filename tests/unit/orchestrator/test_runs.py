@@ -22,6 +22,11 @@ from protocol.requests import RunSubmit
 from protocol.run import RunState, RunView, fold
 
 LEASE_MS = 15_000
+TIMEOUT_MS = 60_000
+DELAY_MS = 5_000
+DEADLINE_MS = 10_000_000
+WHERE = "tier in (b, a), gpu=h200"
+BUCKET = "review?gpu=h200,tier in (a,b)"
 
 
 @dataclass
@@ -37,7 +42,7 @@ class Bench:
         partition = queue_partition("default", "work")
         self.log = LogName("default", LogKind.RUN, make_run_id(partition, self.now_ms, b"12345678"))
         self.peer = self.agent("one", "instance-1", "session-1")
-        self.spec = HandlerSpec(name="review", recover=Recover.JOURNAL)
+        self.spec = HandlerSpec(name="review", recover=Recover.JOURNAL, timeout_ms=TIMEOUT_MS)
         self.sent = 0
 
     def agent(self, name: str, instance: str, session: str) -> Peer:
@@ -83,17 +88,29 @@ class Bench:
         assert [name for name, _ in leased] == ([f"default/{self.log.name}"] if view.agent else [])
         held = await self.store.hash_all(keys.held(meta.partition, "default", "one"))
         assert held == ({self.log.name: str(meta.fence).encode()} if view.agent == "one" else {})
-        waiting = await self.store.sorted_range(keys.queue(meta.partition, "default", "work", "review"), 10)
+        waiting = await self.store.sorted_range(keys.queue(meta.partition, "default", "work", BUCKET), 10)
+        assert bool(waiting) == (view.state is RunState.QUEUED and not meta.not_before_ms)
+        buckets = await self.store.set_members(keys.buckets(meta.partition, "default", "work"))
+        assert buckets == ({BUCKET} if waiting else set())
         timers = await self.store.sorted_range(keys.timers(meta.partition), 10)
-        assert len(waiting) + len(timers) == (view.state is RunState.QUEUED)
+        assert timers == ([(runs.member(self.log), meta.due_ms)] if meta.due_ms else [])
         return view
 
     # Events
 
-    async def submit(self, retries: int | None = None) -> Outcome | Refused:
+    async def submit(self, retries: int | None = None, delay_ms: int | None = None) -> Outcome | Refused:
         """Submit the run."""
-        params = RunSubmit(queue="work", handler="review", input=pack_value({}), key="k", retries=retries)
-        return await self.do(runs.submit(self.ids(), self.log, params))
+        params = RunSubmit(
+            queue="work",
+            handler="review",
+            input=pack_value({}),
+            key="k",
+            retries=retries,
+            delay_ms=delay_ms,
+            deadline_ms=DEADLINE_MS,
+            where=WHERE,
+        )
+        return await self.do(runs.submit(self.ids(), self.log, params, self.now_ms))
 
     async def claim(self) -> Outcome | Refused:
         """Give the run to the agent."""
@@ -125,7 +142,7 @@ class Bench:
     async def fail(self, *, retryable: bool = True) -> Outcome | Refused:
         """Let the attempt raise."""
         errored = Errored(error=RunError(type="ValueError", message="no"), retryable=retryable)
-        ending = attempts.conclude_error(self.ids(), await self.meta(), errored, 0.5)
+        ending = attempts.conclude_error(self.ids(), await self.meta(), errored, 0.5, self.now_ms)
         return await self.publish(Kind.ERRORED, pack_value(errored), ending)
 
     async def lose(self) -> Outcome | Refused:
@@ -143,6 +160,30 @@ class Bench:
     async def requeue(self) -> Outcome | Refused:
         """Let the wait before a retry be over."""
         return await self.do(runs.requeue(self.ids(), await self.meta()))
+
+    async def submit_retried(self) -> Outcome | Refused:
+        """Submit the run, with two further tries."""
+        return await self.submit(retries=2)
+
+    async def submit_delayed(self) -> Outcome | Refused:
+        """Submit the run, to be taken later."""
+        return await self.submit(delay_ms=DELAY_MS)
+
+    async def time_out(self) -> Outcome | Refused:
+        """Let the attempt take longer than it may."""
+        meta = await self.meta()
+        assert meta.times_out_ms is not None
+        return await self.due(meta.times_out_ms)
+
+    async def expire(self) -> Outcome | Refused:
+        """Let the run's deadline pass."""
+        meta = await self.meta()
+        assert meta.deadline_ms is not None
+        return await self.due(meta.deadline_ms)
+
+    async def due(self, store_ms: int) -> Outcome | Refused:
+        """Do what is due at a time."""
+        return await self.do(attempts.on_due(self.ids(), await self.meta(), 0.5, store_ms))
 
     async def emit(self) -> Outcome | Refused:
         """Publish something that ends nothing."""
@@ -163,50 +204,58 @@ async def reach(bench: Bench, state: str) -> None:
         "queued": ("submit",),
         "running": ("submit", "claim"),
         "cancelling": ("submit", "claim", "cancel"),
-        "retrying": ("submit_retries", "claim", "fail"),
+        "retrying": ("submit_retried", "claim", "fail"),
+        "delayed": ("submit_delayed",),
+        "expired": ("submit", "claim", "expire"),
         "succeeded": ("submit", "claim", "succeed"),
         "failed": ("submit", "claim", "fail"),
         "cancelled": ("submit", "cancel"),
     }
     for step in steps[state]:
-        name, _, retries = step.partition("_")
-        event: Callable[..., Awaitable[Outcome | Refused]] = getattr(bench, name)
-        result = await (event(2) if retries else event())
+        event: Callable[[], Awaitable[Outcome | Refused]] = getattr(bench, step)
+        result = await event()
         assert isinstance(result, Outcome), (step, result)
 
 
-FINAL_STATES = ("succeeded", "failed", "cancelled")
+FINAL_STATES = ("succeeded", "failed", "cancelled", "expired")
 
 EXPECTED: dict[tuple[str, str], str] = {
     ("queued", "claim"): "running",
     ("queued", "cancel"): "cancelled",
+    ("queued", "expire"): "expired",
     ("running", "succeed"): "succeeded",
     ("running", "fail"): "failed",
     ("running", "lose"): "queued",
     ("running", "release"): "queued",
     ("running", "cancel"): "running",
     ("running", "emit"): "running",
+    ("running", "time_out"): "failed",
+    ("running", "expire"): "expired",
     ("cancelling", "succeed"): "succeeded",
     ("cancelling", "stop"): "cancelled",
     ("cancelling", "fail"): "cancelled",
     ("cancelling", "lose"): "cancelled",
     ("cancelling", "release"): "cancelled",
     ("cancelling", "emit"): "running",
-    ("retrying", "claim"): "running",
-    ("retrying", "cancel"): "cancelled",
-    ("retrying", "requeue"): "queued",
+    ("cancelling", "time_out"): "cancelled",
+    ("cancelling", "expire"): "expired",
+    **{(state, "cancel"): "cancelled" for state in ("retrying", "delayed")},
+    **{(state, "requeue"): "queued" for state in ("retrying", "delayed")},
+    **{(state, "expire"): "expired" for state in ("retrying", "delayed")},
 }
 """What each event does in each state; every other pair is refused by the store."""
 
 ATTEMPT_EVENTS = ("succeed", "stop", "fail", "emit")
-STATES = ("queued", "running", "cancelling", "retrying", *FINAL_STATES)
+HUB_EVENTS = ("claim", "lose", "release", "cancel", "requeue", "time_out", "expire")
+WAITING = ("retrying", "delayed")
+STATES = ("queued", "running", "cancelling", *WAITING, *FINAL_STATES)
 NEVER_PROPOSED = {
-    *(("queued", event) for event in ("lose", "release", "requeue", *ATTEMPT_EVENTS)),
+    *(("queued", event) for event in ("lose", "release", "requeue", "time_out", *ATTEMPT_EVENTS)),
     *((state, event) for state in ("running", "cancelling") for event in ("claim", "requeue")),
     ("cancelling", "cancel"),
-    ("retrying", "lose"),
-    ("retrying", "release"),
-    *((state, event) for state in FINAL_STATES for event in ("claim", "lose", "release", "cancel", "requeue")),
+    *((state, event) for state in WAITING for event in ("claim", "lose", "release", "time_out")),
+    *(("delayed", event) for event in ATTEMPT_EVENTS),
+    *((state, event) for state in FINAL_STATES for event in HUB_EVENTS),
     *(("cancelled", event) for event in ATTEMPT_EVENTS),
 }
 """Pairs that the hub never proposes: it looks at the state, or at who holds the attempt, before."""
@@ -217,7 +266,7 @@ NEVER_PROPOSED = {
     [
         (state, event)
         for state in STATES
-        for event in ("claim", *ATTEMPT_EVENTS, "lose", "release", "cancel", "requeue")
+        for event in (*HUB_EVENTS, *ATTEMPT_EVENTS)
         if (state, event) not in NEVER_PROPOSED
     ],
 )
@@ -347,6 +396,46 @@ async def test_higher_priorities_come_first_then_older_runs() -> None:
     for made_ms, priority in ((1_000, 0), (2_000, 0), (3_000, 9)):
         log = LogName("default", LogKind.RUN, make_run_id(partition, made_ms, b"12345678"))
         params = RunSubmit(queue="work", handler="review", input=b"", key="k", priority=priority)
-        commit = runs.submit(runs.Ids("c", "client:me", "0123456789abcdef"), log, params)
+        commit = runs.submit(runs.Ids("c", "client:me", "0123456789abcdef"), log, params, 0)
         scores += [op.score for op in commit.ops if hasattr(op, "score")]
     assert sorted(scores) == [scores[2], scores[0], scores[1]]
+
+
+async def test_a_run_that_was_delayed_or_failed_is_taken_when_its_wait_is_over_and_not_before(bench: Bench) -> None:
+    await bench.submit(retries=1, delay_ms=DELAY_MS)
+    due_ms = bench.now_ms + DELAY_MS
+    assert isinstance(await bench.due(due_ms - 1), Outcome)
+    assert (await bench.meta()).not_before_ms == due_ms
+    await bench.due(due_ms)
+    assert (await bench.meta()).not_before_ms == 0
+    await bench.claim()
+    await bench.fail()
+    meta = await bench.meta()
+    assert bench.now_ms <= meta.not_before_ms <= bench.now_ms + 1_000
+    await bench.due(meta.not_before_ms)
+    assert (await bench.meta()).not_before_ms == 0
+
+
+async def test_an_attempt_that_takes_too_long_counts_as_a_failure_and_is_tried_again(bench: Bench) -> None:
+    await bench.submit(retries=1)
+    await bench.claim()
+    await bench.time_out()
+    view, meta = await bench.check(), await bench.meta()
+    assert (view.state, view.failures, view.error and view.error.type) == (RunState.QUEUED, 1, "TimeoutError")
+    await bench.due(meta.not_before_ms)
+    await bench.claim()
+    await bench.time_out()
+    assert (await bench.check()).state is RunState.DEAD
+
+
+async def test_what_the_run_says_of_times_goes_before_what_the_handler_says(bench: Bench) -> None:
+    params = RunSubmit(
+        queue="work", handler="review", input=b"", key="k", where=WHERE, timeout_ms=7, backoff_ms=1, backoff_max_ms=1
+    )
+    await bench.do(runs.submit(bench.ids(), bench.log, params, bench.now_ms))
+    commit, run = attempts.claim(
+        bench.ids(), await bench.meta(), bench.peer.holder, bench.spec, store_ms=bench.now_ms, lease_ms=LEASE_MS
+    )
+    assert (run.times_out_ms, run.backoff_ms, run.backoff_max_ms) == (bench.now_ms + 7, 1, 1)
+    await bench.store.commit(commit)
+    assert await bench.meta() == run

@@ -22,8 +22,8 @@ PUBLIC = {
     """,
     "control": """
         COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Claimed Connected Control Dead Disconnected
-        Errored Expired Failed Kind Progress Released Retry RunError Submitted Succeeded Superseded Writer
-        is_control pack_control read_control
+        Errored Expired Failed Kind Progress Released Retry RunError Submitted Succeeded Superseded TimedOut
+        Writer is_control pack_control read_control
     """,
     "effects": """
         Deliver Fail SendHeartbeat
@@ -32,12 +32,13 @@ PUBLIC = {
         Entry Position Record Tag UInt chain first_tag next_tag origin
     """,
     "errors": """
-        FleetlineError InvalidName LocalProtocolError ProtocolError RemoteProtocolError RequestError misfit
+        FleetlineError InvalidName InvalidSelector LocalProtocolError ProtocolError RemoteProtocolError RequestError
+        misfit
     """,
     "frames": """
         FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec
         Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Ready Recover Refresh
-        Refreshed Release ReleaseReason Request Reset ResetReason Response Resumption Role Start Subscribe
+        Refreshed Release ReleaseReason Request Reset ResetReason Response Resumption Role Span Start Subscribe
         Subscribed SubscriptionVerdict Tags UInt Unsubscribe Verdict Window WireRecover
     """,
     "ids": """
@@ -56,7 +57,10 @@ PUBLIC = {
         RunListed RunSubmit RunSubmitted
     """,
     "run": """
-        FINAL TRANSITIONS BrokenLog RunState RunView apply fold
+        FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
+    """,
+    "selector": """
+        SELECTOR_CHARS_MAX Requirement Selector parse_selector selector_of
     """,
     "session": """
         DEFAULT_HANDSHAKE_MS STEPS Phase Session Side

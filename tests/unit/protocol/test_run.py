@@ -26,6 +26,7 @@ from protocol.control import (
     RunError,
     Submitted,
     Succeeded,
+    TimedOut,
 )
 from protocol.entry import Entry
 from protocol.errors import FleetlineError
@@ -57,6 +58,7 @@ BODIES: dict[Kind, Part] = {
     Kind.PROGRESS: Progress(current=1.0, total=2.0),
     Kind.CALL: Call(name="fetch", digest="d", result=pack_value(1)),
     Kind.ERRORED: Errored(error=ERROR),
+    Kind.TIMED_OUT: TimedOut(attempt=1, timeout_ms=1_000),
     Kind.RETRY: Retry(failures=1, after_ms=100),
     Kind.CANCEL: Cancel(reason="not needed"),
     Kind.SUCCEEDED: Succeeded(result=pack_value(7)),
