@@ -15,7 +15,7 @@ from protocol.control import CONTROL
 from protocol.entry import Position
 from protocol.frames import Start
 from protocol.readable import readable
-from protocol.requests import RunCancel, RunGet, RunInfo
+from protocol.requests import RunCancel, RunGet, RunInfo, RunRetry
 from protocol.run import FINAL, RunState
 
 if TYPE_CHECKING:
@@ -94,6 +94,15 @@ class Run:
                 return _outcome_of(info)
             finally:
                 reader.close()
+
+    async def retry(self) -> Run:
+        """Do again what the run was to do, as a new run; this one must be over.
+
+        Raises:
+            RequestError: `not_over` where it may still end by itself.
+        """
+        answer = await self._client.ask("run.retry", RunRetry(run=self.id))
+        return Run(self._client, answer.run, created=answer.created)
 
     async def cancel(self, wait: bool = False, reason: str | None = None) -> str:
         """Ask the run to stop. Returns its state after the command.

@@ -126,6 +126,10 @@ class SyncRun:
         """Wait for the result. See `Run.result`."""
         return self._portal(self._run.result(timeout))
 
+    def retry(self) -> SyncRun:
+        """Do again what the run was to do, as a new run. See `Run.retry`."""
+        return SyncRun(self._portal, self._portal(self._run.retry()))
+
     def cancel(self, wait: bool = False, reason: str | None = None) -> str:
         """Ask the run to stop. See `Run.cancel`."""
         return self._portal(self._run.cancel(wait, reason))

@@ -56,6 +56,7 @@ from protocol.requests import (
     RunInfo,
     RunList,
     RunListed,
+    RunRetry,
     RunSubmit,
     RunSubmitted,
 )
@@ -92,6 +93,7 @@ class Methods:
         self._body_bytes_max = body_bytes_max
         self._handlers: dict[str, Callable[[Peer, str, Any], Awaitable[Part]]] = {
             "run.submit": self._run_submit,
+            "run.retry": self._run_retry,
             "run.get": self._run_get,
             "run.list": self._run_list,
             "run.cancel": self._run_cancel,
@@ -135,11 +137,24 @@ class Methods:
         self._check_size(params.input)
         check_name(params.queue)
         check_name(params.handler)
+        return await self._submit(peer, params)
+
+    async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
+        require(peer.scopes, Action.SUBMIT)
+        log = self._run_log(peer, params.run)
+        meta = await self._reading.meta(log)
+        if not meta.final:
+            message = f"run {log.name} is {meta.state.value}; what is done again is a run that is over"
+            raise RequestError(ErrorCode.NOT_OVER, message)
+        submitted = await self._reading.submitted(log)
+        return await self._submit(peer, runs.again(submitted, f"retry/{peer.principal}/{op}"), log.name)
+
+    async def _submit(self, peer: Peer, params: RunSubmit, retry_of: str | None = None) -> RunSubmitted:
         partition = queue_partition(peer.namespace, params.queue)
         run_id = make_run_id(partition, self._line.now_ms(), secrets.token_bytes(8))
         log = LogName(peer.namespace, LogKind.RUN, run_id)
         ids = runs.Ids(self._line.new_commit_id(), peer.principal, self._line.new_epoch())
-        result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms()))
+        result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms(), retry_of))
         if isinstance(result, Outcome):
             self._dispatch.hint(runs.queue_hint(peer.namespace, params.queue))
             return RunSubmitted(run=run_id, created=True)

@@ -16,7 +16,7 @@ from orchestrator.store import keys
 from orchestrator.store.base import Page
 from protocol.codec import unpack_record
 from protocol.codes import ErrorCode
-from protocol.control import Dead, Failed, Kind, RunError, Succeeded, read_control
+from protocol.control import Dead, Failed, Kind, RunError, Submitted, Succeeded, read_control
 from protocol.entry import Entry
 from protocol.errors import RequestError
 from protocol.ids import LogKind, LogName, check_name, queue_partition
@@ -84,8 +84,20 @@ class Reading:
             not_before_ms=meta.not_before_ms or None,
             deadline_ms=meta.deadline_ms,
             timeout_ms=meta.timeout_ms,
+            retry_of=meta.retry_of or None,
             reason=reason,
         )
+
+    async def submitted(self, log: LogName) -> Submitted:
+        """Return what a run was submitted with.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        first = await self._entry(log, 1)
+        if first is None:
+            raise _no_log(log)
+        return read_control(Submitted, unpack_record(first.packed).body)
 
     async def runs(self, namespace: str, asked: RunList) -> tuple[RunInfo, ...]:
         """Return runs, newest first."""

@@ -89,6 +89,7 @@ class ErrorCode(StrEnum):
     INVALID_PARAMS = "invalid_params"
     NOT_FOUND = "not_found"
     KEY_CONFLICT = "key_conflict"
+    NOT_OVER = "not_over"
     FORBIDDEN = "forbidden"
     STORE_FULL = "store_full"
     UNAVAILABLE = "unavailable"

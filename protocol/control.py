@@ -94,7 +94,7 @@ class RunError(Part):
 class Submitted(Part):
     """The first entry of a run: what is to be done. `input` is a packed value.
 
-    `not_before_ms` and `deadline_ms` are times by the store's clock.
+    `not_before_ms` and `deadline_ms` are times by the store's clock; `retry_of` is the run that is done again.
     """
 
     queue: Name
@@ -109,6 +109,7 @@ class Submitted(Part):
     timeout_ms: Span | None = None
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
+    retry_of: Name | None = None
 
 
 class Claimed(Part):

@@ -40,6 +40,7 @@ __all__ = [
     "RunInfo",
     "RunList",
     "RunListed",
+    "RunRetry",
     "RunSubmit",
     "RunSubmitted",
 ]
@@ -78,6 +79,17 @@ class RunSubmitted(Part):
     created: bool
 
 
+class RunRetry(Part):
+    """`run.retry`: do again what a run that is over was to do, as a new run.
+
+    The new one has the same queue, handler, input and terms, but for a delay and a deadline.
+
+    Errors: `not_found`; `not_over` where the run may still end by itself.
+    """
+
+    run: Name
+
+
 class RunGet(Part):
     """`run.get`: one run. Errors: `not_found`."""
 
@@ -104,6 +116,7 @@ class RunInfo(Part):
     not_before_ms: UInt | None = None
     deadline_ms: UInt | None = None
     timeout_ms: UInt | None = None
+    retry_of: str | None = None
     reason: str | None = None
     """Why a run that waits is not taken, where that is known."""
 
@@ -260,6 +273,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "run.submit": Method(RunSubmit, RunSubmitted),
+    "run.retry": Method(RunRetry, RunSubmitted, mutates=True),
     "run.get": Method(RunGet, RunInfo),
     "run.list": Method(RunList, RunListed),
     "run.cancel": Method(RunCancel, RunCancelled, mutates=True),

@@ -1,4 +1,4 @@
-"""`fleetline run`: submit runs, list them, look at them, watch and cancel them."""
+"""`fleetline run`: submit runs, list them, look at them, watch, cancel and retry them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Submit runs, list them, look at them, watch and cancel them.")
+app = typer.Typer(help="Submit runs, list them, look at them, watch, cancel and retry them.")
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "expired", "dead")
 WIDE_COLUMNS = 120
 """A terminal this wide has room for everything about a run."""
 
+FOLLOW = "Print entries as they come, until the run ends."
+WAIT = "Print the result when the run ends."
 RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 
 
@@ -53,8 +55,8 @@ def submit(
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Print entries as they come, until the run ends.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Print the result when the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help=FOLLOW)] = False,
+    wait: Annotated[bool, typer.Option("--wait", help=WAIT)] = False,
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
@@ -62,10 +64,8 @@ def submit(
     """Put a run on a queue, and print its id. With --follow or --wait the exit code is that of the run."""
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_input, parse_name, parse_span_s, parse_where
-    from orchestrator.cli.waiting import left_behind
 
-    if follow and wait:
-        raise CliError("--follow and --wait exclude each other: --follow prints entries, --wait the result")
+    _one_of(follow, wait)
     if key is not None and not 1 <= len(key) <= 512:
         raise CliError("--key: a key is 1 to 512 characters")
     parse_name(handler, "HANDLER")
@@ -87,15 +87,30 @@ def submit(
         run = await client.submit(handler, value, **asked)
         if not run.created:
             out.note(f"the key {key!r} had made this run before; nothing was added")
-        if follow or wait:
-            out.note(f"run {run.id}")
-            with left_behind(out, run):
-                return await (_watch(out, run) if follow else _wait(out, run))
-        if as_json:
-            await _print(out, run)
-        else:
-            out.line(run.id)
-        return Exit.DONE
+        return await _submitted(out, run, follow=follow, wait=wait)
+
+    return with_client(hub, token_file, use, follows=follow or wait)
+
+
+@app.command("retry")
+def retry(
+    run: Annotated[str, RUN],
+    follow: Annotated[bool, typer.Option("--follow", help=FOLLOW)] = False,
+    wait: Annotated[bool, typer.Option("--wait", help=WAIT)] = False,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> int:
+    """Do a run that is over again, as a new run, and print its id."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_run
+
+    _one_of(follow, wait)
+    run = parse_run(run)
+    out = Output(as_json)
+
+    async def use(client: Client) -> Exit:
+        return await _submitted(out, await client.run(run).retry(), follow=follow, wait=wait)
 
     return with_client(hub, token_file, use, follows=follow or wait)
 
@@ -218,6 +233,26 @@ def cancel(
     with_client(hub, token_file, use)
 
 
+def _one_of(follow: bool, wait: bool) -> None:
+    if follow and wait:
+        raise CliError("--follow and --wait exclude each other: --follow prints entries, --wait the result")
+
+
+async def _submitted(out: Output, run: Run, *, follow: bool, wait: bool) -> Exit:
+    """Print the id of a run that was put on its queue, or what becomes of it."""
+    from orchestrator.cli.waiting import left_behind
+
+    if follow or wait:
+        out.note(f"run {run.id}")
+        with left_behind(out, run):
+            return await (_watch(out, run) if follow else _wait(out, run))
+    if out.as_json:
+        await _print(out, run)
+    else:
+        out.line(run.id)
+    return Exit.DONE
+
+
 async def _watch(out: Output, run: Run) -> Exit:
     """Print entries until the run ends, and return what its end means."""
     from orchestrator.cli.follow import Follower
@@ -270,6 +305,8 @@ async def _print(out: Output, run: Run) -> None:
         shown["not before"] = clock(info.not_before_ms)
     if info.deadline_ms:
         shown["deadline"] = clock(info.deadline_ms)
+    if info.retry_of:
+        shown["retry of"] = info.retry_of
     if info.cancelling:
         shown["cancel"] = "asked for"
     if info.reason:

@@ -28,6 +28,7 @@ class RunMeta:
         started: offset of the first `$claimed`, None before it.
         claimed_at: offset of the latest `$claimed`, 0 before the first.
         where: selector of the agents that may take it, as canonical text.
+        retry_of: the run that this one does again, or "".
         not_before_ms: when a run that waits comes back to its queue; 0 where it is on it, or runs.
         deadline_ms: when the run expires.
         times_out_ms: when the attempt that runs has had its time.
@@ -53,6 +54,7 @@ class RunMeta:
     started: int | None
     claimed_at: int
     where: str
+    retry_of: str
     not_before_ms: int
     deadline_ms: int | None
     timeout_ms: int | None
@@ -84,6 +86,7 @@ class RunMeta:
             started=_number(fields, "started"),
             claimed_at=int(fields.get("claimed_at", "0")),
             where=fields.get("where", ""),
+            retry_of=fields.get("retry_of", ""),
             not_before_ms=int(fields.get("not_before", "0")),
             deadline_ms=_number(fields, "deadline"),
             timeout_ms=_number(fields, "timeout"),

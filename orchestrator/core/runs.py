@@ -37,6 +37,7 @@ from protocol.selector import parse_selector
 
 __all__ = [
     "Ids",
+    "again",
     "cancel",
     "dequeue",
     "enqueue",
@@ -102,7 +103,23 @@ def timer(log: LogName, due_ms: int | None) -> Op:
     return SortedRemove(timers, member(log)) if due_ms is None else SortedAdd(timers, member(log), due_ms)
 
 
-def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int) -> Commit:
+def again(submitted: Submitted, key: str) -> RunSubmit:
+    """Return what submits once more what was submitted, as a run of its own."""
+    return RunSubmit(
+        queue=submitted.queue,
+        handler=submitted.handler,
+        input=submitted.input,
+        key=key,
+        retries=submitted.retries,
+        priority=submitted.priority,
+        where=submitted.where,
+        timeout_ms=submitted.timeout_ms,
+        backoff_ms=submitted.backoff_ms,
+        backoff_max_ms=submitted.backoff_max_ms,
+    )
+
+
+def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: str | None = None) -> Commit:
     """Propose a new run. Refused by its first guard where the key is taken.
 
     Raises:
@@ -126,6 +143,7 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int) -> Commit:
         timeout_ms=params.timeout_ms,
         backoff_ms=params.backoff_ms,
         backoff_max_ms=params.backoff_max_ms,
+        retry_of=retry_of,
     )
     fields = {
         "state": RunState.QUEUED.value,
@@ -140,6 +158,7 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int) -> Commit:
     asked: dict[str, object] = {
         "retries": params.retries,
         "where": where or None,
+        "retry_of": retry_of,
         "not_before": not_before_ms or None,
         "deadline": deadline_ms,
         "timeout": params.timeout_ms,

@@ -93,6 +93,18 @@ def test_when_a_run_is_done_and_by_whom_is_said_where_it_is_submitted(shell: She
     assert "it was delayed" in shown
 
 
+def test_a_run_that_is_over_is_done_again(served: Shell) -> None:
+    first = submit(served, "review", '{"repo": ".", "fail": true}', "--retries", "0")
+    assert served("run", "watch", first).returncode == 1
+    [again] = served.json("run", "retry", first)
+    assert served("run", "watch", again["run"]).returncode == 1
+    assert first in served.done("run", "show", again["run"])
+    waits = served.done("run", "submit", "review", "--queue", "nobody").strip()
+    refused = served("run", "retry", waits)
+    assert refused.returncode == 2
+    assert f"run {waits} is queued" in refused.stderr
+
+
 def test_a_run_that_waits_is_cancelled_at_once(shell: Shell) -> None:
     run = shell.done("run", "submit", "review", "--queue", "nobody").strip()
     [shown] = shell.json("run", "cancel", run)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from protocol.codec import unpack_record
-from protocol.frames import Assign, HandlerSpec, Identify, Nack, Role
+from protocol.frames import Assign, HandlerSpec, Identify, Nack, Request, Response, Role
 from protocol.ids import LogName
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_work import agent, work_of
@@ -129,3 +129,24 @@ async def test_what_is_no_selector_is_refused(calm: World, where: str) -> None:
         answer = await client.request("run.submit", queue="q", handler="h", input=b"", key="k", where=where)
         assert answer.error is not None
         assert answer.error.code == "invalid_params"
+
+
+async def test_a_run_that_is_over_is_done_again_as_a_new_run_and_once_for_each_request(calm: World) -> None:
+    async with calm.peer() as client, calm.peer() as worker:
+        await client.identify(identify())
+        run = await submit(client, input=b"\x07", priority=3, where="tier=a", retries=2, deadline_ms=300)
+        waiting = await client.request("run.retry", run=run)
+        assert waiting.error is not None
+        assert waiting.error.code == "not_over"
+        await ends(client, run)
+        for number in (98, 99):
+            await client.send(Request(id=number, op="same", method="run.retry", params={"run": run}))
+        answers = [(await client.expect(Response)).result for _ in range(2)]
+        again = str(answers[0]["run"])
+        assert answers == [{"run": again, "created": True}, {"run": again, "created": False}]
+        assert again != run
+        info = await shown(client, again)
+        assert (info["retry_of"], info["where"], info.get("deadline_ms")) == (run, "tier=a", None)
+        await worker.identify(labelled("worker", tier="a"))
+        given = await worker.expect(Assign)
+        assert (given.run, given.input) == (again, b"\x07")

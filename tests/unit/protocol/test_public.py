@@ -54,7 +54,7 @@ PUBLIC = {
     "requests": """
         METHODS AgentGet AgentInfo AgentList AgentListed AgentSend LogGet LogInfo LogList LogListed LogRead
         LogReadPage Method Place ProducerOpen ProducerOpened RunCancel RunCancelled RunGet RunInfo RunList
-        RunListed RunSubmit RunSubmitted
+        RunListed RunRetry RunSubmit RunSubmitted
     """,
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error

@@ -72,6 +72,7 @@ def test_methods_take_and_give_models(method: object) -> None:
 def test_methods_that_change_something() -> None:
     assert {name for name, method in METHODS.items() if method.mutates} == {
         "run.cancel",
+        "run.retry",
         "producer.open",
         "agent.send",
     }
