@@ -147,6 +147,8 @@ class Connection:
 
     def on_message(self, message: bytes) -> None:
         """Take a message."""
+        if self._closing:
+            return
         if self._waits:
             self._unread = self._unread or deque()
             self._unread.append(message)

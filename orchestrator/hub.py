@@ -290,6 +290,7 @@ class Hub:
                     await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
         for connection in tuple(services.connections):
             connection.say_bye("the hub is stopping")
+        self._server.turn_away()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self._server.wait_closed()

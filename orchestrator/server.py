@@ -12,6 +12,7 @@ from websockets.http11 import Request
 from websockets.typing import Subprotocol
 
 from orchestrator.connection import Connection
+from orchestrator.room import Room
 from orchestrator.services import Services
 from orchestrator.telemetry import exposition
 from orchestrator.web.health import Health
@@ -36,7 +37,10 @@ class Server:
         self._hub = hub
         self._health = health
         self._server: asyncio.Server | None = None
+        self._room = Room(hub.settings)
         self._sockets: set[Socket] = set()
+        self._strangers: set[Socket] = set()
+        self._turns_away = False
         self._emptied = asyncio.Event()
 
     async def start(self) -> str:
@@ -69,6 +73,12 @@ class Server:
             self._emptied.clear()
             await self._emptied.wait()
 
+    def turn_away(self) -> None:
+        """Cut off those who have not been let in, and whoever still comes."""
+        self._turns_away = True
+        for socket in tuple(self._strangers):
+            socket.abort()
+
     def abort(self) -> None:
         """Cut off whoever is still there."""
         for socket in tuple(self._sockets):
@@ -77,12 +87,19 @@ class Server:
     # ── what sockets tell ────────────────────────────────────────────────────
 
     def on_opened(self, socket: Socket) -> None:
-        """Keep a connection in mind."""
+        """Keep a connection in mind; one for which there is no room at all is not heard."""
         self._sockets.add(socket)
+        self._strangers.add(socket)
+        if self._turns_away:
+            socket.abort()
+        elif len(self._sockets) > self._room.sockets_max or len(self._strangers) > self._room.strangers_max:
+            self._hub.counters.refused += 1
+            socket.abort()
 
     def on_gone(self, socket: Socket) -> None:
         """Forget a connection."""
         self._sockets.discard(socket)
+        self._strangers.discard(socket)
         if not self._sockets:
             self._emptied.set()
 
@@ -103,10 +120,12 @@ class Server:
         if hub.draining:
             socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the hub is stopping\n")
         elif len(hub.connections) >= hub.settings.connections_max or hub.unidentified >= hub.settings.unidentified_max:
+            hub.counters.refused += 1
             socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "there is no room for another connection now\n")
         else:
             connection = Connection(hub, socket, _bearer(request))
             if socket.accept(request, connection):
+                self._strangers.discard(socket)
                 connection.greet()
 
     async def _tell_health(self, socket: Socket) -> None:

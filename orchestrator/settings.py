@@ -85,7 +85,11 @@ class Settings(BaseSettings):
     lease_ms: int = Field(30_000, ge=150, description="how long an attempt is an agent's without a heartbeat")
     drain_ms: int = Field(5_000, ge=0, description="longest that a stopping hub waits for what is under way")
     connections_max: int = Field(100_000, ge=1, description="connections at once")
-    unidentified_max: int = Field(8_192, ge=1, description="connections at once that have not identified themselves")
+    unidentified_max: int = Field(
+        8_192,
+        ge=1,
+        description="connections at once that have not identified themselves, and as many that have not asked yet",
+    )
     replay_reads_max: int = Field(16, ge=1, description="pages of history read from the store at once")
     recheck_ms: int = Field(10_000, ge=50, description="how often followed logs are compared with the store")
     log_entries_max: int = Field(

@@ -49,6 +49,7 @@ class Counters:
     """What happened since this hub started."""
 
     connections: int = 0
+    refused: int = 0
     sessions: int = 0
     superseded: int = 0
     faults: int = 0
@@ -63,6 +64,7 @@ class Counters:
 
 _HELP = {
     "connections": "connections accepted",
+    "refused": "connections for which there was no room",
     "sessions": "sessions opened",
     "superseded": "sessions ended by a newer one of the same agent",
     "faults": "connections closed because of what the peer sent",

@@ -2,8 +2,9 @@
 
     transport -> Socket -> websockets' protocol -> Socket -> Door (the request), Talker (messages)
 
-There is no task and no queue in here. What arrives is handed on at once; whoever cannot take it pauses reading, and
-it stays in the peer's socket. What is written leaves at once; whoever writes looks at `congested` first.
+There is no task and no queue in here. What arrives is handed on at once, but for a peer that sends very much: it
+gets its turn of the event loop as others do. Whoever cannot take what arrives pauses reading, and it stays in the
+peer's socket. What is written leaves at once; whoever writes looks at `congested` first.
 
 Specification: RFC 6455; docs/protocol.md, section "Transport".
 """
@@ -11,10 +12,12 @@ Specification: RFC 6455; docs/protocol.md, section "Transport".
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Protocol, cast
 
+from websockets import protocol as websocket
 from websockets.frames import CloseCode as WebSocketCode
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
@@ -31,12 +34,20 @@ WRITE_HIGH_BYTES = 256 * 1024
 WRITE_LOW_BYTES = 64 * 1024
 PONGS_BYTES_MAX = 4 * WRITE_HIGH_BYTES
 """A peer that pings and does not read is cut off when this much waits for it."""
+REQUEST_BYTES_MAX = 32 * 1024
+"""Bytes of a request, its headers and all."""
+PIECE_BYTES = 4 * 1024
+TURN_FRAMES_MAX = 256
+"""Frames of one peer in one turn of the event loop, but for what is left of a piece."""
+TURN_BYTES_MAX = 128 * 1024
+"""After this much the event loop would read on with the same peer."""
 CLOSE_TIMEOUT_S = 2.0
 
 _CODES = {
     WebSocketCode.MESSAGE_TOO_BIG: CloseCode.TOO_LARGE,
     WebSocketCode.INVALID_DATA: CloseCode.MALFORMED,
 }
+_NOTHING = memoryview(b"")
 _MESSAGES = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
 
 
@@ -47,7 +58,7 @@ class Door(Protocol):
         """A connection was made."""
 
     def on_request(self, socket: Socket, request: Request) -> None:
-        """A request came: `accept` it, or `respond`, now or later."""
+        """A request came: `accept` it at once, or `respond`, now or later."""
 
     def on_gone(self, socket: Socket) -> None:
         """The connection is no more."""
@@ -69,7 +80,16 @@ class Talker(Protocol):
         """The connection is no more. Nothing else is told after this."""
 
 
-class _Protocol(ServerProtocol):
+class _Frames(websocket.Protocol):
+    """Reads frames; whatever is sent behind a request waits until the request was answered."""
+
+    def parse(self) -> Generator[None]:
+        while self.state is State.CONNECTING and not self.reader.eof:
+            yield
+        yield from super().parse()
+
+
+class _Protocol(ServerProtocol, _Frames):
     """The protocol of the websocket, closing with our codes what it refuses before we see it."""
 
     def fail(self, code: WebSocketCode | int, reason: str = "") -> None:
@@ -88,13 +108,18 @@ class Socket(asyncio.Protocol):
 
     __slots__ = (
         "_door",
+        "_handshake_s",
+        "_hears",
         "_parts",
         "_paused",
         "_protocol",
         "_reading",
+        "_requested_bytes",
         "_talker",
         "_timer",
         "_transport",
+        "_turn",
+        "_unfed",
     )
 
     def __init__(self, door: Door, subprotocol: Subprotocol, handshake_s: float) -> None:
@@ -103,8 +128,12 @@ class Socket(asyncio.Protocol):
         self._talker: Talker | None = None
         self._parts: bytearray | None = None
         self._paused = False
-        self._reading = True
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(handshake_s, self.abort)
+        self._reading = self._hears = True
+        self._unfed = _NOTHING
+        self._turn: asyncio.Handle | None = None
+        self._handshake_s = handshake_s
+        self._requested_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
     # ── letting it in ────────────────────────────────────────────────────────
@@ -131,6 +160,7 @@ class Socket(asyncio.Protocol):
         if self._protocol.state is State.CONNECTING and not self._protocol.eof_sent:
             self._protocol.send_response(self._protocol.reject(status, text))
             self.flush()
+            self.resume_reading()  # for the peer's end; what it says is discarded
 
     # ── talking ──────────────────────────────────────────────────────────────
 
@@ -156,15 +186,13 @@ class Socket(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Leave what comes to the peer's socket."""
-        if self._reading:
-            self._reading = False
-            self._transport.pause_reading()
+        self._reading = False
+        self._steer()
 
     def resume_reading(self) -> None:
         """Take what comes again."""
-        if not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
+        self._reading = True
+        self._steer()
 
     def close(self, code: int, reason: str) -> None:
         """Say good-bye with a code, and close once the peer has answered, or soon."""
@@ -175,6 +203,7 @@ class Socket(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; what was written is lost."""
+        self._unfed = _NOTHING
         self._transport.abort()
 
     def flush(self) -> None:
@@ -187,8 +216,8 @@ class Socket(asyncio.Protocol):
         if ends:
             with suppress(OSError, RuntimeError):  # it is gone already
                 self._transport.write_eof() if self._transport.can_write_eof() else self._transport.close()
-        if self._timer is None and self._protocol.close_expected():
-            self._timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
+        if self._timer is None and self._protocol.state in (State.CLOSING, State.CLOSED):
+            self._arm(CLOSE_TIMEOUT_S)  # a peer that sends no more may not read either
 
     # ── what the transport tells ─────────────────────────────────────────────
 
@@ -196,19 +225,18 @@ class Socket(asyncio.Protocol):
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        self._arm(self._handshake_s)
         self._door.on_opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if not isinstance(event, Frame):
-                self._door.on_request(self, cast(Request, event))
-            elif event.opcode in _MESSAGES:
-                self._on_frame(event)
-            elif self.congested and self.buffered > PONGS_BYTES_MAX:
-                self.abort()
-        self.flush()
+        if len(data) <= PIECE_BYTES and self._reading:
+            self._take(data)
+            self.flush()
+        else:
+            self._unfed = memoryview(data)
+            self._read_on()
+            self._steer(turn_is_over=len(data) >= TURN_BYTES_MAX)
 
     def eof_received(self) -> None:
         """End: the peer sends no more."""
@@ -217,6 +245,7 @@ class Socket(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         """End: the connection is gone."""
+        self._unfed = _NOTHING
         self._protocol.receive_eof()
         self._disarm()
         self._door.on_gone(self)
@@ -234,6 +263,54 @@ class Socket(asyncio.Protocol):
         if self._talker is not None:
             self._talker.on_drained()
 
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    def _read_on(self) -> None:
+        """Read what came, as far as it can be taken and a turn of the event loop goes."""
+        self._turn = None
+        frames = 0
+        while self._unfed and self._reading and frames < TURN_FRAMES_MAX:
+            piece, self._unfed = bytes(self._unfed[:PIECE_BYTES]), self._unfed[PIECE_BYTES:] or _NOTHING
+            frames += self._take(piece)
+        self.flush()
+        self._steer()
+
+    def _steer(self, *, turn_is_over: bool = False) -> None:
+        """Go on in the next turn if there is more; listen to the transport while there is not."""
+        if self._reading and self._turn is None and (self._unfed or turn_is_over):
+            self._turn = asyncio.get_running_loop().call_soon(self._read_on)
+        hears = self._reading and self._turn is None
+        if hears is not self._hears and not self._transport.is_closing():
+            self._hears = hears
+            self._transport.resume_reading() if hears else self._transport.pause_reading()
+
+    def _take(self, data: bytes) -> int:
+        """Take bytes; return how many frames they ended."""
+        self._protocol.receive_data(data)
+        events = self._protocol.events_received()
+        for event in events:
+            if not isinstance(event, Frame):
+                self._on_request(cast(Request, event))
+            elif event.opcode in _MESSAGES:
+                self._on_frame(event)
+            elif self.congested and self.buffered > PONGS_BYTES_MAX:
+                self.abort()
+        if self._talker is None:
+            self._limit_request(len(data))
+        return len(events)
+
+    def _on_request(self, request: Request) -> None:
+        self._door.on_request(self, request)
+        if self._protocol.state is State.OPEN:
+            self._take(b"")  # what came right behind it
+        elif not self._protocol.eof_sent:
+            self.pause_reading()
+
+    def _limit_request(self, more_bytes: int) -> None:
+        self._requested_bytes += more_bytes
+        if self._reading and self._requested_bytes > REQUEST_BYTES_MAX:
+            self.respond(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too large\n")
+
     def _on_frame(self, frame: Frame) -> None:
         """Hand a message on, once it is whole."""
         talker = self._talker
@@ -249,6 +326,9 @@ class Socket(asyncio.Protocol):
             if frame.fin:
                 message, self._parts = bytes(self._parts), None
                 talker.on_message(message)
+
+    def _arm(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def _disarm(self) -> None:
         if self._timer is not None:

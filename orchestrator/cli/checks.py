@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from orchestrator.room import FILES_RESERVED
 from orchestrator.settings import Loaded, Settings
 from orchestrator.store.base import StoreError
 from orchestrator.store.datadir import DataDirectory
@@ -33,8 +34,6 @@ __all__ = [
 
 CLOCK_DIFFERENCE_MS_MAX = 1000
 """Leases are judged by the store's clock, tokens by the hub's: further apart than this, they disagree."""
-FILES_RESERVED = 256
-"""Descriptors that a hub needs for itself, beside one for each connection."""
 FILES_LEAST = 1024
 
 

@@ -261,11 +261,18 @@ class EmbeddedStore:
 
     async def _ended(self) -> None:
         """Return once the server has ended; one whose socket was removed is ended, for nobody reaches it."""
-        while not self._data.server_lock.free():
+        while not self._seems_free():
             if self._server is not None and not self._server.socket.exists():
                 self._log.warning("store_socket_missing", socket=str(self._server.socket))
                 await self._kill(signal.SIGTERM, SHUTDOWN_S)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    def _seems_free(self) -> bool:
+        try:
+            return self._data.server_lock.free()
+        except OSError as error:  # too many open files, say: the server is none the worse for it
+            self._log.debug("store_not_looked_at", error=str(error))
+            return False
 
     async def _shut_down(self) -> None:
         """Ask the server to end, and make it where it does not."""
