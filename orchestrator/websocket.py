@@ -36,8 +36,10 @@ PONGS_BYTES_MAX = 4 * WRITE_HIGH_BYTES
 """A peer that pings and does not read is cut off when this much waits for it."""
 REQUEST_BYTES_MAX = 32 * 1024
 """Bytes of a request, its headers and all."""
-PIECE_BYTES = 4 * 1024
-TURN_FRAMES_MAX = 256
+PIECE_BYTES = 2 * 1024
+PIECE_BYTES_MAX = 16 * 1024
+"""Pieces grow where they end no frame: what is large is taken quickly."""
+TURN_FRAMES_MAX = 64
 """Frames of one peer in one turn of the event loop, but for what is left of a piece."""
 TURN_BYTES_MAX = 128 * 1024
 """After this much the event loop would read on with the same peer."""
@@ -268,10 +270,12 @@ class Socket(asyncio.Protocol):
     def _read_on(self) -> None:
         """Read what came, as far as it can be taken and a turn of the event loop goes."""
         self._turn = None
-        frames = 0
+        frames, size = 0, PIECE_BYTES
         while self._unfed and self._reading and frames < TURN_FRAMES_MAX:
-            piece, self._unfed = bytes(self._unfed[:PIECE_BYTES]), self._unfed[PIECE_BYTES:] or _NOTHING
-            frames += self._take(piece)
+            piece, self._unfed = bytes(self._unfed[:size]), self._unfed[size:] or _NOTHING
+            ended = self._take(piece)
+            frames += ended
+            size = PIECE_BYTES if ended else min(2 * size, PIECE_BYTES_MAX)
         self.flush()
         self._steer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import redis.asyncio
 
 from orchestrator.store.base import Durability, StoreUnavailable
-from orchestrator.store.datadir import SOCKET_PATH_BYTES_MAX
+from orchestrator.store.datadir import SOCKET_PATH_BYTES_MAX, FileLock
 from orchestrator.store.durability import check_server
 from orchestrator.store.embedded import EmbeddedStore
 from tests.integration.embedded.values import answers, get, gone, put
@@ -95,6 +96,26 @@ async def test_a_socket_that_a_cleaner_removed_comes_back_at_the_same_address(da
         socket_of(url).unlink()
         socket_of(url).parent.rmdir()
         await eventually(lambda: answers(url, "k") == "1")
+        watching.cancel()
+    await store.stop()
+
+
+async def test_a_hub_that_may_open_no_more_files_keeps_its_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, looks = EmbeddedStore(data), 0
+    url = await store.start()
+
+    def refuse(_: FileLock) -> bool:
+        nonlocal looks
+        looks += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(store.watch())
+        with monkeypatch.context() as patch:
+            patch.setattr(FileLock, "acquire", refuse)
+            await eventually(lambda: looks > 1)
+        put(url, "k", "1")
+        assert not watching.done()
         watching.cancel()
     await store.stop()
 

@@ -22,7 +22,7 @@ from orchestrator.room import FILES_RESERVED, Room
 from orchestrator.settings import Settings
 from orchestrator.store.base import Commit, Outcome, Refused
 from orchestrator.web.health import Health, Report
-from orchestrator.websocket import PIECE_BYTES, REQUEST_BYTES_MAX, Socket
+from orchestrator.websocket import PIECE_BYTES_MAX, REQUEST_BYTES_MAX, Socket
 from protocol.codec import encode
 from protocol.codes import CloseCode
 from protocol.frames import Bye, Heartbeat, Role, Start, Subscribe, Window
@@ -259,7 +259,7 @@ async def test_a_flood_of_tiny_frames_leaves_others_their_turn(
         loop.call_soon(next_turn)
         writer.write(ws(BINARY, fin=False) + frame * (FLOOD_BYTES // len(frame)))
         await eventually(lambda: taken > FLOOD_BYTES * 0.9)
-        assert max(turns) < 4 * PIECE_BYTES
+        assert max(turns) < 2 * PIECE_BYTES_MAX
         assert await bystander.result("log.list")
 
 
@@ -316,7 +316,7 @@ async def test_what_comes_behind_identify_waits_and_is_not_hoarded(
         link = next(iter(calm.hub.services.connections))
         await eventually(lambda: link._unread)
         for _ in range(10):
-            assert len(link._unread or ()) <= PIECE_BYTES // len(heartbeat) + 1
+            assert len(link._unread or ()) <= PIECE_BYTES_MAX // len(heartbeat) + 1
             assert await calm.store.meta(topic("a")) is None
         gate.set()
         writer.write(ws(BINARY, encode(Bye(reason="done"))))
