@@ -27,6 +27,7 @@ __all__ = [
     "Call",
     "Cancel",
     "Cancelled",
+    "Checkpoint",
     "Claimed",
     "Connected",
     "Control",
@@ -36,6 +37,8 @@ __all__ = [
     "Expired",
     "Failed",
     "Kind",
+    "Marker",
+    "MarkerOp",
     "Progress",
     "Released",
     "Retry",
@@ -62,6 +65,8 @@ class Kind(StrEnum):
     RELEASED = "$released"
     PROGRESS = "$progress"
     CALL = "$call"
+    MARKER = "$marker"
+    CHECKPOINT = "$checkpoint"
     ERRORED = "$errored"
     TIMED_OUT = "$timed_out"
     RETRY = "$retry"
@@ -81,6 +86,23 @@ class Writer(StrEnum):
 
     HUB = "hub"
     ATTEMPT = "attempt"
+
+
+class MarkerOp(StrEnum):
+    """The operations of a journal that leave a `$marker`, and what its value is."""
+
+    NOW = "now"
+    """The time: ms since the epoch of Unix."""
+    RANDOM = "random"
+    """A number in [0, 1)."""
+    UUID = "uuid"
+    """A random UUID, as text."""
+    SLEEP = "sleep"
+    """When the sleep is over: ms since the epoch of Unix. `name` is the seconds that were asked for."""
+    EFFECT = "effect"
+    """None: the effect of this name may have gone out from here on, under the key that its index gives it."""
+    VERSION = "version"
+    """The version of the change of this name that the run keeps to."""
 
 
 class RunError(Part):
@@ -151,13 +173,30 @@ class Progress(Part):
 class Call(Part):
     """What a call that a handler made through its journal came to: a packed `result`, or an `error`.
 
-    `digest` is that of the arguments: the same call of another attempt has the same.
+    `digest` is that of the arguments: the same call of another attempt has the same. `begun` is the last index
+    that was given out when a call failed, where that is not its own: what began beside it did so without
+    knowing of the failure.
     """
 
     name: str
     digest: str
     result: bytes | None = None
     error: RunError | None = None
+    begun: UInt | None = None
+
+
+class Marker(Part):
+    """What an operation of the context came to that the next attempt must not ask anew: a packed `value`."""
+
+    op: Annotated[MarkerOp, Field(strict=False)]
+    name: Name | None = None
+    value: bytes | None = None
+
+
+class Checkpoint(Part):
+    """Where a handler is: a packed `value`, for the next attempt to begin with."""
+
+    value: bytes
 
 
 class Errored(Part):
@@ -259,6 +298,8 @@ CONTROL: dict[str, Control] = {
     Kind.RELEASED: Control(LogKind.RUN, Released, Writer.HUB),
     Kind.PROGRESS: Control(LogKind.RUN, Progress, Writer.ATTEMPT),
     Kind.CALL: Control(LogKind.RUN, Call, Writer.ATTEMPT),
+    Kind.MARKER: Control(LogKind.RUN, Marker, Writer.ATTEMPT),
+    Kind.CHECKPOINT: Control(LogKind.RUN, Checkpoint, Writer.ATTEMPT),
     Kind.ERRORED: Control(LogKind.RUN, Errored, Writer.ATTEMPT),
     Kind.TIMED_OUT: Control(LogKind.RUN, TimedOut, Writer.HUB),
     Kind.RETRY: Control(LogKind.RUN, Retry, Writer.HUB),
@@ -273,7 +314,13 @@ CONTROL: dict[str, Control] = {
     Kind.SUPERSEDED: Control(LogKind.AGENT, Superseded, Writer.HUB),
 }
 
-PACKED_FIELDS: dict[str, str] = {Kind.SUBMITTED: "input", Kind.SUCCEEDED: "result", Kind.CALL: "result"}
+PACKED_FIELDS: dict[str, str] = {
+    Kind.SUBMITTED: "input",
+    Kind.SUCCEEDED: "result",
+    Kind.CALL: "result",
+    Kind.MARKER: "value",
+    Kind.CHECKPOINT: "value",
+}
 """Control bodies of which one field is a packed value itself."""
 
 COMMANDS: tuple[str, ...] = (Kind.CANCEL,)

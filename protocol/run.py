@@ -63,6 +63,8 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.QUEUED, Kind.RETRY): RunState.QUEUED,
     (RunState.RUNNING, Kind.PROGRESS): RunState.RUNNING,
     (RunState.RUNNING, Kind.CALL): RunState.RUNNING,
+    (RunState.RUNNING, Kind.MARKER): RunState.RUNNING,
+    (RunState.RUNNING, Kind.CHECKPOINT): RunState.RUNNING,
     (RunState.RUNNING, Kind.CANCEL): RunState.RUNNING,
     (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,

@@ -109,7 +109,7 @@ class Timeline:
         view: the run as far as it was read; its state is None for other logs.
         started: attempts that began.
         lost: attempts whose agent was lost.
-        resumed: attempts that took up a journal.
+        resumed: attempts that took up a journal, or began at a checkpoint.
         broken: why the run's log does not fold, where it does not.
     """
 
@@ -132,6 +132,7 @@ class Timeline:
         self.first_ms = 0
         self.last_ms = 0
         self.broken: str | None = None
+        self._checkpoint = 0
         self._ended_by: Mark = Mark.NONE
         self._ended_ms = 0
 
@@ -181,6 +182,8 @@ class Timeline:
             return Mark.ENDED, f"{record.kind.removeprefix('$')}, {span} after it was submitted{_why(record)}"
         if record.kind == Kind.CLAIMED:
             return self._begin(entry, record)
+        if record.kind == Kind.CHECKPOINT:
+            self._checkpoint = entry.offset
         mark = _MARKS.get(record.kind, Mark.NONE)
         if mark is Mark.LOST:
             self.lost += 1
@@ -200,6 +203,10 @@ class Timeline:
         if claim.recover is Recover.JOURNAL:
             self.resumed += 1
             return Mark.RESUMED, f"attempt {claim.attempt} resumed from the journal on {claim.agent}{after}"
+        if claim.recover is Recover.CHECKPOINT and self._checkpoint:
+            self.resumed += 1
+            place = f"the checkpoint at offset {self._checkpoint}"
+            return Mark.RESUMED, f"attempt {claim.attempt} resumed from {place} on {claim.agent}{after}"
         mark = Mark.RETRIED if before is Mark.ERRORED else Mark.RESTARTED
         return mark, f"attempt {claim.attempt} {mark.value} on {claim.agent}{after}"
 

@@ -32,6 +32,7 @@ class Recover(StrEnum):
 
     RESTART = "restart"
     JOURNAL = "journal"
+    CHECKPOINT = "checkpoint"
 
 
 class Verdict(StrEnum):

@@ -13,7 +13,7 @@ import msgpack
 
 from protocol.codec import encode, pack_record, pack_value
 from protocol.codes import CloseCode
-from protocol.control import Claimed, Submitted, Succeeded
+from protocol.control import Call, Checkpoint, Claimed, Marker, MarkerOp, Submitted, Succeeded
 from protocol.entry import Entry, first_tag, next_tag
 from protocol.frames import Ack, Heartbeat, Part, Recover
 from protocol.ids import LogName, make_run_id, partition_of, queue_partition
@@ -69,6 +69,23 @@ def _run_story() -> tuple[Entry, ...]:
         pack_record("$succeeded", agent, pack_value(Succeeded(result=pack_value(1))), attempt=1, seq=2),
     )
     return tuple(Entry(place, NOW_MS + 10 * place, value) for place, value in enumerate(packed, 1))
+
+
+def _journal_story() -> tuple[Entry, ...]:
+    """What a handler's journal looks like: one entry of each kind of operation."""
+    agent, due_ms = "agent:builder-1", NOW_MS + 5_000
+    bodies = (
+        ("$marker", Marker(op=MarkerOp.NOW, value=pack_value(NOW_MS))),
+        ("$marker", Marker(op=MarkerOp.SLEEP, name="5.0", value=pack_value(due_ms))),
+        ("$marker", Marker(op=MarkerOp.VERSION, name="two-reviewers", value=pack_value(1))),
+        ("$call", Call(name="git.diff", digest="00112233445566778899aabbccddeeff", result=pack_value("+x"))),
+        ("$marker", Marker(op=MarkerOp.EFFECT, name="open_pr")),
+        ("$checkpoint", Checkpoint(value=pack_value({"file": 7}))),
+    )
+    return tuple(
+        Entry(place, NOW_MS + place, pack_record(kind, agent, pack_value(body), attempt=1, seq=place, index=place))
+        for place, (kind, body) in enumerate(bodies, 1)
+    )
 
 
 def _chain(what: str, epoch: str, entries: Iterable[Entry]) -> dict[str, Any]:
@@ -218,6 +235,7 @@ def build_vectors() -> dict[str, Any]:
             _chain("an empty log", EPOCH, ()),
             _chain("a topic", EPOCH, story(3)),
             _chain("a run", "fedcba9876543210", _run_story()),
+            _chain("the operations of a journal", "fedcba9876543210", _journal_story()),
         ],
         "runs": _run_ids(),
         "partitions": _partitions(),

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from protocol import control, frames, requests
 from protocol.backoff import RECONNECT_CAP_MS, RECONNECT_FIRST_MS
 from protocol.codes import CloseCode, ErrorCode, explain
-from protocol.control import CONTROL
+from protocol.control import CONTROL, MarkerOp
 from protocol.frames import FRAMES, ResetReason, Window
 from protocol.ids import PARTITIONS, LogKind
 from protocol.limits import (
@@ -115,6 +115,10 @@ def test_control_kinds() -> None:
     assert documented == {
         kind: (control.writer.value, control.log.value, inline(control.body)) for kind, control in CONTROL.items()
     }
+
+
+def test_operations_of_a_journal() -> None:
+    assert [row[0] for row in table("Journals")] == [op.value for op in MarkerOp]
 
 
 def test_terminal_kinds_say_so() -> None:

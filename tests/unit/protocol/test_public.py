@@ -21,9 +21,9 @@ PUBLIC = {
         TERMINAL_FROM CloseCode ErrorCode explain is_terminal
     """,
     "control": """
-        COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Claimed Connected Control Dead Disconnected
-        Errored Expired Failed Kind Progress Released Retry RunError Submitted Succeeded Superseded TimedOut
-        Writer is_control pack_control read_control
+        COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Checkpoint Claimed Connected Control Dead
+        Disconnected Errored Expired Failed Kind Marker MarkerOp Progress Released Retry RunError Submitted
+        Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
     "effects": """
         Deliver Fail SendHeartbeat

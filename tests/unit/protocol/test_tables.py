@@ -15,7 +15,7 @@ from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 
-ATTEMPTS_WRITE = {"$progress", "$call", "$errored", "$succeeded", "$cancelled"}
+ATTEMPTS_WRITE = {"$progress", "$call", "$marker", "$checkpoint", "$errored", "$succeeded", "$cancelled"}
 AGENT_KINDS = {"$connected", "$disconnected", "$superseded"}
 
 
