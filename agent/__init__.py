@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent.client import Client
-    from agent.context import PlainRunContext, RunContext
+    from agent.context import RunContext
     from agent.entry import Entry
     from agent.errors import (
         Cancelled,
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         SessionSuperseded,
         SubscriptionRefused,
     )
+    from agent.operations import EffectKey
+    from agent.plain_context import PlainRunContext
     from agent.runs import Run
     from agent.sync_client import SyncClient
     from agent.worker import Agent
@@ -50,6 +52,7 @@ __all__ = [
     "Agent",
     "Cancelled",
     "Client",
+    "EffectKey",
     "Entry",
     "ExpectFailed",
     "FleetlineError",
@@ -84,8 +87,9 @@ __all__ = [
 _MODULES = {
     "Agent": "agent.worker",
     "Client": "agent.client",
+    "EffectKey": "agent.operations",
     "Entry": "agent.entry",
-    "PlainRunContext": "agent.context",
+    "PlainRunContext": "agent.plain_context",
     "Run": "agent.runs",
     "RunContext": "agent.context",
     "SyncClient": "agent.sync_client",

@@ -1,7 +1,7 @@
 """The life of one attempt: its commands, its journal, its handler, and its last entry.
 
-    assigned -> (journal read) -> handler runs -> last entry acknowledged -> dropped
-                      |                |
+    assigned -> (journal or checkpoint read) -> handler runs -> last entry acknowledged -> dropped
+                      |                            |
                       '--- stopped: by a `$cancel` of the run's log, or because the hub says it is not ours
 
 A cancelled handler that stops ends with `$cancelled`; one that returns a result nevertheless has succeeded:
@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from agent.attempt_state import AttemptState
+from agent.attempt_state import AttemptState, Checkpointed
 from agent.binding import pack_result
-from agent.context import describe_error, failed_call_index
 from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
 from agent.executors import Children, execute
 from agent.held import Held
 from agent.journal import Journal
-from agent.reading import pages
+from agent.operations import describe_error, failed_call_index
+from agent.reading import PAGE_ENTRIES, pages
 from agent.sinks import Batch
 from agent.subscriptions import Subscription
 from protocol.codec import pack_value, unpack_record, unpack_value
-from protocol.control import COMMANDS, Cancel, Cancelled, Errored, Kind, RunError, Succeeded, read_control
+from protocol.control import COMMANDS, Cancel, Cancelled, Checkpoint, Errored, Kind, RunError, Succeeded, read_control
 from protocol.errors import FleetlineError
 from protocol.frames import Part, Recover, Window
 
@@ -102,6 +102,8 @@ class Attempt:
         try:
             if self._handler.recover is Recover.JOURNAL:
                 self.state.journal = await self._read_journal()
+            elif self._handler.recover is Recover.CHECKPOINT:
+                self.state.begin_at(await self._read_checkpoint())
             arguments = self._handler.binder.bind(unpack_value(self.held.assign.input))
             result = await execute(self._handler, self.state, arguments, self._children)
             if self.state.journal is not None:
@@ -122,6 +124,20 @@ class Attempt:
                 for entry in page.entries:
                     journal.record(entry)
         return journal
+
+    async def _read_checkpoint(self) -> Checkpointed | None:
+        """Read the last checkpoint of earlier attempts, page by page from the end of what they wrote."""
+        upto = self.held.assign.position.offset if self.held.assign.attempt > 1 else 0
+        found: Checkpointed | None = None
+        while upto > 0 and found is None:
+            after = max(0, upto - PAGE_ENTRIES)
+            async for page in pages(self._link, self.held.log, after, upto):
+                for entry in page.entries:
+                    record = unpack_record(entry.packed)
+                    if record.kind == Kind.CHECKPOINT:
+                        found = Checkpointed(record.index or 0, read_control(Checkpoint, record.body).value)
+            upto = after
+        return found
 
     def _check_journal(self, journal: Journal) -> None:
         """A handler in a child was checked there: this side's copy of its journal has seen nothing."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -16,7 +17,7 @@ from protocol.control import Kind, Progress
 from protocol.errors import FleetlineError
 from protocol.frames import Assign
 
-__all__ = ["AttemptState", "Outlet"]
+__all__ = ["AttemptState", "Checkpointed", "Outlet"]
 
 
 class Outlet(Protocol):
@@ -43,6 +44,14 @@ class Outlet(Protocol):
         """Return what is done when there is room for an entry of that size."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """A checkpoint of an earlier attempt: its number among the run's effects and checkpoints, and a packed value."""
+
+    index: int
+    value: bytes
+
+
 class AttemptState:
     """One attempt: its entries' way out, its journal, and whether it is to stop. Safe in any thread.
 
@@ -50,13 +59,24 @@ class AttemptState:
         cancelled: the run was cancelled, or the attempt is not ours any more: the handler is to stop.
         reason: why.
         fenced: the hub takes nothing more of this attempt.
-        journal: None where the handler starts over on a new attempt.
+        journal: None where the handler starts over on a new attempt, or at a checkpoint.
+        checkpoint: where the handler begins, if at a checkpoint.
+        numbered: how many effects and checkpoints there were, where there is no journal to count them.
+        stopping: set when the handler is to stop.
     """
 
-    def __init__(self, assign: Assign, outlet: Outlet, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        assign: Assign,
+        outlet: Outlet,
+        journal: Journal | None = None,
+        checkpoint: Checkpointed | None = None,
+    ) -> None:
         self.assign = assign
         self.outlet = outlet
         self.journal = journal
+        self.begin_at(checkpoint)
+        self.stopping = threading.Event()
         self.cancelled = False
         self.fenced = False
         self.reason: str | None = None
@@ -72,6 +92,11 @@ class AttemptState:
     def time_left_s(self) -> float | None:
         """How long it may still take; None where nothing says."""
         return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
+
+    def begin_at(self, checkpoint: Checkpointed | None) -> None:
+        """Have the handler begin at a checkpoint."""
+        self.checkpoint = checkpoint
+        self.numbered = checkpoint.index if checkpoint is not None else 0
 
     def on_stop(self, call: Callable[[], object]) -> None:
         """Have `call` called when the handler is to stop, in whatever thread learns of it; at once if it is."""
@@ -90,6 +115,7 @@ class AttemptState:
             self.cancelled = True
             self.reason = reason
             calls, self._on_stop = self._on_stop, []
+        self.stopping.set()
         for call in calls:
             call()
 

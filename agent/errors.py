@@ -366,7 +366,8 @@ class NonDeterminism(FleetlineError):
     def __init__(self, index: int, expected: str, actual: str, source: str) -> None:
         super().__init__(
             f"operation {index} was {expected} and is now {actual}, at {source}; the handler cannot be continued "
-            "from its journal; let what it does depend on its input and on ctx.call only, and submit a new run"
+            "from its journal; let what it does depend on its input and on what its context recorded only, put a "
+            "change of it behind ctx.version, and submit a new run"
         )
         self.index = index
         self.expected = expected

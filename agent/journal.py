@@ -1,12 +1,13 @@
 """The journal of a run: what its handler did, so that a later attempt can do it again.
 
-Every operation of the context (`call`, `emit`) has an index, dense from 1 over the whole run. A new attempt
-runs the handler from the start; an operation that is recorded is served from the record: a call returns what
-it returned, an entry is not appended again. What is not recorded is done. An operation that is not the one
-of its record is a `NonDeterminism`, and the run fails: guessing would repeat effects.
+Every operation of the context has an index, dense from 1 over the whole run. A new attempt runs the handler from
+the start; an operation that is recorded is served from the record: a call returns what it returned, the time is
+what it was, an entry is not appended again. What is not recorded is done. An operation that is not the one of its
+record is a `NonDeterminism`, and the run fails: guessing would repeat effects.
 
 A call that failed and so ended its attempt is not served but made again, and what came after it is forgotten:
-the attempt's `$errored` entry carries the call's index.
+the attempt's `$errored` entry carries the call's index. What began before the failure was known is kept, but for
+calls that failed as well.
 
 Specification: docs/protocol.md, section "Journals".
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,33 +24,53 @@ from types import FrameType
 from typing import Any
 
 from agent.errors import NonDeterminism
-from protocol.codec import pack_value, unpack_record
-from protocol.control import Call, Kind, read_control
-from protocol.entry import Entry
+from protocol.codec import pack_value, unpack_record, unpack_value
+from protocol.control import Call, Kind, Marker, MarkerOp, read_control
+from protocol.entry import Entry, Record
 
 __all__ = ["Journal", "digest_arguments"]
 
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent)
+
+_EMIT, _CALL, _CHECKPOINT = "emit", "call", "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    kind: str
+    """One operation: which, of what name, and what tells it from others of that name."""
+
+    op: str
+    name: str
     digest: bytes
-    call: Call | None
+    outcome: Call | Marker | None = None
 
     def __str__(self) -> str:
-        return f"call {self.call.name!r}" if self.call is not None else f"emit {self.kind!r}"
+        return _words(self.op, self.name)
+
+    @property
+    def failed(self) -> bool:
+        return isinstance(self.outcome, Call) and self.outcome.error is not None
 
 
 class Journal:
-    """One attempt's view of its run's journal. Used by one thread at a time."""
+    """One attempt's view of its run's journal. Used by one thread at a time.
+
+    Attributes:
+        broken: the handler diverged from the journal; it is told again whatever it asks.
+    """
 
     def __init__(self) -> None:
         self._records: dict[int, _Recorded] = {}
+        self._highest = 0
         self._last = 0
+        self._versions: dict[str, int] = {}
         self.broken: NonDeterminism | None = None
+
+    @property
+    def last(self) -> int:
+        """The last index that was given out."""
+        return self._last
 
     def record(self, entry: Entry) -> None:
         """Take an entry of an earlier attempt, in the order of the log."""
@@ -56,11 +78,10 @@ class Journal:
         if record.index is None:
             return
         if record.kind == Kind.ERRORED:
-            self._records = {index: kept for index, kept in self._records.items() if index < record.index}
+            self._forget(record.index)
             return
-        call = read_control(Call, record.body) if record.kind == Kind.CALL else None
-        digest = _digest(record.kind, record.body) if call is None else b""
-        self._records[record.index] = _Recorded(record.kind, digest, call)
+        self._records[record.index] = _recorded(record)
+        self._highest = max(self._highest, record.index)
 
     def next_index(self) -> int:
         """Return the index of the operation that begins now.
@@ -74,7 +95,7 @@ class Journal:
         return self._last
 
     def emitted(self, index: int, kind: str, body: bytes) -> bool:
-        """Whether the log has this entry already.
+        """Whether the log has this entry already: one of the handler's, or a checkpoint.
 
         Raises:
             NonDeterminism: it has another operation at this index.
@@ -82,9 +103,8 @@ class Journal:
         recorded = self._records.get(index)
         if recorded is None:
             return False
-        if recorded.call is not None or recorded.digest != _digest(kind, body):
-            same = " with another value" if recorded.call is None and recorded.kind == kind else ""
-            self._diverge(index, str(recorded), f"emit {kind!r}{same}")
+        op, name = _entry_words(kind)
+        self._compare(index, recorded, op, name, _digest(kind, body), "another value")
         return True
 
     def called(self, index: int, name: str, digest: str) -> Call | None:
@@ -96,11 +116,53 @@ class Journal:
         recorded = self._records.get(index)
         if recorded is None:
             return None
-        call = recorded.call
-        if call is None or call.name != name or call.digest != digest:
-            same = " with other arguments" if call is not None and call.name == name else ""
-            self._diverge(index, str(recorded), f"call {name!r}{same}")
-        return call
+        self._compare(index, recorded, _CALL, name, digest.encode(), "other arguments")
+        assert isinstance(recorded.outcome, Call)
+        return recorded.outcome
+
+    def marked(self, index: int, op: MarkerOp, name: str | None) -> Marker | None:
+        """Return what the log has of this operation, if anything.
+
+        Raises:
+            NonDeterminism: it has another operation at this index.
+        """
+        recorded = self._records.get(index)
+        if recorded is None:
+            return None
+        self._compare(index, recorded, op, name or "", b"", "")
+        assert isinstance(recorded.outcome, Marker)
+        return recorded.outcome
+
+    def version(self, change: str, latest: int) -> tuple[int, int | None]:
+        """Decide which version of a part of its code a run keeps to.
+
+        The first time that a run comes by decides: a new run takes the latest and records it; one that went on
+        from here before the change existed has version 0, and no operation of it.
+
+        Returns:
+            The version, and the index to record it at, None where there is nothing to record.
+
+        Raises:
+            NonDeterminism: the run keeps to a version that this code does not know yet.
+        """
+        if self.broken is not None:
+            raise self.broken
+        known = self._versions.get(change)
+        if known is not None:
+            return known, None
+        index = self._last + 1
+        recorded = self._records.get(index)
+        if recorded is not None and (recorded.op, recorded.name) == (MarkerOp.VERSION, change):
+            version = _value(recorded)
+            if version > latest:
+                self._diverge(index, f"{recorded} at {version}", f"{recorded} at {latest} at most")
+            self._last, place = index, None
+        elif self._highest >= index:
+            version, place = 0, None
+        else:
+            version, place = latest, self.next_index()
+        self._versions[change] = version
+        return version, place
 
     def returned(self) -> None:
         """The handler is done.
@@ -111,9 +173,27 @@ class Journal:
         if self.broken is not None:
             raise self.broken
         index = self._last + 1
-        if any(recorded >= index for recorded in self._records):
+        if self._highest >= index:
             recorded = self._records.get(index)
             self._diverge(index, str(recorded or "a later operation"), "the handler's return")
+
+    def _forget(self, failed: int) -> None:
+        """An attempt ended since the call at `failed` did: forget it, and what came of its failure."""
+        culprit = self._records.get(failed)
+        call = culprit.outcome if culprit is not None else None
+        begun = call.begun if isinstance(call, Call) and call.begun is not None else failed
+        self._records = {
+            index: kept
+            for index, kept in self._records.items()
+            if index < failed or (failed < index <= begun and not kept.failed)
+        }
+        self._highest = max(self._records, default=0)
+
+    def _compare(self, index: int, recorded: _Recorded, op: str, name: str, digest: bytes, other: str) -> None:
+        if (recorded.op, recorded.name, recorded.digest) == (op, name, digest):
+            return
+        same = f" with {other}" if (recorded.op, recorded.name) == (op, name) else ""
+        self._diverge(index, str(recorded), _words(op, name) + same)
 
     def _diverge(self, index: int, expected: str, actual: str) -> None:
         self.broken = NonDeterminism(index, expected, actual, _source())
@@ -123,6 +203,32 @@ class Journal:
 def digest_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return what tells the arguments of one call from another's. What cannot be packed counts by its type."""
     return sha256(_packed((args, kwargs))).hexdigest()[:32]
+
+
+def _recorded(record: Record) -> _Recorded:
+    if record.kind == Kind.CALL:
+        call = read_control(Call, record.body)
+        return _Recorded(_CALL, call.name, call.digest.encode(), call)
+    if record.kind == Kind.MARKER:
+        marker = read_control(Marker, record.body)
+        return _Recorded(marker.op, marker.name or "", b"", marker)
+    return _Recorded(*_entry_words(record.kind), _digest(record.kind, record.body))
+
+
+def _entry_words(kind: str) -> tuple[str, str]:
+    return (_CHECKPOINT, "") if kind == Kind.CHECKPOINT else (_EMIT, kind)
+
+
+def _words(op: str, name: str) -> str:
+    """Return an operation in the words that the handler's author wrote it in."""
+    if op == MarkerOp.SLEEP:
+        return f"sleep of {name} s"
+    return f"{op} {name!r}" if name else str(op)
+
+
+def _value(recorded: _Recorded) -> Any:
+    assert isinstance(recorded.outcome, Marker)
+    return unpack_value(recorded.outcome.value or b"")
 
 
 def _packed(value: Any) -> bytes:

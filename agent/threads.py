@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-__all__ = ["Channel", "LoopThread", "reject", "resolve"]
+__all__ = ["Channel", "LoopThread", "each_in_a_thread", "reject", "resolve"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -35,6 +35,30 @@ def reject(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
     except InvalidStateError:
         return
+
+
+def each_in_a_thread(calls: Sequence[Callable[[], T]], threads_max: int) -> list[Future[T]]:
+    """Make calls in daemon threads, at most so many at a time, and wait for all of them. Returns what they came to."""
+    waiting = deque((call, Future[T]()) for call in calls)
+    futures = [future for _, future in waiting]
+
+    def work() -> None:
+        while True:
+            try:
+                call, future = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - the boundary between the thread and who waits
+                future.set_exception(error)
+
+    threads = [threading.Thread(target=work, name=f"gather {n}", daemon=True) for n in range(len(calls))][:threads_max]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return futures
 
 
 class LoopThread:

@@ -88,7 +88,8 @@ class Agent:
 
         Args:
             name: what runs name it by.
-            recover: how a new attempt picks up: "restart" starts over, "journal" repeats what is recorded.
+            recover: how a new attempt picks up: "restart" starts over, "journal" repeats what is recorded,
+                "checkpoint" begins with the last checkpoint.
             isolation: "inline" (async on the agent's loop, plain in a thread), "thread" or "process".
             retries: how often a failed attempt is tried again.
             timeout: how many seconds one attempt may take, after which it is stopped and counts as failed.

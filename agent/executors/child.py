@@ -3,7 +3,7 @@
 The main thread runs handlers. A second one reads the pipe: that a run is to stop, that entries are
 acknowledged, and, by its end, that the parent is gone, which ends this process at once.
 
-    parent -> child   ("start", function, is_async, arguments, assign, journal, body_bytes_max)
+    parent -> child   ("start", function, is_async, arguments, assign, journal, checkpoint, body_bytes_max)
                       ("stop", reason, fenced) ("flushed", number, error)
     child -> parent   ("offer", kind, body, index, cause) ("flush", number)
                       ("returned", packed) ("raised", error, index, retryable) ("cancelled",)
@@ -25,10 +25,12 @@ from typing import Any
 
 from agent.attempt_state import AttemptState
 from agent.binding import pack_result
-from agent.context import PlainRunContext, RunContext, describe_error, failed_call_index
+from agent.context import RunContext
 from agent.errors import Cancelled, NonDeterminism, ProducerFenced
 from agent.feed import too_large
 from agent.logs import ensure_logging
+from agent.operations import describe_error, failed_call_index
+from agent.plain_context import PlainRunContext
 from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError
@@ -135,9 +137,9 @@ def _read(pipe: Connection, current: _Current, starts: queue.SimpleQueue[tuple[A
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone: nobody is left to work for
         match message:
-            case ("start", function, is_async, arguments, assign, journal, body_bytes_max):
+            case ("start", function, is_async, arguments, assign, journal, checkpoint, body_bytes_max):
                 outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
-                state = current.state = AttemptState(assign, outlet, journal)
+                state = current.state = AttemptState(assign, outlet, journal, checkpoint)
                 starts.put((function, is_async, arguments, state, outlet))
             case ("stop", reason, fenced) if current.state is not None:
                 current.state.stop(reason, fenced=fenced)

@@ -84,7 +84,7 @@ class Children:
 
         def main() -> None:
             try:
-                what = (handler.function, handler.is_async, arguments, state.assign, state.journal)
+                what = (handler.function, handler.is_async, arguments, state.assign, state.journal, state.checkpoint)
                 child.send("start", *what, state.outlet.body_bytes_max)
                 state.on_stop(stop)
                 resolve(done, _serve(child, state))

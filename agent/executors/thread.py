@@ -8,9 +8,10 @@ import threading
 from concurrent.futures import Future
 
 from agent.attempt_state import AttemptState
-from agent.context import PlainRunContext, RunContext
+from agent.context import RunContext
 from agent.errors import Cancelled
 from agent.handlers import Handler
+from agent.plain_context import PlainRunContext
 from agent.threads import reject, resolve
 
 __all__ = ["run_in_thread"]

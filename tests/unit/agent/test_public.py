@@ -11,6 +11,7 @@ PUBLIC = [
     "Agent",
     "Cancelled",
     "Client",
+    "EffectKey",
     "Entry",
     "ExpectFailed",
     "FleetlineError",

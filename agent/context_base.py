@@ -1,0 +1,151 @@
+"""What both contexts of a handler have: `agent.context.RunContext` and `agent.plain_context.PlainRunContext`.
+
+Here every operation takes its index and asks the journal, which waits for nothing. What is left is to do it and
+to let its entry out, which the contexts do in their ways.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from typing import Any
+from uuid import UUID
+
+from agent.attempt_state import AttemptState
+from agent.feed import check_kind
+from agent.journal import digest_arguments
+from agent.operations import Begun, EffectKey, Marking, check_seconds
+from protocol.codec import pack_value, unpack_value
+from protocol.control import Checkpoint, Kind, MarkerOp
+from protocol.ids import check_name
+
+__all__ = ["ContextBase", "draw", "draw_uuid", "wall_ms"]
+
+
+def wall_ms() -> int:
+    """Return this machine's time in ms since the epoch of Unix."""
+    return time.time_ns() // 1_000_000
+
+
+def draw() -> float:
+    """Return a random number in [0, 1)."""
+    return random.random()
+
+
+def draw_uuid() -> str:
+    """Return a random UUID, as text."""
+    return str(UUID(bytes=secrets.token_bytes(16), version=4))
+
+
+class ContextBase:
+    """What both contexts have."""
+
+    def __init__(self, state: AttemptState) -> None:
+        self._state = state
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._state.assign.run
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number, from 1."""
+        return self._state.assign.attempt
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the handler is to stop."""
+        return self._state.cancelled
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """Why it is to stop."""
+        return self._state.reason
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the attempt is taken from the handler, by its timeout or the run's deadline; None without."""
+        return self._state.time_left_s
+
+    @property
+    def last_checkpoint(self) -> Any:
+        """With `recover="checkpoint"`, what the earlier attempts' last `checkpoint` was given; else None."""
+        checkpoint = self._state.checkpoint
+        return None if checkpoint is None else unpack_value(checkpoint.value)
+
+    @property
+    def logger(self) -> Any:
+        """A logger that names run, attempt and handler. What it says is not an entry of the run."""
+        return self._state.logger
+
+    def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the handler is. Never waits; when there is no room, the latest one is sent later."""
+        self._state.progress(current, total, message)
+
+    def _begin_emit(self, kind: str, value: Any) -> tuple[bytes, int | None] | None:
+        """Return body and index of an entry to let out, or None where the log has it."""
+        check_kind(kind)
+        body = pack_value(value)
+        journal = self._state.journal
+        if journal is None:
+            return body, None
+        index = journal.next_index()
+        return None if journal.emitted(index, kind, body) else (body, index)
+
+    def _begin_checkpoint(self, value: Any) -> tuple[bytes, int] | None:
+        """Return body and index of a checkpoint to let out, or None where the log has it."""
+        body = pack_value(Checkpoint(value=pack_value(value)))
+        journal = self._state.journal
+        if journal is None:
+            return body, self._next_number()
+        index = journal.next_index()
+        return None if journal.emitted(index, Kind.CHECKPOINT, body) else (body, index)
+
+    def _begin_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun:
+        journal = self._state.journal
+        if journal is None:
+            return Begun(name, 0, "", None)
+        index = journal.next_index()
+        digest = digest_arguments(args, kwargs)
+        return Begun(name, index, digest, journal.called(index, name, digest))
+
+    def _failed(self, begun: Begun, error: Exception) -> bytes:
+        """Return the body of the record of a call that raised."""
+        journal = self._state.journal
+        assert journal is not None
+        return begun.failed(error, journal.last)
+
+    def _begin_marking(self, op: MarkerOp, name: str | None = None) -> Marking:
+        journal = self._state.journal
+        if journal is None:
+            return Marking(op, name, None, None)
+        index = journal.next_index()
+        return Marking(op, name, index, journal.marked(index, op, name))
+
+    def _begin_sleep(self, seconds: float) -> tuple[float, Marking]:
+        seconds = check_seconds(seconds)
+        return seconds, self._begin_marking(MarkerOp.SLEEP, repr(seconds))
+
+    def _begin_version(self, change: str, latest: int) -> tuple[int, Marking | None]:
+        """Return the version to keep to, and its marking where that is to be recorded."""
+        check_name(change)
+        if latest < 1:
+            raise ValueError(f"the latest version of {change!r} is {latest}; versions count from 1, 0 is none yet")
+        journal = self._state.journal
+        if journal is None:
+            return latest, None
+        version, index = journal.version(change, latest)
+        return version, None if index is None else Marking(MarkerOp.VERSION, change, index, None)
+
+    def _begin_effect(self, name: str) -> tuple[EffectKey, Marking]:
+        check_name(name)
+        marking = self._begin_marking(MarkerOp.EFFECT, name)
+        number = self._next_number() if marking.index is None else marking.index
+        return EffectKey(f"{self.run_id}/{number}/{name}", self._state.assign.fence), marking
+
+    def _next_number(self) -> int:
+        """Number an effect or a checkpoint, where there is no journal."""
+        self._state.numbered += 1
+        return self._state.numbered

@@ -1,0 +1,243 @@
+"""What the operations of a context have in common, whether they block or are awaited.
+
+An operation has its index before it does anything: where the handler names it, not where it is awaited. So the
+order of indices is that of the handler's lines, in whatever order concurrent operations complete.
+
+Specification: docs/protocol.md, section "Journals".
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Coroutine, Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from agent.errors import FleetlineError
+from protocol.codec import pack_value, unpack_value
+from protocol.control import Call, Marker, MarkerOp, RunError
+
+__all__ = [
+    "SLEEP_S_MAX",
+    "Begun",
+    "CallFailed",
+    "EffectKey",
+    "Marking",
+    "Operation",
+    "Outcome",
+    "check_seconds",
+    "describe_error",
+    "failed_call_index",
+    "only_operations",
+    "outcomes",
+    "sleep_left_s",
+    "to_datetime",
+]
+
+T_co = TypeVar("T_co", covariant=True)
+
+SLEEP_S_MAX = 10 * 366 * 24 * 3600.0
+"""Ten years: what is longer is a mistake."""
+
+TRACE_CHARS_MAX = 8000
+MESSAGE_CHARS_MAX = 2000
+_INDEX = "_fleetline_index"
+
+
+class CallFailed(Exception):
+    """A recorded failure whose exception type does not exist here; `str` is its type and message."""
+
+
+class EffectKey(str):
+    """The idempotency key of one effect: run, journal index and name; the same on every attempt.
+
+    Attributes:
+        fence: the attempt's fencing token. Those of later attempts of the run are higher.
+    """
+
+    __slots__ = ("fence",)
+
+    fence: int
+
+    def __new__(cls, key: str, fence: int) -> Self:
+        """Make a key of a string and a fence."""
+        made = super().__new__(cls, key)
+        made.fence = fence
+        return made
+
+    def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]
+        return str(self), self.fence
+
+
+class Operation(Coroutine[Any, Any, T_co]):
+    """An operation of an async handler, with its index: await it, or give it to `gather` with others."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Coroutine[Any, Any, T_co]) -> None:
+        self._inner = inner
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        return self._inner.__await__()
+
+    def send(self, value: Any) -> Any:
+        """See `Coroutine`."""
+        return self._inner.send(value)
+
+    def throw(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> Any:
+        """See `Coroutine`."""
+        error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
+        return self._inner.throw(error if tb is None else error.with_traceback(tb))
+
+    def close(self) -> None:
+        """See `Coroutine`."""
+        self._inner.close()
+
+
+class Begun:
+    """A call that has its index: recorded, or to be made. Index 0: there is no journal."""
+
+    __slots__ = ("digest", "index", "name", "recorded")
+
+    def __init__(self, name: str, index: int, digest: str, recorded: Call | None) -> None:
+        self.name = name
+        self.index = index
+        self.digest = digest
+        self.recorded = recorded
+
+    def serve(self) -> Any:
+        """Return, or raise, what the record says."""
+        assert self.recorded is not None
+        if self.recorded.error is not None:
+            raise _mark(_revive(self.recorded.error), self.index)
+        return unpack_value(self.recorded.result or b"")
+
+    def succeeded(self, value: Any) -> bytes:
+        """Return the body of the record of a call that returned."""
+        return pack_value(Call(name=self.name, digest=self.digest, result=pack_value(value)))
+
+    def failed(self, error: Exception, last: int) -> bytes:
+        """Return the body of the record of a call that raised; `last` is the last index given out by then."""
+        _mark(error, self.index)
+        begun = last if last > self.index else None
+        return pack_value(Call(name=self.name, digest=self.digest, error=describe_error(error), begun=begun))
+
+
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """An operation that leaves a `$marker`, and has its index (None: it is not recorded)."""
+
+    op: MarkerOp
+    name: str | None
+    index: int | None
+    recorded: Marker | None
+
+    def value(self) -> Any:
+        """Return what is recorded."""
+        assert self.recorded is not None
+        return unpack_value(self.recorded.value or b"")
+
+    def body(self, value: Any) -> bytes:
+        """Return the body of its record."""
+        return pack_value(Marker(op=self.op, name=self.name, value=None if value is None else pack_value(value)))
+
+
+class Outcome(NamedTuple):
+    """What one of several concurrent operations came to."""
+
+    value: Any
+    error: Exception | None
+
+
+def outcomes(made: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
+    """Return the values in the order of the operations, or raise the first failure in that order.
+
+    A fault of the attempt itself (a journal that does not fit, a fence) is raised in any case.
+    """
+    errors = [outcome.error for outcome in made if outcome.error is not None]
+    for error in errors:
+        if isinstance(error, FleetlineError) or not return_exceptions:
+            raise next((fault for fault in errors if isinstance(fault, FleetlineError)), error)
+    return [outcome.value if outcome.error is None else outcome.error for outcome in made]
+
+
+def only_operations(given: Sequence[object]) -> None:
+    """Do nothing where all of these have their indices.
+
+    Raises:
+        TypeError: one has none yet, so that its place in the journal would depend on luck.
+    """
+    for item in given:
+        if isinstance(item, Operation):
+            continue
+        for other in given:
+            if isinstance(other, Coroutine):
+                other.close()
+        raise TypeError(
+            f"gather was given {item!r:.140}; what runs concurrently needs its place in the journal before: "
+            "give it operations of the context, as in ctx.gather(ctx.call(...), ctx.call(...))"
+        )
+
+
+def check_seconds(seconds: float) -> float:
+    """Return how long a sleep is to be.
+
+    Raises:
+        ValueError: that is no time to sleep for.
+    """
+    if not 0 <= seconds <= SLEEP_S_MAX:
+        raise ValueError(f"a sleep of {seconds} s; it is from 0 to {SLEEP_S_MAX:.0f} s")
+    return float(seconds)
+
+
+def sleep_left_s(due_ms: int, seconds: float, now_ms: int) -> float:
+    """Return what is left of a sleep: never more than was asked for, whatever clock it was begun by."""
+    return min(max(0.0, (due_ms - now_ms) / 1000), seconds)
+
+
+def to_datetime(now_ms: int) -> datetime:
+    """Return a time in ms since the epoch of Unix as an aware datetime."""
+    return datetime.fromtimestamp(now_ms / 1000, UTC)
+
+
+def describe_error(error: BaseException) -> RunError:
+    """Return an exception as it goes into a log."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    trace = "".join(traceback.format_exception(error))
+    return RunError(type=name, message=str(error)[:MESSAGE_CHARS_MAX], trace=trace[-TRACE_CHARS_MAX:])
+
+
+def failed_call_index(error: BaseException) -> int | None:
+    """Return the journal index of the call whose failure this exception is, or was raised from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        index = getattr(seen, _INDEX, None)
+        if isinstance(index, int):
+            return index
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _mark(error: Exception, index: int) -> Exception:
+    setattr(error, _INDEX, index)
+    return error
+
+
+def _revive(recorded: RunError) -> Exception:
+    """Return an exception of the recorded type, where that type is loaded here."""
+    module, _, name = recorded.type.rpartition(".")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        error = kind.__new__(kind)
+        error.args = (recorded.message,)
+        return error
+    return CallFailed(f"{recorded.type}: {recorded.message}")

@@ -1,0 +1,181 @@
+"""What a plain handler may do: `PlainRunContext`. Its methods are those of `agent.context.RunContext`, and block.
+
+Specification: docs/protocol.md, sections "Runs" and "Journals".
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from agent.attempt_state import AttemptState
+from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
+from agent.errors import Cancelled, FleetlineError
+from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep_left_s, to_datetime
+from agent.threads import each_in_a_thread
+from protocol.codec import pack_value, unpack_value
+from protocol.control import Kind, MarkerOp
+
+__all__ = ["GATHER_THREADS_MAX", "PlainRunContext"]
+
+T = TypeVar("T")
+
+GATHER_THREADS_MAX = 32
+"""How many calls of one `gather` are made at the same time."""
+
+
+class PlainRunContext(ContextBase):
+    """What a plain handler may do; its methods block.
+
+    When the run is cancelled, the next operation raises `Cancelled`, once, and a `sleep` ends with it; a handler
+    that does none for long looks at `cancelled`, or calls `check_cancelled`.
+    """
+
+    def __init__(self, state: AttemptState) -> None:
+        super().__init__(state)
+        self._told = False
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` where the handler is to stop and was not told yet."""
+        if self._to_stop():
+            self._told = True
+            raise Cancelled(self._state.reason or "")
+
+    def emit(self, kind: str, value: Any = None, *, cause: int | None = None) -> None:
+        """Append an entry to the run's log. See `RunContext.emit`."""
+        self.check_cancelled()
+        begun = self._begin_emit(kind, value)
+        if begun is not None:
+            body, index = begun
+            self._put(kind, body, index, cause)
+
+    def call(self, name: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Make a call and keep what it came to. See `RunContext.call`."""
+        self.check_cancelled()
+        begun = self._begin_call(name, args, kwargs)
+        return cast(T, self._call(begun, fn, args, kwargs))
+
+    def gather(self, *calls: tuple[Any, ...], return_exceptions: bool = False) -> list[Any]:
+        """Make calls concurrently, each in a thread: `ctx.gather(("fetch", fetch, 1), ("fetch", fetch, 2))`.
+
+        Each is a tuple of what `call` takes: name, function, arguments. Else as `RunContext.gather`.
+        """
+        self.check_cancelled()
+        begun = [(self._begin_call(name, tuple(args), {}), fn, tuple(args)) for name, fn, *args in calls]
+
+        def make(what: tuple[Begun, Callable[..., Any], tuple[Any, ...]]) -> Outcome:
+            if self._to_stop():
+                raise Cancelled
+            return self._outcome(*what)
+
+        made = each_in_a_thread(
+            [partial(contextvars.copy_context().run, make, one) for one in begun], GATHER_THREADS_MAX
+        )
+        if any(isinstance(future.exception(), Cancelled) for future in made):
+            self.check_cancelled()
+        return outcomes([future.result() for future in made], return_exceptions)
+
+    def now(self) -> datetime:
+        """Return the time. See `RunContext.now`."""
+        self.check_cancelled()
+        return to_datetime(self._mark(self._begin_marking(MarkerOp.NOW), wall_ms))
+
+    def random(self) -> float:
+        """Return a random number in [0, 1). See `RunContext.random`."""
+        self.check_cancelled()
+        return cast(float, self._mark(self._begin_marking(MarkerOp.RANDOM), draw))
+
+    def uuid(self) -> UUID:
+        """Return a random UUID. See `RunContext.uuid`."""
+        self.check_cancelled()
+        return UUID(self._mark(self._begin_marking(MarkerOp.UUID), draw_uuid))
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep; a cancellation ends it. See `RunContext.sleep`."""
+        self.check_cancelled()
+        seconds, marking = self._begin_sleep(seconds)
+        due_ms = self._mark(marking, lambda: wall_ms() + round(seconds * 1000))
+        left_s = sleep_left_s(due_ms, seconds, wall_ms())
+        if self._told:
+            time.sleep(left_s)
+        elif self._state.stopping.wait(left_s):
+            self.check_cancelled()
+
+    def checkpoint(self, value: Any) -> None:
+        """Say where the handler is. See `RunContext.checkpoint`."""
+        self.check_cancelled()
+        begun = self._begin_checkpoint(value)
+        if begun is not None:
+            body, index = begun
+            self._put(Kind.CHECKPOINT, body, index, None)
+
+    def effect(self, name: str) -> AbstractContextManager[EffectKey]:
+        """Do something outside under a key: `with ctx.effect("open_pr") as key`. See `RunContext.effect`."""
+        self.check_cancelled()
+        return self._effect(*self._begin_effect(name))
+
+    def version(self, change: str, latest: int = 1) -> int:
+        """Return the version of a part of the handler that this run keeps to. See `RunContext.version`."""
+        self.check_cancelled()
+        version, marking = self._begin_version(change, latest)
+        if marking is not None:
+            self._put(Kind.MARKER, marking.body(version), marking.index, None)
+        return version
+
+    def flush(self) -> None:
+        """Wait until everything that was emitted is acknowledged."""
+        outlet = self._state.outlet
+        outlet.acknowledged(outlet.made).result()
+
+    def _to_stop(self) -> bool:
+        return self._state.cancelled and not self._told
+
+    def _call(self, begun: Begun, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if begun.recorded is not None:
+            return begun.serve()
+        if not begun.index:
+            return fn(*args, **kwargs)
+        self.flush()
+        try:
+            value = fn(*args, **kwargs)
+            body = begun.succeeded(value)
+        except FleetlineError:
+            raise
+        except Exception as error:
+            self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
+            raise
+        self._put(Kind.CALL, body, begun.index, None)
+        return unpack_value(pack_value(value))
+
+    def _outcome(self, begun: Begun, fn: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
+        try:
+            return Outcome(self._call(begun, fn, args, {}), None)
+        except Exception as error:  # noqa: BLE001 - what the call came to, for `outcomes` to raise
+            return Outcome(None, error)
+
+    def _mark(self, marking: Marking, make: Callable[[], Any]) -> Any:
+        """Return what is recorded, or make it and record it."""
+        if marking.recorded is not None:
+            return marking.value()
+        value = make()
+        if marking.index is not None:
+            self._put(Kind.MARKER, marking.body(value), marking.index, None)
+        return value
+
+    @contextmanager
+    def _effect(self, key: EffectKey, marking: Marking) -> Iterator[EffectKey]:
+        self._mark(marking, lambda: None)
+        self.flush()
+        yield key
+
+    def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
+        self._state.send_progress()
+        outlet = self._state.outlet
+        while not outlet.offer(kind, body, index, cause):
+            outlet.room(len(body)).result()
