@@ -13,7 +13,8 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar, cast, overload
 from uuid import UUID
 
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
@@ -56,15 +57,20 @@ class RunContext(ContextBase):
             body, index = begun
             await self._put(kind, body, index, cause)
 
-    def call(
-        self, name: str, fn: Callable[..., Awaitable[T]] | Callable[..., T], *args: Any, **kwargs: Any
-    ) -> Operation[T]:
+    @overload
+    def call(self, name: str, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> Operation[T]: ...
+
+    @overload
+    def call(self, name: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> Operation[T]: ...
+
+    def call(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Operation[Any]:
         """Make a call and keep what it came to: on a new attempt it is not made again, but served.
 
         Plain functions run in a thread. What the call returns must be something msgpack can hold; it is given
         back as it is read from there (a tuple as a list), now as on every attempt. Await it.
         """
-        return Operation(self._call(self._begin_call(name, args, kwargs), fn, args, kwargs))
+        begun = self._begin_call(name, args, kwargs)
+        return Operation(f"call {name!r}", partial(self._call, begun, fn, args, kwargs), self._state.journal)
 
     async def gather(self, *operations: Operation[Any], return_exceptions: bool = False) -> list[Any]:
         """Do calls and sleeps concurrently, as in `ctx.gather(ctx.call(...), ctx.call(...))`.
@@ -98,7 +104,7 @@ class RunContext(ContextBase):
 
     def sleep(self, seconds: float) -> Operation[None]:
         """Sleep. When it is over is recorded, so that a new attempt sleeps only what is left. Await it."""
-        return Operation(self._sleep(*self._begin_sleep(seconds)))
+        return Operation("sleep", partial(self._sleep, *self._begin_sleep(seconds)), self._state.journal)
 
     async def checkpoint(self, value: Any) -> None:
         """Say where the handler is: with `recover="checkpoint"` a new attempt finds it as `last_checkpoint`.

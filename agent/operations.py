@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Coroutine, Generator, Sequence
+import warnings
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from agent.errors import FleetlineError
+from agent.journal import Journal
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Call, Marker, MarkerOp, RunError
 
@@ -75,17 +77,20 @@ class EffectKey(str):
 class Operation(Coroutine[Any, Any, T_co]):
     """An operation of an async handler, with its index: await it, or give it to `gather` with others."""
 
-    __slots__ = ("_inner",)
+    __slots__ = ("_inner", "_journal", "_name", "_start")
 
-    def __init__(self, inner: Coroutine[Any, Any, T_co]) -> None:
-        self._inner = inner
+    def __init__(self, name: str, start: Callable[[], Coroutine[Any, Any, T_co]], journal: Journal | None) -> None:
+        self._name = name
+        self._start: Callable[[], Coroutine[Any, Any, T_co]] | None = start
+        self._inner: Coroutine[Any, Any, T_co] | None = None
+        self._journal = journal
 
     def __await__(self) -> Generator[Any, Any, T_co]:
-        return self._inner.__await__()
+        return self._started().__await__()
 
     def send(self, value: Any) -> Any:
         """See `Coroutine`."""
-        return self._inner.send(value)
+        return self._started().send(value)
 
     def throw(
         self,
@@ -95,11 +100,28 @@ class Operation(Coroutine[Any, Any, T_co]):
     ) -> Any:
         """See `Coroutine`."""
         error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
-        return self._inner.throw(error if tb is None else error.with_traceback(tb))
+        return self._started().throw(error if tb is None else error.with_traceback(tb))
 
     def close(self) -> None:
         """See `Coroutine`."""
-        self._inner.close()
+        self._start = None
+        if self._inner is not None:
+            self._inner.close()
+
+    def __repr__(self) -> str:
+        return f"<operation {self._name}>"
+
+    def __del__(self) -> None:
+        diverged = self._journal is not None and self._journal.broken is not None
+        if self._start is not None and not diverged:  # one beside it may have: then this one never had a chance
+            warnings.warn(f"{self!r} was never awaited", RuntimeWarning, stacklevel=1, source=self)
+
+    def _started(self) -> Coroutine[Any, Any, T_co]:
+        if self._start is not None:
+            self._inner, self._start = self._start(), None
+        if self._inner is None:
+            raise RuntimeError(f"{self!r} was closed before it began")
+        return self._inner
 
 
 class Begun:
