@@ -37,6 +37,22 @@ def test_notes_say_who_and_how_long_after() -> None:
     assert told[10].note == "succeeded, 6.6 s after it was submitted"
 
 
+def test_an_attempt_that_began_at_a_checkpoint_is_shown_with_its_place() -> None:
+    def claim(attempt: int) -> tuple[str, dict[str, object]]:
+        common = {"fence": attempt, "agent": "w", "instance": "i", "lease_ms": 1, "retries": 0}
+        return "$claimed", {"attempt": attempt, "recover": "checkpoint", **common}
+
+    lost = ("$lost", {"attempt": 1, "reason": "lease", "losses": 1})
+    submitted = ("$submitted", {"queue": "q", "handler": "h", "input": b""})
+    without = Timeline(RUN)
+    assert [row.mark for row in without.rows(made_log(submitted, claim(1), lost, claim(2)))][-1] is Mark.RESTARTED
+    timeline = Timeline(RUN)
+    told = list(timeline.rows(made_log(submitted, claim(1), ("$checkpoint", {"value": b"\x07"}), lost, claim(2))))
+    assert told[2].body == '{"value":7}'
+    assert (told[4].mark, timeline.resumed, timeline.broken) == (Mark.RESUMED, 1, None)
+    assert told[4].note == "attempt 2 resumed from the checkpoint at offset 3 on w, 10 ms after the last one was lost"
+
+
 def test_rows_count_time_from_the_submit_and_name_the_attempt() -> None:
     _, told = rows()
     assert [(row.at_ms, row.attempt) for row in told[:5]] == [(0, None), (5, 1), (20, 1), (5_000, 1), (5_200, 2)]
