@@ -7,18 +7,20 @@ import os
 import re
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import TextIO
 
-from agent import Agent, Entry, PlainRunContext, PublishRefused, RunContext
+from agent import Agent, EffectKey, Entry, PlainRunContext, PublishRefused, RunContext
 
-__all__ = ["HOLDS_THE_LOCK", "chatter", "listener", "sleeper", "streamer"]
+__all__ = ["HOLDS_THE_LOCK", "chatter", "listener", "payer", "sleeper", "streamer"]
 
 streamer = Agent("streamer", slots=1)
 chatter = Agent("chatter", slots=1)
 sleeper = Agent("sleeper", slots=4)
 listener = Agent("listener")
+payer = Agent("payer", slots=4)
 
 STUBBORN_LINES = 20
 """How often a handler tries on after it was told to stop."""
@@ -68,6 +70,27 @@ async def say(ctx: RunContext, file: TextIO, line: str) -> None:
     """Write a line down, and emit it."""
     file.write(f"{line}\n")
     await ctx.emit("said", line)
+
+
+@payer.handler("pay", recover="journal")
+async def pay(ctx: RunContext, ledger: str, payments: int) -> list[str]:
+    """Make payments, each under a key of its own, and emit what came of each."""
+    receipts = []
+    for number in range(payments):
+        async with ctx.effect("pay") as key:
+            receipts.append(await ctx.call("pay", partial(pay_once, ledger, ctx.attempt), key, number))
+        await ctx.emit("paid", number)
+        await ctx.sleep(0.02)
+    return receipts
+
+
+def pay_once(ledger: str, attempt: int, key: EffectKey, number: int) -> str:
+    """Write a payment into a ledger, as somebody who is slow and keeps no account of keys."""
+    time.sleep(0.02)
+    with Path(ledger).open("a") as file:
+        file.write(f"{key} {key.fence} {attempt}\n")
+    time.sleep(0.02)
+    return f"receipt {number} of {key}"
 
 
 @sleeper.handler("block")

@@ -9,7 +9,8 @@ from orchestrator.hub import Hub
 from orchestrator.store.keys import log_keys
 from orchestrator.store.memory_data import Data
 from protocol.codec import unpack_record, unpack_value
-from protocol.control import AttemptLost, Submitted, Succeeded, read_control
+from protocol.control import AttemptLost, Checkpoint, Kind, Submitted, Succeeded, read_control
+from protocol.entry import Entry, Record
 from protocol.frames import ResetReason
 from protocol.ids import LogName
 from protocol.run import FINAL, RunState
@@ -169,10 +170,17 @@ def _check_result(dump: Dump) -> Iterator[Violation]:
         numbers = [unpack_value(record.body)["n"] for record in own]
         right = due
     whole = asked.handler != "stubborn" or result == "finished"
-    if whole and numbers != list(range(due)):
+    if whole and numbers != list(range(_begins_at(records) if asked.handler == "saved" else 0, due)):
         yield Violation(Rule.SEQUENCE, dump.log, f"{asked.handler} wrote {numbers}, {due} were due")
     if asked.handler != "stubborn" and result != right:
         yield Violation(Rule.SEQUENCE, dump.log, f"{asked.handler} returned {result}, {right} was due")
+
+
+def _begins_at(records: list[tuple[Entry, Record]]) -> int:
+    """Return the last checkpoint before the last attempt began, 0 without one."""
+    claim = max(place for place, (_, record) in enumerate(records) if record.kind == Kind.CLAIMED)
+    before = [record for _, record in records[:claim] if record.kind == Kind.CHECKPOINT]
+    return int(unpack_value(read_control(Checkpoint, before[-1].body).value)) if before else 0
 
 
 def _check_producer(fleet: Fleet, dump: Dump, produced: Produced) -> Iterator[Violation]:

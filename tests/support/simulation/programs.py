@@ -66,8 +66,21 @@ def make_agent(name: str, slots: int) -> Agent:
         total = 0
         for number in range(count):
             total += await context.call("double", _double, number, pause_ms)
-            await context.emit("doubled", {"n": number, "total": total})
+            drawn = [await context.random(), str(await context.now()), await context.version("drawn")]
+            async with context.effect("double") as key:
+                await context.emit("doubled", {"n": number, "total": total, "drawn": drawn, "key": key})
+            await context.sleep(pause_ms / 1000)
         return total
+
+    @agent.handler("saved", recover="checkpoint", retries=2)
+    async def saved(context: Any, count: int, pause_ms: int, fails: int) -> int:
+        for number in range(context.last_checkpoint or 0, count):
+            await context.emit("step", {"n": number})
+            await context.checkpoint(number + 1)
+            await context.sleep(pause_ms / 1000)
+        if context.attempt <= fails:
+            raise RuntimeError(f"attempt {context.attempt} fails, as it was told to")
+        return count
 
     @agent.handler("stubborn")
     async def stubborn(context: Any, count: int, pause_ms: int, fails: int) -> str:
@@ -108,7 +121,7 @@ class Operator:
 
     async def _one(self, key: str, after_s: float, rng: Random) -> None:
         await asyncio.sleep(after_s)
-        handler = self._rng.choice(["steps", "steps", "journal", "stubborn"])
+        handler = self._rng.choice(["steps", "steps", "journal", "saved", "stubborn"])
         given = {
             "count": self._rng.randrange(1, 8),
             "pause_ms": self._rng.choice([0, 5, 100, 700]),
