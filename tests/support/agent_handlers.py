@@ -44,6 +44,18 @@ def wait_plain(ctx: PlainRunContext) -> None:
         time.sleep(0.02)
 
 
+async def nap(ctx: RunContext) -> None:
+    """Emit one entry, then sleep until it is cancelled."""
+    await ctx.emit("waiting")
+    await ctx.sleep(3600)
+
+
+def nap_plain(ctx: PlainRunContext) -> None:
+    """Do the same, in a thread."""
+    ctx.emit("waiting")
+    ctx.sleep(3600)
+
+
 async def wait_stubbornly(ctx: RunContext) -> str:
     """Return a result although it was cancelled."""
     await ctx.emit("waiting")
@@ -121,12 +133,12 @@ def make_agent(name: str = "worker", slots: int = 8) -> Agent:
     inline: tuple[Callable[..., Any], ...] = (add, count, wait, wait_plain, wait_stubbornly, block, fail, backtrack)
     for function in inline:
         agent.handler(function.__name__)(function)
-    journaled: tuple[Callable[..., Any], ...] = (steps, wander)
+    journaled: tuple[Callable[..., Any], ...] = (steps, wander, nap, nap_plain)
     for function in journaled:
         agent.handler(function.__name__, recover="journal")(function)
+        agent.handler(f"{function.__name__}_apart", recover="journal", isolation="process")(function)
     apart: tuple[Callable[..., Any], ...] = (where, backtrack, die, wait)
     for function in apart:
         agent.handler(f"{function.__name__}_apart", isolation="process")(function)
-    agent.handler("steps_apart", recover="journal", isolation="process")(steps)
     agent.handler("retried", retries=1)(fail)
     return agent

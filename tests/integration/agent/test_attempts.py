@@ -66,7 +66,9 @@ async def test_a_handler_s_result_is_the_run_s(fake: FakeHub, handler: str, give
         assert await client.run(run).result() == result
 
 
-@pytest.mark.parametrize("handler", ["wait", "wait_plain", "wait_apart"])
+@pytest.mark.parametrize(
+    "handler", ["wait", "wait_plain", "wait_apart", "nap", "nap_plain", "nap_apart", "nap_plain_apart"]
+)
 async def test_a_cancelled_handler_stops_and_says_so_once(fake: FakeHub, handler: str) -> None:
     async with serving(fake) as client:
         run = await start(fake, client, handler)
@@ -211,9 +213,10 @@ async def test_a_journalled_run_repeats_neither_calls_nor_entries(fake: FakeHub,
         assert [f"double {number}" for number in range(1, 7)] == CALLS
 
 
-async def test_a_journalled_handler_that_does_something_else_fails_for_good(fake: FakeHub) -> None:
+@pytest.mark.parametrize("handler", ["wander", "wander_apart"])
+async def test_a_journalled_handler_that_does_something_else_fails_for_good(fake: FakeHub, handler: str) -> None:
     async with serving(fake) as client:
-        run = await start(fake, client, "wander", recover="journal")
+        run = await start(fake, client, handler, recover="journal")
         await eventually(lambda: "attempt" in kinds(fake, run))
         fake.verdicts = lambda claim: f.Verdict.FENCED
         fake.cut()
