@@ -40,6 +40,11 @@ from protocol.requests import (
     LogInfo,
     LogList,
     ProducerOpen,
+    QueueGet,
+    QueueInfo,
+    QueueList,
+    QueuePurge,
+    QueueSet,
     RunInfo,
     RunList,
 )
@@ -165,6 +170,33 @@ class Client:
         """Return runs, newest first."""
         runs: tuple[RunInfo, ...] = (await self.ask("run.list", RunList(limit=limit, state=state, queue=queue))).runs
         return runs
+
+    # Queues
+
+    async def queues(self, limit: int = 100) -> tuple[QueueInfo, ...]:
+        """Return queues, by name."""
+        queues: tuple[QueueInfo, ...] = (await self.ask("queue.list", QueueList(limit=limit))).queues
+        return queues
+
+    async def queue(self, name: str) -> QueueInfo:
+        """Return a queue, with what waits on it. One that never had a run is empty."""
+        info: QueueInfo = await self.ask("queue.get", QueueGet(queue=name))
+        return info
+
+    async def set_queue(self, name: str, *, paused: bool | None = None, limit: int | None = None) -> QueueInfo:
+        """Say something of a queue; what is not given stays.
+
+        Args:
+            name: the queue.
+            paused: whether its runs are left to wait; those that are worked on go on.
+            limit: how many of its runs are worked on at once, over all agents; 0 for any number.
+        """
+        info: QueueInfo = await self.ask("queue.set", QueueSet(queue=name, paused=paused, limit=limit))
+        return info
+
+    async def purge_queue(self, name: str, reason: str | None = None) -> int:
+        """Cancel every run of a queue that waits. Returns how many there were."""
+        return int((await self.ask("queue.purge", QueuePurge(queue=name, reason=reason))).purged)
 
     # Logs
 

@@ -24,7 +24,7 @@ from agent.submission import SubmitOptions
 from agent.threads import LoopThread
 from protocol.entry import Position
 from protocol.frames import Start
-from protocol.requests import AgentInfo, LogInfo, RunInfo
+from protocol.requests import AgentInfo, LogInfo, QueueInfo, RunInfo
 
 __all__ = ["SyncClient", "SyncPublisher", "SyncReader", "SyncRun"]
 
@@ -221,6 +221,22 @@ class SyncClient(_Closing):
     def runs(self, limit: int = 100, *, state: str | None = None, queue: str | None = None) -> tuple[RunInfo, ...]:
         """Return runs, newest first."""
         return self._portal(self._client.runs(limit, state=state, queue=queue))
+
+    def queues(self, limit: int = 100) -> tuple[QueueInfo, ...]:
+        """Return queues, by name."""
+        return self._portal(self._client.queues(limit))
+
+    def queue(self, name: str) -> QueueInfo:
+        """Return a queue, with what waits on it."""
+        return self._portal(self._client.queue(name))
+
+    def set_queue(self, name: str, *, paused: bool | None = None, limit: int | None = None) -> QueueInfo:
+        """Say something of a queue. See `Client.set_queue`."""
+        return self._portal(self._client.set_queue(name, paused=paused, limit=limit))
+
+    def purge_queue(self, name: str, reason: str | None = None) -> int:
+        """Cancel every run of a queue that waits. Returns how many there were."""
+        return self._portal(self._client.purge_queue(name, reason))
 
     def subscribe(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Set
 import structlog
 
 from orchestrator.core import attempts, runs
+from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
@@ -24,16 +25,13 @@ from protocol.codec import unpack_record
 from protocol.control import Submitted, read_control
 from protocol.entry import Position
 from protocol.frames import Assign, Recover
-from protocol.ids import LogKind, LogName, queue_partition
+from protocol.ids import LogKind, LogName
 from protocol.run import RunState
 
 __all__ = ["Dispatch", "assignment"]
 
 POLL_S = 1.0
 CLAIMS_AT_ONCE_MAX = 64
-
-Queue = tuple[str, str]
-"""Namespace and name."""
 
 log_ = structlog.get_logger()
 
@@ -58,15 +56,15 @@ class Dispatch:
     def hint(self, word: str) -> None:
         """Take a hint of a commit: a queue may have work."""
         kind, _, place = word.partition(":")
-        namespace, _, queue = place.partition("/")
+        namespace, _, name = place.partition("/")
         if kind == "queue":
-            self._mark((namespace, queue))
+            self._mark(Queue(namespace, name))
 
     def offer(self, peer: Peer) -> None:
         """An agent has a free slot, or a new one."""
         if peer.slots_free:
-            for queue in peer.queues:
-                self._mark((peer.namespace, queue))
+            for name in peer.queues:
+                self._mark(Queue(peer.namespace, name))
 
     async def run(self) -> None:
         """Claim until cancelled."""
@@ -79,7 +77,7 @@ class Dispatch:
                 self._woken.clear()
                 ready = self._dirty - self._busy
                 self._dirty -= ready
-                for queue in filter(self._is_wanted, ready):
+                for queue in (queue for queue in ready if any(self._able(queue))):
                     self._busy.add(queue)
                     tasks.create_task(self._serve(queue))
 
@@ -89,47 +87,56 @@ class Dispatch:
 
     def _wanted(self) -> set[Queue]:
         """The queues that an agent here would take a run from now."""
-        return {(peer.namespace, queue) for peer in self._peers if peer.slots_free for queue in peer.queues}
+        return {Queue(peer.namespace, name) for peer in self._peers if peer.slots_free for name in peer.queues}
 
-    def _is_wanted(self, queue: Queue) -> bool:
-        """Whether an agent here would take a run from this queue now."""
-        namespace, name = queue
-        return any(peer.slots_free and peer.namespace == namespace and name in peer.queues for peer in self._peers)
+    def _able(self, queue: Queue) -> Iterator[Peer]:
+        """The agents here that would take a run from this queue now."""
+        for peer in self._peers:
+            if peer.slots_free and peer.namespace == queue.namespace and queue.name in peer.queues:
+                yield peer
 
     async def _serve(self, queue: Queue) -> None:
         try:
             while await self._round(queue):
                 pass
         except StoreError as fault:
-            log_.warning("dispatch_paused", queue=queue[1], reason=str(fault))
+            log_.warning("dispatch_paused", queue=queue.name, reason=str(fault))
         finally:
             self._busy.discard(queue)
             if queue in self._dirty:
                 self._woken.set()
 
     async def _round(self, queue: Queue) -> bool:
-        """Claim what waits, as far as slots go. Returns whether it is worth looking again."""
-        namespace, name = queue
-        buckets = await self._line.store.set_members(keys.buckets(queue_partition(namespace, name), namespace, name))
-        if not buckets:  # found out before the agents are counted: thousands may have come at once
+        """Claim what waits, as far as slots and the queue's terms go. Returns whether it is worth looking again."""
+        store = self._line.store
+        buckets, fields = await asyncio.gather(
+            store.set_members(keys.buckets(queue.partition, queue.namespace, queue.name)), store.hash_all(queue.terms)
+        )
+        terms = Terms.parse(fields)
+        if not buckets or terms.paused:  # found out before the agents are counted: thousands may have come at once
             return False
-        able = [peer for peer in self._peers if peer.slots_free and name in peer.queues]
-        able = [peer for peer in able if peer.namespace == namespace]
+        able = list(self._able(queue))
         offered = {bucket for bucket in buckets if any(_takes(peer, bucket) for peer in able)}
-        waiting = await self._waiting(queue, offered, _slots(able))
-        claims = list(self._match(queue[0], waiting, able))
+        room = sum(peer.slots_free for peer in able)
+        if terms.limit is not None:
+            room = min(room, terms.limit - await store.hash_size(queue.active))
+        waiting = await self._waiting(queue, offered, room)
+        claims = list(self._match(queue, waiting, able))
         if not claims:
             return False
-        made = await asyncio.gather(*(self._claim(log, peer, handler) for log, peer, handler in claims))
+        made = await asyncio.gather(*(self._claim(log, peer, handler, terms) for log, peer, handler in claims))
         return any(made)
 
-    async def _waiting(self, queue: Queue, buckets: Set[str], limit: int) -> list[tuple[int, str, str]]:
-        """Return what waits in these buckets, as (score, run, bucket), in order."""
-        namespace, name = queue
-        partition, store = queue_partition(namespace, name), self._line.store
-        limit = min(limit, CLAIMS_AT_ONCE_MAX)
+    async def _waiting(self, queue: Queue, buckets: Set[str], room: int) -> list[tuple[int, str, str]]:
+        """Return what waits in these buckets, as (score, run, bucket), in order, as far as there is room."""
+        if room <= 0:
+            return []
+        limit = min(room, CLAIMS_AT_ONCE_MAX)
         ranges = await asyncio.gather(
-            *(store.sorted_range(keys.queue(partition, namespace, name, bucket), limit) for bucket in buckets)
+            *(
+                self._line.store.sorted_range(keys.queue(queue.partition, queue.namespace, queue.name, bucket), limit)
+                for bucket in buckets
+            )
         )
         found = [
             (score, run, bucket) for bucket, members in zip(buckets, ranges, strict=True) for run, score in members
@@ -138,21 +145,21 @@ class Dispatch:
 
     @staticmethod
     def _match(
-        namespace: str, waiting: Iterable[tuple[int, str, str]], able: list[Peer]
+        queue: Queue, waiting: Iterable[tuple[int, str, str]], able: list[Peer]
     ) -> Iterator[tuple[LogName, Peer, str]]:
         """Give each run to the least loaded agent that may take it, and hold a slot for it."""
         for _, run, bucket in waiting:
             fit = [peer for peer in able if peer.slots_free and run not in peer.held and _takes(peer, bucket)]
             if fit:
                 peer = min(fit, key=lambda one: len(one.held) / one.slots)
-                peer.held[run] = Held(attempt=0, fence=0)
-                yield LogName(namespace, LogKind.RUN, run), peer, parse_bucket(bucket)[0]
+                peer.held[run] = Held(attempt=0, fence=0, queue=queue.name)
+                yield LogName(queue.namespace, LogKind.RUN, run), peer, parse_bucket(bucket)[0]
 
-    async def _claim(self, log: LogName, peer: Peer, handler: str) -> bool:
+    async def _claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> bool:
         """Claim one run for an agent whose slot is held for it. Returns whether it was claimed."""
         claimed = False
         try:
-            claimed = await self._try_claim(log, peer, handler)
+            claimed = await self._try_claim(log, peer, handler, terms)
         except StoreUnavailable:
             raise
         except StoreError as fault:  # this one run cannot be read; the others can
@@ -162,15 +169,16 @@ class Dispatch:
                 peer.held.pop(log.name, None)
         return claimed
 
-    async def _try_claim(self, log: LogName, peer: Peer, handler: str) -> bool:
+    async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> bool:
         line = self._line
         fields = await line.store.meta(log)
         meta = RunMeta.parse(log, fields) if fields else None
         if meta is None or meta.state is not RunState.QUEUED:
             return False
         ids = runs.Ids(line.new_commit_id(), line.src)
-        spec = peer.handlers[handler]
-        commit, run = attempts.claim(ids, meta, peer.holder, spec, store_ms=line.now_ms(), lease_ms=self._lease_ms)
+        commit, run = attempts.claim(
+            ids, meta, peer.holder, peer.handlers[handler], terms, store_ms=line.now_ms(), lease_ms=self._lease_ms
+        )
         result = await settle(line, commit)
         if isinstance(result, Refused) or result.repeated:
             fields = await line.store.meta(log)
@@ -183,7 +191,7 @@ class Dispatch:
         assign = await assignment(line, run, self._lease_ms)
         if assign is None:
             return False
-        peer.held[log.name] = Held(run.attempt, run.fence)
+        peer.held[log.name] = Held(run.attempt, run.fence, run.queue)
         peer.send(assign)
         return True
 
@@ -219,7 +227,3 @@ def _takes(peer: Peer, bucket: str) -> bool:
     """Whether an agent has the handler and the labels that the runs of a bucket ask for."""
     handler, where = parse_bucket(bucket)
     return handler in peer.handlers and where.fits(peer.labels)
-
-
-def _slots(peers: Iterable[Peer]) -> int:
-    return sum(peer.slots_free for peer in peers)

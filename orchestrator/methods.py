@@ -19,9 +19,11 @@ from pydantic import ValidationError
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_kind, unavailable_code
+from orchestrator.core.queues import Queue
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Peer
+from orchestrator.queueing import Queueing
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.settle import settle
@@ -50,6 +52,13 @@ from protocol.requests import (
     Place,
     ProducerOpen,
     ProducerOpened,
+    QueueGet,
+    QueueInfo,
+    QueueList,
+    QueueListed,
+    QueuePurge,
+    QueuePurged,
+    QueueSet,
     RunCancel,
     RunCancelled,
     RunGet,
@@ -88,6 +97,7 @@ class Methods:
     ) -> None:
         self._line = line
         self._reading = reading
+        self._queueing = Queueing(line)
         self._registry = registry
         self._dispatch = dispatch
         self._body_bytes_max = body_bytes_max
@@ -97,6 +107,10 @@ class Methods:
             "run.get": self._run_get,
             "run.list": self._run_list,
             "run.cancel": self._run_cancel,
+            "queue.list": self._queue_list,
+            "queue.get": self._queue_get,
+            "queue.set": self._queue_set,
+            "queue.purge": self._queue_purge,
             "producer.open": self._producer_open,
             "log.read": self._log_read,
             "log.get": self._log_get,
@@ -199,6 +213,28 @@ class Methods:
     def _run_log(self, peer: Peer, run: str) -> LogName:
         return LogName.parse(f"run/{run}", peer.namespace)
 
+    # Queues
+
+    async def _queue_list(self, peer: Peer, _op: str, params: QueueList) -> QueueListed:
+        require(peer.scopes, Action.READ)
+        return QueueListed(queues=await self._queueing.list(peer.namespace, params.limit))
+
+    async def _queue_get(self, peer: Peer, _op: str, params: QueueGet) -> QueueInfo:
+        require(peer.scopes, Action.READ)
+        return await self._queueing.get(_queue(peer, params.queue))
+
+    async def _queue_set(self, peer: Peer, _op: str, params: QueueSet) -> QueueInfo:
+        require(peer.scopes, Action.CONTROL)
+        queue = _queue(peer, params.queue)
+        info = await self._queueing.set(queue, params)
+        self._dispatch.hint(runs.queue_hint(queue.namespace, queue.name))
+        return info
+
+    async def _queue_purge(self, peer: Peer, _op: str, params: QueuePurge) -> QueuePurged:
+        require(peer.scopes, Action.CONTROL)
+        queue = _queue(peer, params.queue)
+        return QueuePurged(purged=await self._queueing.purge(queue, peer.principal, params.reason))
+
     # Logs
 
     async def _producer_open(self, peer: Peer, op: str, params: ProducerOpen) -> ProducerOpened:
@@ -294,6 +330,10 @@ class Methods:
             if value:
                 return model.model_validate(unpack_value(value))
         return None
+
+
+def _queue(peer: Peer, name: str) -> Queue:
+    return Queue(peer.namespace, check_name(name))
 
 
 def _op_field(peer: Peer, log: LogName, op: str) -> str:

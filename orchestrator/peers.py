@@ -14,10 +14,11 @@ __all__ = ["Held", "Peer", "Peers"]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An attempt that a connected agent holds."""
+    """An attempt that a connected agent holds, of a run on `queue`."""
 
     attempt: int
     fence: int
+    queue: str
 
 
 @dataclass(slots=True, eq=False)

@@ -132,7 +132,7 @@ class Work:
         result = await settle(self._line, attempts.rebind(self._ids(), meta, peer.holder, self._lease_ms))
         if isinstance(result, Refused):
             return False
-        peer.held[meta.log.name] = Held(meta.attempt, meta.fence)
+        peer.held[meta.log.name] = Held(meta.attempt, meta.fence, meta.queue)
         return True
 
     async def _held(self, peer: Peer) -> list[LogName]:
@@ -281,18 +281,18 @@ class Work:
     async def _proposal(self, peer: Peer, log: LogName, frame: Publish, prepared: publishing.Prepared) -> Commit:
         """Propose the commit of a publish. Only an attempt that errored costs a read of the run."""
         kind, body, _, _ = frame.entries[-1]
-        ending = None
-        if kind == Kind.ERRORED:
-            meta = await self._meta(log)
-            if meta is not None:
-                errored = read_control(Errored, body)
-                store_ms = self._line.now_ms()
+        ending, queue = None, ""
+        if kind in publishing.ENDINGS:
+            known = peer.held.get(log.name)
+            meta = await self._meta(log) if kind == Kind.ERRORED or known is None else None
+            queue = meta.queue if meta is not None else known.queue if known is not None else ""
+            if kind != Kind.ERRORED:
+                ending = attempts.conclude(log, Kind(kind))
+            elif meta is not None:
+                errored, store_ms = read_control(Errored, body), self._line.now_ms()
                 ending = attempts.conclude_error(self._ids(), meta, errored, random.random(), store_ms)
-        elif kind in publishing.ENDINGS:
-            ending = attempts.conclude(log, Kind(kind))
-        return attempts.publish(
-            self._ids(), log, peer.holder, prepared.claim, prepared.packed, expect=frame.expect, ending=ending
-        )
+        ids, claim, packed = self._ids(), prepared.claim, prepared.packed
+        return attempts.publish(ids, log, peer.holder, claim, packed, expect=frame.expect, ending=ending, queue=queue)
 
     async def _overflow(self, log: LogName) -> None:
         """End a run whose log is at its limit. What was published is in it, whatever becomes of that."""

@@ -24,6 +24,7 @@ __all__ = [
     "AgentList",
     "AgentListed",
     "AgentSend",
+    "Bucket",
     "LogGet",
     "LogInfo",
     "LogList",
@@ -34,6 +35,13 @@ __all__ = [
     "Place",
     "ProducerOpen",
     "ProducerOpened",
+    "QueueGet",
+    "QueueInfo",
+    "QueueList",
+    "QueueListed",
+    "QueuePurge",
+    "QueuePurged",
+    "QueueSet",
     "RunCancel",
     "RunCancelled",
     "RunGet",
@@ -149,6 +157,65 @@ class RunCancelled(Part):
     """The run's state after the command; `running` until its handler has stopped."""
 
     state: str
+
+
+class QueueList(Part):
+    """`queue.list`: queues that have had runs, or of which something was said, by name."""
+
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = 100
+
+
+class QueueGet(Part):
+    """`queue.get`: one queue. One that never had a run is empty."""
+
+    queue: Name
+
+
+class Bucket(Part):
+    """Runs of a queue that wait for the same: their handler, and the labels that they ask for."""
+
+    handler: str
+    where: str = ""
+    waiting: UInt
+
+
+class QueueInfo(Part):
+    """A queue: `waiting` for an agent, `later` for their time, `active` with an agent; at most `limit` of these."""
+
+    queue: Name
+    paused: bool = False
+    limit: UInt | None = None
+    waiting: UInt
+    later: UInt
+    active: UInt
+    buckets: tuple[Bucket, ...] = ()
+
+
+class QueueListed(Part):
+    """Queues, by name, without what their runs wait for."""
+
+    queues: tuple[QueueInfo, ...]
+
+
+class QueueSet(Part):
+    """`queue.set`: say something of a queue; what is not given stays. A `limit` of 0 takes the limit away."""
+
+    queue: Name
+    paused: bool | None = None
+    limit: UInt | None = None
+
+
+class QueuePurge(Part):
+    """`queue.purge`: cancel every run of a queue that waits or comes to it later. Those that run go on."""
+
+    queue: Name
+    reason: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class QueuePurged(Part):
+    """How many runs were cancelled."""
+
+    purged: UInt
 
 
 class ProducerOpen(Part):
@@ -277,6 +344,10 @@ METHODS: dict[str, Method] = {
     "run.get": Method(RunGet, RunInfo),
     "run.list": Method(RunList, RunListed),
     "run.cancel": Method(RunCancel, RunCancelled, mutates=True),
+    "queue.list": Method(QueueList, QueueListed),
+    "queue.get": Method(QueueGet, QueueInfo),
+    "queue.set": Method(QueueSet, QueueInfo),
+    "queue.purge": Method(QueuePurge, QueuePurged),
     "producer.open": Method(ProducerOpen, ProducerOpened, mutates=True),
     "log.read": Method(LogRead, LogReadPage),
     "log.get": Method(LogGet, LogInfo),
@@ -285,4 +356,4 @@ METHODS: dict[str, Method] = {
     "agent.get": Method(AgentGet, AgentInfo),
     "agent.send": Method(AgentSend, Place, mutates=True),
 }
-"""Every method. `mutates` asks for an `op`; `run.submit` has its key instead."""
+"""Every method. `mutates` asks for an `op`; `run.submit` has its key, and what is said of a queue may be said again."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core import runs
+from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
 from orchestrator.core.runs import Ids, dequeue, member, timer
 from orchestrator.store import keys
@@ -113,9 +114,12 @@ def producer_name(attempt: int) -> str:
 
 
 def claim(
-    ids: Ids, meta: RunMeta, holder: Holder, spec: HandlerSpec, *, store_ms: int, lease_ms: int
+    ids: Ids, meta: RunMeta, holder: Holder, spec: HandlerSpec, terms: Terms, *, store_ms: int, lease_ms: int
 ) -> tuple[Commit, RunMeta]:
-    """Propose that this session gets the run's next attempt, with a lease. Returns also the meta after it."""
+    """Propose that this session gets the run's next attempt, with a lease, under the terms of its queue.
+
+    Returns also the meta after it.
+    """
     log, place = meta.log, meta.head + 1
     timeout_ms = meta.timeout_ms or spec.timeout_ms
     after = replace(
@@ -148,11 +152,12 @@ def claim(
         retries=after.retries,
         timeout_ms=timeout_ms,
     )
+    queue = Queue(log.namespace, meta.queue)
     record = ProducerRecord(fence=after.fence, ts_ms=store_ms).encode()
     commit = Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=meta.unchanged(),
+        guards=(*meta.unchanged(), *terms.guards(queue)),
         appends=(Append(log, (pack_control(Kind.CLAIMED, ids.src, body, attempt=after.attempt),), ""),),
         ops=(
             HashSet(keys.meta(log), after.attempt_fields()),
@@ -160,8 +165,10 @@ def claim(
             *(() if meta.due_ms == after.due_ms else (timer(log, after.due_ms),)),
             _lease(log, lease_ms),
             HashSet(keys.held(meta.partition, log.namespace, after.agent), {log.name: str(after.fence)}),
+            HashSet(queue.active, {log.name: str(after.fence)}),
             HashSet(keys.producers(log), {producer_name(after.attempt): record}),
         ),
+        below=terms.below(queue),
     )
     return commit, after
 
@@ -198,8 +205,9 @@ def publish(
     *,
     expect: int | None = None,
     ending: Ending | None = None,
+    queue: str = "",
 ) -> Commit:
-    """Propose entries of an attempt; with `ending` they are its last."""
+    """Propose entries of an attempt; with `ending` they are its last, and `queue` is that of its run."""
     partition = partition_of(log)
     guards = as_read(log, producer.fence, RunState.RUNNING, holder.session)
     if ending is None:
@@ -210,7 +218,7 @@ def publish(
         partition=partition,
         guards=guards + ending.guards,
         appends=(Append(log, packed + ending.entries, "", producer, expect),),
-        ops=_ended(log, holder.agent, ending),
+        ops=_ended(log, holder.agent, queue, ending),
         hints=ending.hints,
     )
 
@@ -234,6 +242,7 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
 def _after_failure(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:
     error, failures, retries = errored.error, meta.failures + 1, meta.retries or 0
     fields, due_ms = {"failures": str(failures)}, None
+    ops: tuple[Op, ...] = ()
     if meta.cancelling:
         state, entry = RunState.CANCELLED, _cancelled(ids, "failed while it was being cancelled")
     elif not errored.retryable or retries == 0:
@@ -248,7 +257,8 @@ def _after_failure(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
         state, entry = RunState.QUEUED, pack_control(Kind.RETRY, ids.src, retry)
         after = replace(meta, state=state, not_before_ms=store_ms + wait_ms)
         fields["not_before"], due_ms = str(after.not_before_ms), after.due_ms
-    return Ending(state, (entry,), fields, (meta.cancel_unchanged(),), due_ms=due_ms)
+        ops = (runs.put_off(meta.log, meta.queue, after.not_before_ms),)
+    return Ending(state, (entry,), fields, (meta.cancel_unchanged(),), ops, due_ms=due_ms)
 
 
 # Ended by the hub
@@ -322,18 +332,19 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
         partition=meta.partition,
         guards=(*meta.unchanged(), meta.cancel_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
-        ops=_ended(meta.log, meta.agent, ending),
+        ops=_ended(meta.log, meta.agent, meta.queue, ending),
         hints=ending.hints,
     )
 
 
-def _ended(log: LogName, agent: str, ending: Ending) -> tuple[Op, ...]:
+def _ended(log: LogName, agent: str, queue: str, ending: Ending) -> tuple[Op, ...]:
     """Write down that an attempt is over, and let its agent have it no more."""
     partition = partition_of(log)
     return (
         HashSet(keys.meta(log), {"state": ending.state.value, **ending.fields}),
         SortedRemove(keys.leases(partition), member(log)),
         HashDelete(keys.held(partition, log.namespace, agent), (log.name,)),
+        HashDelete(keys.active(partition, log.namespace, queue), (log.name,)),
         timer(log, ending.due_ms),
         *ending.ops,
     )

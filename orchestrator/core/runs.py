@@ -46,10 +46,12 @@ __all__ = [
     "input_digest",
     "look_again",
     "member",
+    "put_off",
     "queue_hint",
     "requeue",
     "submit",
     "timer",
+    "withdraw",
 ]
 
 _PRIORITY_STEP = 10**13
@@ -95,6 +97,18 @@ def dequeue(meta: RunMeta) -> tuple[Op, ...]:
     waiting = keys.queue(meta.partition, meta.log.namespace, meta.queue, meta.bucket)
     buckets = keys.buckets(meta.partition, meta.log.namespace, meta.queue)
     return SortedRemove(waiting, meta.log.name), SetPrune(buckets, meta.bucket, waiting)
+
+
+def put_off(log: LogName, queue: str, until_ms: int) -> Op:
+    """Note that a run comes to its queue later."""
+    return SortedAdd(keys.later(partition_of(log), log.namespace, queue), log.name, until_ms)
+
+
+def withdraw(meta: RunMeta) -> tuple[Op, ...]:
+    """Let a run wait no more, neither on its queue nor for the time when it comes there."""
+    if not meta.not_before_ms:
+        return dequeue(meta)
+    return (SortedRemove(keys.later(meta.partition, meta.log.namespace, meta.queue), meta.log.name),)
 
 
 def timer(log: LogName, due_ms: int | None) -> Op:
@@ -177,7 +191,8 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: s
         ops=(
             HashSet(keys.meta(log), fields),
             HashSet(mapping, {params.key: f"{log.name} {digest}"}),
-            *(() if not_before_ms else waits),
+            SetAdd(keys.queues(partition, namespace), params.queue),
+            *((put_off(log, params.queue, not_before_ms),) if not_before_ms else waits),
             *(() if due_ms is None else (timer(log, due_ms),)),
         ),
         hints=(queue_hint(namespace, params.queue),),
@@ -195,7 +210,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     if meta.state is RunState.QUEUED:
         entries.append(pack_control(Kind.CANCELLED, hub, Cancelled(reason=params.reason)))
         fields["state"] = RunState.CANCELLED.value
-        ops = (*dequeue(meta), timer(meta.log, None))
+        ops = (*withdraw(meta), timer(meta.log, None))
     return Commit(
         id=ids.commit,
         partition=meta.partition,
@@ -214,7 +229,7 @@ def expire(ids: Ids, meta: RunMeta) -> Commit:
         appends=(Append(meta.log, (expired(ids, meta),), ""),),
         ops=(
             HashSet(keys.meta(meta.log), {"state": RunState.EXPIRED.value}),
-            *dequeue(meta),
+            *withdraw(meta),
             timer(meta.log, None),
         ),
     )
@@ -239,6 +254,7 @@ def requeue(ids: Ids, meta: RunMeta) -> Commit:
         guards=meta.unchanged(),
         ops=(
             HashDelete(keys.meta(meta.log), ("not_before",)),
+            *withdraw(meta),
             *enqueue(meta.log, meta.queue, meta.bucket, meta.priority),
             timer(meta.log, after.due_ms),
         ),

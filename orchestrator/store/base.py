@@ -37,6 +37,7 @@ __all__ = [
     "PRODUCER_TTL_MS",
     "Append",
     "Appended",
+    "Below",
     "Commit",
     "Durability",
     "Guard",
@@ -106,6 +107,14 @@ class Guard:
     key: str
     field: str
     expected: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A hash that must have fewer fields than this."""
+
+    key: str
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +224,7 @@ class Commit:
         id: `<hub id>.<number>`, new for every proposal; the same on every retry of that proposal.
         partition: whose keys everything in here belongs to.
         guards: what must be so, else the commit is `Refusal.GUARD`.
+        below: what must not be full, else likewise.
         appends: at most one for each log.
         ops: index entries to change.
         hints: words for other hubs, sent with the heads of the logs on the wake channel.
@@ -226,6 +236,12 @@ class Commit:
     appends: tuple[Append, ...] = ()
     ops: tuple[Op, ...] = ()
     hints: tuple[str, ...] = ()
+    below: tuple[Below, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[Guard | Below, ...]:
+        """Everything that must be so, as `Refused.guard` counts it."""
+        return (*self.guards, *self.below)
 
 
 class Refusal(StrEnum):
@@ -246,8 +262,8 @@ class Refused:
     Attributes:
         reason: which check failed first.
         append: index of the append that it failed on (0 for guards).
-        guard: index of the guard that failed, for `GUARD`.
-        actual: what the guarded field holds, for `GUARD`; None where it is absent.
+        guard: index of the guard that failed, for `GUARD`, among `Commit.conditions`.
+        actual: what the guarded field holds, for `GUARD`; None where it is absent. Of `Below`, how many there are.
         last: the producer's last accepted seq, for the producer's refusals; None where the log knows no such producer.
         head: the log's head, for `EXPECT`.
     """
@@ -363,6 +379,12 @@ class Store(Protocol):
 
     async def hash_put(self, key: str, fields: Mapping[str, str | bytes | None]) -> None:
         """Set fields of a hash outside any partition (the registry); None deletes the field."""
+
+    async def hash_size(self, key: str) -> int:
+        """Return how many fields a hash has."""
+
+    async def sorted_size(self, key: str) -> int:
+        """Return how many members a sorted set has."""
 
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> list[tuple[str, int]]:
         """Return members with scores, lowest score first."""

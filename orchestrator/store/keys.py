@@ -21,9 +21,11 @@ __all__ = [
     "PREFIX",
     "LogKeys",
     "acks",
+    "active",
     "buckets",
     "held",
     "idempotency",
+    "later",
     "leases",
     "log_index",
     "log_keys",
@@ -32,6 +34,8 @@ __all__ = [
     "partition_prefix",
     "producers",
     "queue",
+    "queue_terms",
+    "queues",
     "stream",
     "timers",
     "wake",
@@ -60,6 +64,10 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:keys:*",
     f"{PREFIX}:{{p??}}:queue:*",
     f"{PREFIX}:{{p??}}:buckets:*",
+    f"{PREFIX}:{{p??}}:later:*",
+    f"{PREFIX}:{{p??}}:active:*",
+    f"{PREFIX}:{{p??}}:queues:*",
+    f"{PREFIX}:{{p??}}:terms:*",
     f"{PREFIX}:{{p??}}:held:*",
     f"{PREFIX}:{{p??}}:leases",
     f"{PREFIX}:{{p??}}:timers",
@@ -112,13 +120,33 @@ def idempotency(partition: int, namespace: str, queue_name: str) -> str:
 
 
 def queue(partition: int, namespace: str, queue_name: str, bucket: str) -> str:
-    """ZSET of the runs of a queue that wait, one for each bucket, that is each handler."""
+    """ZSET of the runs of a queue that wait, one for each bucket, that is each handler and selector."""
     return _key(partition, "queue", namespace, queue_name, bucket)
 
 
 def buckets(partition: int, namespace: str, queue_name: str) -> str:
-    """SET of the buckets that a queue has had runs in."""
+    """SET of the buckets that a queue has runs in."""
     return _key(partition, "buckets", namespace, queue_name)
+
+
+def later(partition: int, namespace: str, queue_name: str) -> str:
+    """ZSET of the runs of a queue that come to it later, by when, in ms."""
+    return _key(partition, "later", namespace, queue_name)
+
+
+def active(partition: int, namespace: str, queue_name: str) -> str:
+    """HASH run -> fence of the runs of a queue that agents work on."""
+    return _key(partition, "active", namespace, queue_name)
+
+
+def queues(partition: int, namespace: str) -> str:
+    """SET of the queues of this partition that have had runs or terms."""
+    return _key(partition, "queues", namespace)
+
+
+def queue_terms(partition: int, namespace: str, queue_name: str) -> str:
+    """HASH of what is said of a queue: paused, limit."""
+    return _key(partition, "terms", namespace, queue_name)
 
 
 def leases(partition: int) -> str:

@@ -202,6 +202,14 @@ class MemoryStore:
         """Return a whole hash."""
         return dict((await self._data()).hashes.get(key, {}))
 
+    async def hash_size(self, key: str) -> int:
+        """Return how many fields a hash has."""
+        return len((await self._data()).hashes.get(key, {}))
+
+    async def sorted_size(self, key: str) -> int:
+        """Return how many members a sorted set has."""
+        return len((await self._data()).sorted_sets.get(key, {}))
+
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> Ranked:
         """Return members with scores, lowest score first."""
         return (await self._data()).ranked(key, score_max)[:limit]

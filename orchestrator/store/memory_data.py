@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from orchestrator.store.base import (
     Append,
     Appended,
+    Below,
     Commit,
+    Guard,
     HashDelete,
     HashSet,
     Op,
@@ -162,10 +164,9 @@ class Data:
         skips = self._check_claims(commit, now_ms)
         if not isinstance(skips, list):
             return skips
-        for index, guard in enumerate(commit.guards):
-            value = self.field(guard.key, guard.field)
-            actual = None if value is None else value.decode(errors="replace")
-            if actual != guard.expected:
+        for index, guard in enumerate(commit.conditions):
+            holds, actual = self._judge(guard)
+            if not holds:
                 return Refused(Refusal.GUARD, guard=index, actual=actual)
         for index, append in enumerate(commit.appends):
             head = self.head(log_keys(append.log).meta).offset
@@ -270,6 +271,15 @@ class Data:
                 self.sets.setdefault(op.key, set()).add(op.member)
             case SetPrune():
                 self._prune(op)
+
+    def _judge(self, guard: Guard | Below) -> tuple[bool, str | None]:
+        """Return whether a guard holds, and what there is."""
+        if isinstance(guard, Below):
+            size = len(self.hashes.get(guard.key, ()))
+            return size < guard.limit, str(size)
+        value = self.field(guard.key, guard.field)
+        actual = None if value is None else value.decode(errors="replace")
+        return actual == guard.expected, actual
 
     def _prune(self, op: SetPrune) -> None:
         kept = self.sets.get(op.key)

@@ -205,6 +205,14 @@ class RedisStore:
         flat = await self._reads.call("HGETALL", key)
         return {name.decode(): value for name, value in _pairs(flat)}
 
+    async def hash_size(self, key: str) -> int:
+        """Return how many fields a hash has."""
+        return int(await self._reads.call("HLEN", key))
+
+    async def sorted_size(self, key: str) -> int:
+        """Return how many members a sorted set has."""
+        return int(await self._reads.call("ZCARD", key))
+
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> Ranked:
         """Return members with scores, lowest score first."""
         return _ranked(await self._reads.call(*_lowest(key, limit, score_max)))

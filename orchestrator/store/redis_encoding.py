@@ -13,7 +13,9 @@ from orchestrator.store.base import (
     PRODUCER_TTL_MS,
     Append,
     Appended,
+    Below,
     Commit,
+    Guard,
     HashDelete,
     HashSet,
     Op,
@@ -61,14 +63,17 @@ def encode_batch(commits: Sequence[Commit], hub: str, partition: int) -> tuple[l
 def _encode_commit(commit: Commit, table: _KeyTable) -> tuple[object, ...]:
     return (
         commit.id,
-        [
-            (table[guard.key], guard.field, False if guard.expected is None else guard.expected)
-            for guard in commit.guards
-        ],
+        [_encode_guard(guard, table) for guard in commit.conditions],
         [_encode_append(append, table) for append in commit.appends],
         [_encode_op(op, table) for op in commit.ops],
         commit.hints,
     )
+
+
+def _encode_guard(guard: Guard | Below, table: _KeyTable) -> tuple[object, ...]:
+    if isinstance(guard, Below):
+        return table[guard.key], False, guard.limit
+    return table[guard.key], guard.field, False if guard.expected is None else guard.expected
 
 
 def _encode_append(append: Append, table: _KeyTable) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.store import keys
-from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit
+from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit, SetPrune
 
 __all__ = ["COMMIT_ID_CHARS_MAX", "LONE_COMMIT_FACTOR", "check_commit"]
 
@@ -38,9 +38,11 @@ def check_commit(commit: Commit) -> tuple[int, int]:
         raise ValueError("a commit appends to one log twice")
     if entries > COMMIT_ENTRIES_MAX * LONE_COMMIT_FACTOR or size > COMMIT_BYTES_MAX * LONE_COMMIT_FACTOR:
         raise ValueError(f"a commit of {entries} entries and {size} bytes is too large")
-    for part in (*commit.guards, *commit.ops):
+    for part in (*commit.conditions, *commit.ops):
         if not part.key.startswith(prefix):
             raise ValueError(f"{part.key!r} is no key of partition {commit.partition}")
+        if isinstance(part, SetPrune) and not part.unless.startswith(prefix):
+            raise ValueError(f"{part.unless!r} is no key of partition {commit.partition}")
     return entries, size
 
 

@@ -4,7 +4,7 @@
 -- KEYS     every key that the batch reads or writes; ARGV[1] refers to them by index, from 1
 -- ARGV[1]  msgpack {hub, channel, producer_ttl_ms, {commit, ...}}
 --   commit    {id, {guard...}, {append...}, {op...}, {hint...}}
---   guard     {key, field, expected or false}
+--   guard     {key, field, expected or false}   {key, false, how many fields it has fewer than}
 --   append    {stream, meta, producers, index, name, wake name, epoch, expect or false, claim or false, {packed...}}
 --   claim     {field, fence, seq, count, digest}
 --   op        {1 HSET, key, ttl_ms or false, {field, value...}}   {2 HDEL, key, {field...}}
@@ -140,6 +140,20 @@ local function check_claim(append)
   return last + 1 - seq
 end
 
+-- Whether a guard does not hold, and what there is instead.
+local function fails(guard)
+  if not guard[2] then
+    local size = call('HLEN', KEYS[guard[1]])
+    return size >= guard[3], digits(size)
+  end
+  if KEPT_AT_HAND[guard[2]] then
+    write_log(guard[1])
+  end
+  write_records(guard[1])
+  local actual = call('HGET', KEYS[guard[1]], guard[2])
+  return actual ~= guard[3], actual
+end
+
 -- Every check of the commit: how many entries to skip for each append and whether all was done before, or nil, refusal.
 local function check(commit)
   local appends, skips = commit[3], {}
@@ -170,13 +184,8 @@ local function check(commit)
   end
   local guards = commit[2]
   for i = 1, #guards do
-    local guard = guards[i]
-    if KEPT_AT_HAND[guard[2]] then
-      write_log(guard[1])
-    end
-    write_records(guard[1])
-    local actual = call('HGET', KEYS[guard[1]], guard[2])
-    if actual ~= guard[3] then
+    local refused, actual = fails(guards[i])
+    if refused then
       return nil, {2, GUARD, 0, i - 1, actual, false, false}
     end
   end

@@ -17,6 +17,8 @@ TABLE: list[tuple[str, int, str]] = [
     (f"replay {RUN}", 2, f"no log run/{RUN}"),
     ("log show topic/nothing", 2, "there is no log topic/nothing"),
     ("log tail topic/nothing", 2, "there is no log topic/nothing"),
+    ("queue limit desk 0", 2, "to let nothing run, pause the queue"),
+    ("queue show Desk", 2, "QUEUE: "),
     ("run submit review --where gpu=", 2, "'gpu=' in a selector is not understood"),
     ("run submit review --delay soon", 2, "--delay: "),
     ("run submit review --timeout 0", 2, "--timeout: "),

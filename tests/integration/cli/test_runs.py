@@ -93,6 +93,29 @@ def test_when_a_run_is_done_and_by_whom_is_said_where_it_is_submitted(shell: She
     assert "it was delayed" in shown
 
 
+def test_a_queue_is_paused_limited_looked_at_and_purged(shell: Shell) -> None:
+    run = shell.done("run", "submit", "review", "--queue", "desk", "--where", "gpu").strip()
+    assert [info["paused"] for info in shell.json("queue", "pause", "desk")] == [True]
+    [info] = shell.json("queue", "limit", "desk", "3")
+    assert info == {
+        "queue": "desk",
+        "paused": True,
+        "limit": 3,
+        "waiting": 1,
+        "later": 0,
+        "active": 0,
+        "buckets": [{"handler": "review", "where": "gpu", "waiting": 1}],
+    }
+    assert "review for gpu\t1 waiting" in shell.done("queue", "show", "desk")
+    assert any(info["queue"] == "desk" for info in shell.json("queue", "ls"))
+    assert shell.done("queue", "purge", "desk", "--reason", "cleared") == "1\n"
+    [shown] = shell.json("run", "show", run)
+    assert shown["state"] == "cancelled"
+    [info] = shell.json("queue", "limit", "desk", "none")
+    assert info["limit"] is None
+    assert [info["paused"] for info in shell.json("queue", "resume", "desk")] == [False]
+
+
 def test_a_run_that_is_over_is_done_again(served: Shell) -> None:
     first = submit(served, "review", '{"repo": ".", "fail": true}', "--retries", "0")
     assert served("run", "watch", first).returncode == 1

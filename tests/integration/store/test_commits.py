@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,8 @@ from orchestrator.store import keys
 from orchestrator.store.base import (
     ABSENT,
     COMMIT_ENTRIES_MAX,
+    Below,
+    Commit,
     Guard,
     HashDelete,
     HashSet,
@@ -360,3 +363,37 @@ async def test_a_member_is_pruned_from_a_set_only_while_the_key_it_stands_for_is
 
     await done(store, commit(append(LOG), ops=(SortedRemove(queue, "r2"), SetPrune(buckets, "h", queue))))
     assert await store.set_members(buckets) == frozenset()
+
+
+async def test_a_commit_is_refused_while_a_hash_has_as_many_fields_as_it_may(store: Store) -> None:
+    active = keys.active(P, "default", "q")
+
+    def take(name: str) -> Commit:
+        return replace(commit(append(LOG), ops=(HashSet(active, {name: "1"}),)), below=(Below(active, 2),))
+
+    await done(store, take("r1"))
+    await done(store, take("r2"))
+    refused = await store.commit(take("r3"))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.guard, refused.actual) == (Refusal.GUARD, 0, "2")
+    await done(store, commit(append(LOG), ops=(HashDelete(active, ("r1",)),)))
+    await done(store, take("r3"))
+    assert await store.hash_size(active) == 2
+
+
+async def test_of_commits_that_go_out_together_no_more_pass_than_there_is_room_for(store: Store) -> None:
+    active = keys.active(P, "default", "q")
+    taken = [
+        replace(commit(append(LOG), ops=(HashSet(active, {f"r{number}": "1"}),)), below=(Below(active, 3),))
+        for number in range(10)
+    ]
+    results = await asyncio.gather(*map(store.commit, taken))
+    assert sum(isinstance(result, Outcome) for result in results) == 3
+    assert await store.hash_size(active) == 3
+
+
+async def test_sizes_are_those_of_what_is_there(store: Store) -> None:
+    queue = keys.queue(P, "default", "q", "h")
+    assert (await store.sorted_size(queue), await store.hash_size(META)) == (0, 0)
+    await done(store, commit(append(LOG), ops=(SortedAdd(queue, "r1", 1), SortedAdd(queue, "r2", 2))))
+    assert await store.sorted_size(queue) == 2

@@ -14,6 +14,7 @@ from orchestrator.core import attempts, runs, sessions
 from orchestrator.core import publish as publishing
 from orchestrator.core import resume as resuming
 from orchestrator.core.attempts import Ending
+from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Held, Peer
 from orchestrator.store import keys
@@ -153,14 +154,14 @@ class Bench:
         peer = agent.peer
         store_ms = self.do(self.store.now_ms())
         spec = peer.handlers["work"]
-        commit, run = attempts.claim(self.ids(), meta, peer.holder, spec, store_ms=store_ms, lease_ms=LEASE_MS)
+        commit, run = attempts.claim(self.ids(), meta, peer.holder, spec, Terms(), store_ms=store_ms, lease_ms=LEASE_MS)
 
         def answered(result: Outcome | Refused) -> None:
             after = self.meta(meta.log)
             if isinstance(result, Refused) and (after is None or after.session != peer.session):
                 return
             if after is not None and after.fence == run.fence and after.state is RunState.RUNNING:
-                peer.held[meta.log.name] = Held(run.attempt, run.fence)
+                peer.held[meta.log.name] = Held(run.attempt, run.fence, run.queue)
                 agent.made[meta.log.name], agent.acked[meta.log.name] = [], 0
 
         self.propose(commit, answered)
@@ -184,7 +185,9 @@ class Bench:
         prepared = publishing.prepare_attempt(frame, peer.principal)
         assert isinstance(prepared, publishing.Prepared), prepared
         ending = self._ending(log, entries[-1])
-        commit = attempts.publish(self.ids(), log, peer.holder, prepared.claim, prepared.packed, ending=ending)
+        commit = attempts.publish(
+            self.ids(), log, peer.holder, prepared.claim, prepared.packed, ending=ending, queue=QUEUE
+        )
 
         def answered(result: Outcome | Refused) -> None:
             if peer.held.get(run) != held:
@@ -269,7 +272,7 @@ class Bench:
             if isinstance(self.now(attempts.rebind(self.ids(), meta, again.peer.holder, LEASE_MS)), Outcome):
                 last = self._last(log, attempts.producer_name(held.attempt))
                 if last >= agent.acked[run]:  # else the store lost entries that it had acknowledged
-                    again.peer.held[run] = Held(held.attempt, held.fence)
+                    again.peer.held[run] = held
                     again.made[run], again.acked[run] = agent.made[run], last
         return again
 

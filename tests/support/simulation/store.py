@@ -104,6 +104,14 @@ class SimulatedStore(MemoryStore):
         """Return a hash, late."""
         return await self._reply(super().hash_all(key))
 
+    async def hash_size(self, key: str) -> int:
+        """Return a size, late."""
+        return await self._reply(super().hash_size(key))
+
+    async def sorted_size(self, key: str) -> int:
+        """Return a size, late."""
+        return await self._reply(super().sorted_size(key))
+
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> list[tuple[str, int]]:
         """Return members, late."""
         return await self._reply(super().sorted_range(key, limit, score_max=score_max))

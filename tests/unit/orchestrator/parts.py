@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from orchestrator.core import attempts, runs
+from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer
@@ -53,9 +54,9 @@ async def start_run(line: Line, peer: Peer, number: int = 1) -> tuple[RunMeta, H
     )
     ids = runs.Ids(line.new_commit_id(), line.src)
     meta, spec = await meta_of(line, log), peer.handlers["h"]
-    commit, run = attempts.claim(ids, meta, peer.holder, spec, store_ms=NOW_MS, lease_ms=1_000)
+    commit, run = attempts.claim(ids, meta, peer.holder, spec, Terms(), store_ms=NOW_MS, lease_ms=1_000)
     assert isinstance(await line.commit(commit), Outcome)
-    return run, Held(run.attempt, run.fence)
+    return run, Held(run.attempt, run.fence, run.queue)
 
 
 async def meta_of(line: Line, log: LogName) -> RunMeta:

@@ -94,7 +94,9 @@ async def test_a_peer_that_does_not_read_is_not_told_of_what_it_does_not_hold(
         asked.append(attempts)
 
     port = Port(congested=congested)
-    peer = Peer("default", "agent:a", Role.AGENT, "a", "i", "s", 1, frozenset(), port.send, held={"r1": Held(1, 1)})
+    peer = Peer(
+        "default", "agent:a", Role.AGENT, "a", "i", "s", 1, frozenset(), port.send, held={"r1": Held(1, 1, "q")}
+    )
     hub = SimpleNamespace(settings=SimpleNamespace(limits=Limits()), work=SimpleNamespace(renew=renew))
     intake = Intake(cast(Services, hub), port, peer)
     for _ in range(2):

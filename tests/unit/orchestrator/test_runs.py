@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator.core import attempts, runs
+from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Peer
 from orchestrator.store import keys
@@ -92,6 +93,10 @@ class Bench:
         assert bool(waiting) == (view.state is RunState.QUEUED and not meta.not_before_ms)
         buckets = await self.store.set_members(keys.buckets(meta.partition, "default", "work"))
         assert buckets == ({BUCKET} if waiting else set())
+        active = await self.store.hash_all(keys.active(meta.partition, "default", "work"))
+        assert active == ({self.log.name: str(meta.fence).encode()} if view.agent else {})
+        later = await self.store.sorted_range(keys.later(meta.partition, "default", "work"), 10)
+        assert later == ([(self.log.name, meta.not_before_ms)] if view.state == "queued" and not waiting else [])
         timers = await self.store.sorted_range(keys.timers(meta.partition), 10)
         assert timers == ([(runs.member(self.log), meta.due_ms)] if meta.due_ms else [])
         return view
@@ -115,7 +120,7 @@ class Bench:
     async def claim(self) -> Outcome | Refused:
         """Give the run to the agent."""
         commit, self.held = attempts.claim(
-            self.ids(), await self.meta(), self.peer.holder, self.spec, store_ms=self.now_ms, lease_ms=LEASE_MS
+            self.ids(), await self.meta(), self.peer.holder, self.spec, Terms(), store_ms=self.now_ms, lease_ms=LEASE_MS
         )
         self.sent = 0
         return await self.do(commit)
@@ -126,7 +131,7 @@ class Bench:
         producer = ProducerClaim(f"attempt/{self.held.attempt}", self.held.fence, self.sent, 1, f"digest-{self.sent}")
         packed = pack_record(kind, self.peer.principal, body, attempt=self.held.attempt, seq=self.sent)
         return await self.do(
-            attempts.publish(self.ids(), self.log, self.peer.holder, producer, (packed,), ending=ending)
+            attempts.publish(self.ids(), self.log, self.peer.holder, producer, (packed,), ending=ending, queue="work")
         )
 
     async def succeed(self) -> Outcome | Refused:
@@ -295,8 +300,8 @@ async def test_of_two_claims_only_one_happens(bench: Bench) -> None:
     await bench.submit()
     meta = await bench.meta()
     rival = bench.agent("two", "instance-2", "session-2")
-    first, _ = attempts.claim(bench.ids(), meta, bench.peer.holder, bench.spec, store_ms=1, lease_ms=LEASE_MS)
-    second, _ = attempts.claim(bench.ids(), meta, rival.holder, bench.spec, store_ms=1, lease_ms=LEASE_MS)
+    first, _ = attempts.claim(bench.ids(), meta, bench.peer.holder, bench.spec, Terms(), store_ms=1, lease_ms=LEASE_MS)
+    second, _ = attempts.claim(bench.ids(), meta, rival.holder, bench.spec, Terms(), store_ms=1, lease_ms=LEASE_MS)
     assert isinstance(await bench.do(first), Outcome)
     assert isinstance(await bench.do(second), Refused)
     assert (await bench.meta()).agent == "one"
@@ -434,7 +439,13 @@ async def test_what_the_run_says_of_times_goes_before_what_the_handler_says(benc
     )
     await bench.do(runs.submit(bench.ids(), bench.log, params, bench.now_ms))
     commit, run = attempts.claim(
-        bench.ids(), await bench.meta(), bench.peer.holder, bench.spec, store_ms=bench.now_ms, lease_ms=LEASE_MS
+        bench.ids(),
+        await bench.meta(),
+        bench.peer.holder,
+        bench.spec,
+        Terms(),
+        store_ms=bench.now_ms,
+        lease_ms=LEASE_MS,
     )
     assert (run.times_out_ms, run.backoff_ms, run.backoff_max_ms) == (bench.now_ms + 7, 1, 1)
     await bench.store.commit(commit)

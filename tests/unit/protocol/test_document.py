@@ -42,6 +42,8 @@ PARTS: dict[str, type[BaseModel]] = {
     "lost": frames.Lost,
     "fault": frames.Fault,
     "run info": requests.RunInfo,
+    "queue info": requests.QueueInfo,
+    "bucket": requests.Bucket,
     "log info": requests.LogInfo,
     "agent info": requests.AgentInfo,
     "run error": control.RunError,

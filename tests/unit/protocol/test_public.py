@@ -52,8 +52,9 @@ PUBLIC = {
         READABLE_DEPTH_MAX entry_object json_line readable readable_body
     """,
     "requests": """
-        METHODS AgentGet AgentInfo AgentList AgentListed AgentSend LogGet LogInfo LogList LogListed LogRead
-        LogReadPage Method Place ProducerOpen ProducerOpened RunCancel RunCancelled RunGet RunInfo RunList
+        METHODS AgentGet AgentInfo AgentList AgentListed AgentSend Bucket LogGet LogInfo LogList LogListed
+        LogRead LogReadPage Method Place ProducerOpen ProducerOpened QueueGet QueueInfo QueueList QueueListed
+        QueuePurge QueuePurged QueueSet RunCancel RunCancelled RunGet RunInfo RunList
         RunListed RunRetry RunSubmit RunSubmitted
     """,
     "run": """

@@ -1,0 +1,89 @@
+"""What is said of a queue, and what claims must heed: pure.
+
+A queue is there as soon as a run or a setting names it. Its terms lie beside its runs, in the same partition, so that
+a claim can be guarded on them: once a pause is committed, nothing is claimed, and a limit holds over all hubs.
+
+Specification: docs/protocol.md, section "Queues".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.core.runs import Ids, queue_hint
+from orchestrator.store import keys
+from orchestrator.store.base import ABSENT, Below, Commit, Guard, HashDelete, HashSet, SetAdd
+from protocol.ids import queue_partition
+
+__all__ = ["Queue", "Terms", "set_terms"]
+
+_PAUSED = "paused"
+_LIMIT = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue, by its names; `partition` is where it and its runs lie."""
+
+    namespace: str
+    name: str
+
+    @property
+    def partition(self) -> int:
+        """The partition that holds the queue and its runs."""
+        return queue_partition(self.namespace, self.name)
+
+    @property
+    def terms(self) -> str:
+        """The key of its terms."""
+        return keys.queue_terms(self.partition, self.namespace, self.name)
+
+    @property
+    def active(self) -> str:
+        """The key of its runs that agents work on."""
+        return keys.active(self.partition, self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is said of a queue.
+
+    Attributes:
+        paused: nothing is claimed; what runs goes on.
+        limit: how many of its runs may be worked on at once, over all agents; None for any number.
+    """
+
+    paused: bool = False
+    limit: int | None = None
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, bytes]) -> Terms:
+        """Read them as they are stored."""
+        return cls(_PAUSED in fields, int(fields[_LIMIT]) if _LIMIT in fields else None)
+
+    def guards(self, queue: Queue) -> tuple[Guard, ...]:
+        """Return guards that hold while runs of the queue may be claimed, and its limit is what was read."""
+        limit = ABSENT if self.limit is None else str(self.limit)
+        return Guard(queue.terms, _PAUSED, ABSENT), Guard(queue.terms, _LIMIT, limit)
+
+    def below(self, queue: Queue) -> tuple[Below, ...]:
+        """Return what is not full while another run of the queue may be claimed."""
+        return () if self.limit is None else (Below(queue.active, self.limit),)
+
+
+def set_terms(ids: Ids, queue: Queue, terms: Terms) -> Commit:
+    """Propose what is said of a queue from now on; hubs are told, since it may have work again."""
+    fields = {_PAUSED: "1" if terms.paused else None, _LIMIT: None if terms.limit is None else str(terms.limit)}
+    kept = {name: value for name, value in fields.items() if value is not None}
+    gone = tuple(name for name, value in fields.items() if value is None)
+    return Commit(
+        id=ids.commit,
+        partition=queue.partition,
+        ops=(
+            SetAdd(keys.queues(queue.partition, queue.namespace), queue.name),
+            *((HashSet(queue.terms, kept),) if kept else ()),
+            *((HashDelete(queue.terms, gone),) if gone else ()),
+        ),
+        hints=(queue_hint(queue.namespace, queue.name),),
+    )

@@ -1,0 +1,116 @@
+"""The queues of a deployment, as people see and set them.
+
+Claims are `orchestrator.dispatch`'s; here is what they must heed, and what waits.
+
+Specification: docs/protocol.md, section "Queues".
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from orchestrator.core import runs
+from orchestrator.core.queues import Queue, Terms, set_terms
+from orchestrator.core.run_meta import RunMeta, parse_bucket
+from orchestrator.line import Line
+from orchestrator.settle import settle
+from orchestrator.store import keys
+from orchestrator.store.base import Outcome
+from protocol.control import Cancel
+from protocol.ids import PARTITIONS, LogKind, LogName
+from protocol.requests import Bucket, QueueInfo, QueueSet
+from protocol.run import RunState
+
+__all__ = ["Queueing"]
+
+PURGED_AT_ONCE_MAX = 200
+PURGED_REASON = "its queue was purged"
+
+
+class Queueing:
+    """What this hub tells of queues and does to them.
+
+    Args:
+        line: where commits go.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._store = line.store
+
+    async def list(self, namespace: str, limit: int) -> tuple[QueueInfo, ...]:
+        """Return queues, by name."""
+        found = await asyncio.gather(
+            *(self._store.set_members(keys.queues(partition, namespace)) for partition in range(PARTITIONS))
+        )
+        names = sorted(name for names in found for name in names)[:limit]
+        infos = await asyncio.gather(*(self.get(Queue(namespace, name)) for name in names))
+        return tuple(info.model_copy(update={"buckets": ()}) for info in infos)
+
+    async def get(self, queue: Queue) -> QueueInfo:
+        """Return one queue. One that never had a run is empty."""
+        fields, active, later, buckets = await asyncio.gather(
+            self._store.hash_all(queue.terms),
+            self._store.hash_size(queue.active),
+            self._store.sorted_size(keys.later(queue.partition, queue.namespace, queue.name)),
+            self._buckets(queue),
+        )
+        terms = Terms.parse(fields)
+        return QueueInfo(
+            queue=queue.name,
+            paused=terms.paused,
+            limit=terms.limit,
+            waiting=sum(bucket.waiting for bucket in buckets),
+            later=later,
+            active=active,
+            buckets=buckets,
+        )
+
+    async def set(self, queue: Queue, asked: QueueSet) -> QueueInfo:
+        """Say something of a queue, and return what holds from now on."""
+        terms = Terms.parse(await self._store.hash_all(queue.terms))
+        paused = terms.paused if asked.paused is None else asked.paused
+        limit = terms.limit if asked.limit is None else asked.limit or None
+        await settle(self._line, set_terms(self._ids(self._line.src), queue, Terms(paused, limit)))
+        return await self.get(queue)
+
+    async def purge(self, queue: Queue, principal: str, reason: str | None) -> int:
+        """Cancel every run that waits, or comes later. Returns how many there were."""
+        purged = 0
+        place = queue.partition, queue.namespace, queue.name
+        places = [keys.later(*place), *(keys.queue(*place, bucket) for bucket in await self._bucket_names(queue))]
+        for waiting in places:
+            while members := await self._store.sorted_range(waiting, PURGED_AT_ONCE_MAX):
+                logs = [LogName(queue.namespace, LogKind.RUN, run) for run, _ in members]
+                done = await asyncio.gather(*(self._cancel(log, principal, reason or PURGED_REASON) for log in logs))
+                purged += sum(done)
+                if not any(done):
+                    break  # others took them meanwhile; what they left is looked at by whoever asks again
+        return purged
+
+    async def _cancel(self, log: LogName, principal: str, reason: str) -> bool:
+        """Cancel a run if it waits. Returns whether it did."""
+        fields = await self._store.meta(log)
+        meta = RunMeta.parse(log, fields) if fields else None
+        if meta is None or meta.state is not RunState.QUEUED:
+            return False
+        commit = runs.cancel(self._ids(principal), meta, self._line.src, Cancel(reason=reason), None)
+        return isinstance(await settle(self._line, commit), Outcome)
+
+    async def _buckets(self, queue: Queue) -> tuple[Bucket, ...]:
+        names = sorted(await self._bucket_names(queue))
+        sizes = await asyncio.gather(
+            *(self._store.sorted_size(keys.queue(queue.partition, queue.namespace, queue.name, name)) for name in names)
+        )
+        parsed = map(parse_bucket, names)
+        return tuple(
+            Bucket(handler=handler, where=str(where), waiting=size)
+            for (handler, where), size in zip(parsed, sizes, strict=True)
+            if size
+        )
+
+    async def _bucket_names(self, queue: Queue) -> frozenset[str]:
+        return await self._store.set_members(keys.buckets(queue.partition, queue.namespace, queue.name))
+
+    def _ids(self, src: str) -> runs.Ids:
+        return runs.Ids(self._line.new_commit_id(), src)
