@@ -118,7 +118,7 @@ class Subscription:
             return
         match verdict.verdict:
             case Resumption.RESUMED:
-                self._open(verdict)
+                self._open(verdict, now_ms)
             case Resumption.RESET:
                 self._restart(verdict.reason or ResetReason.UNKNOWN, verdict.lost, verdict.at)
             case Resumption.PROBING:
@@ -193,11 +193,13 @@ class Subscription:
             self.state = _State.ENDED
             self._sink.on_end(error)
 
-    def _open(self, verdict: SubscriptionVerdict) -> None:
+    def _open(self, verdict: SubscriptionVerdict, now_ms: int) -> None:
         self.state = _State.OPEN
         if verdict.at is not None and self._cursor.position is None:
             self._cursor.start(verdict.at)
             self._said = self._handled = verdict.at.offset
+        elif self._durable is not None and self._handled:
+            self._ack_due_ms = now_ms  # handled before, or while there was no connection; what was said may be lost
         if self._cursor.position is not None and verdict.head == self._cursor.position.offset:
             self._sink.on_live(verdict.head)
 
@@ -334,6 +336,8 @@ class Subscriptions:
             self._wanted[verdict.log] = subscription
         elif subscription.state is _State.ENDED:
             self._let_next(verdict.log)
+        elif subscription.ack_due_ms is not None:
+            self._acking[verdict.log] = subscription
 
     def on_entries(self, frame: Entries, now_ms: int) -> None:
         """Take entries; where they do not fit, ask again from the verified position."""

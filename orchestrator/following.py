@@ -171,6 +171,8 @@ class Subscription:
         else:
             decision = await decide(line, log, state, self.durable.stored)
         self._settle(decision)
+        if self.durable is not None and isinstance(start, Position) and isinstance(decision, Resumed):
+            self.durable.sent(decision.at)  # in an earlier session; the peer may not have handled it then
         if self.durable is not None and not isinstance(start, Position) and not isinstance(decision, Search):
             self.durable.begin(decision.at)
             await self.durable.save(line)

@@ -6,6 +6,7 @@ Presence is a hint for people and for sharing out work; nothing is decided by it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 import structlog
 
@@ -52,15 +53,17 @@ class Registry:
     async def agents(self, namespace: str) -> list[AgentInfo]:
         """Return every agent of a namespace that was ever seen, by name."""
         await self._flush()
-        known = await self._line.store.hash_all(keys.AGENTS)
+        known, live = await asyncio.gather(self._line.store.hash_all(keys.AGENTS), self._live())
         mine = sorted(field for field in known if field.startswith(f"{namespace}/"))
-        return [_read(known[field]) for field in mine]
+        return [_read(known[field], live) for field in mine]
 
     async def agent(self, namespace: str, agent_id: str) -> AgentInfo | None:
         """Return what is known of one agent."""
         await self._flush()
-        value = (await self._line.store.hash_get(keys.AGENTS, f"{namespace}/{agent_id}"))[0]
-        return _read(value) if value else None
+        (value,), live = await asyncio.gather(
+            self._line.store.hash_get(keys.AGENTS, f"{namespace}/{agent_id}"), self._live()
+        )
+        return _read(value, live) if value else None
 
     async def run(self) -> None:
         """Keep the registry up to date until cancelled: what was noted at once, this hub's own life every period.
@@ -111,6 +114,12 @@ class Registry:
             self._pending = {**pending, **self._pending}
             raise
 
+    async def _live(self) -> Set[str]:
+        """Return the hubs that are live by what the store says now."""
+        store = self._line.store
+        now_ms, hubs = await asyncio.gather(store.now_ms(), store.sorted_range(keys.HUBS, HUBS_MAX))
+        return {self._line.hub_id, *(hub for hub, until_ms in hubs if until_ms >= now_ms)}
+
     async def _beat(self) -> None:
         """Say that this hub is live, and see who else is."""
         store, now_ms = self._line.store, await self._line.store.now_ms()
@@ -124,5 +133,7 @@ class Registry:
         self._hubs = frozenset(live)
 
 
-def _read(value: bytes) -> AgentInfo:
-    return AgentInfo.model_validate_json(value, strict=False)
+def _read(value: bytes, live: Set[str]) -> AgentInfo:
+    """Read what is known of an agent. A hub that was killed could not write down that its agents went with it."""
+    info = AgentInfo.model_validate_json(value, strict=False)
+    return info if info.hub in live or not info.connected else info.model_copy(update={"connected": False})

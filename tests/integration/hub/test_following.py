@@ -306,6 +306,28 @@ async def test_following_again_starts_anew(line: World) -> None:
         assert len(await drain(peer, cursor_at(again), 4)) == 4
 
 
+async def test_what_was_sent_in_one_session_may_be_acknowledged_in_the_next(line: World) -> None:
+    async with line.peer() as peer:
+        await peer.identify(identify())
+        fence = await peer.publisher(LOG)
+        await peer.follow(LOG, Start.EARLIEST, durable="mine")
+        await peer.publish(LOG, fence, 1, b"one", b"two")
+        last = (await peer.entries(LOG, 2))[-1]
+        epoch = (await peer.result("log.get", log=LOG))["head"][0]
+    async with line.peer() as again:
+        await again.identify(identify())
+        await again.follow(LOG, Position(epoch, 2, last.tag), durable="mine")
+        await again.send(Ack(log=LOG, offset=2))
+    async with line.peer() as later:
+        await later.identify(identify())
+
+        async def stored() -> bool:
+            verdict = (await later.follow(LOG, Start.ACKED, durable="mine")).subscription
+            return bool(verdict.at and verdict.at.offset == 2)
+
+        await eventually(stored)
+
+
 async def test_a_durable_subscription_goes_on_from_what_was_acknowledged(line: World) -> None:
     await fill(line, 10)
     async with client(line) as peer:

@@ -27,6 +27,10 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.held(partition, "default", "a1"), {"r": "1"}),
         SortedAdd(keys.queue(partition, "default", "q", "h"), "r", 1),
         SetAdd(keys.buckets(partition, "default", "q"), "h"),
+        SetAdd(keys.queues(partition, "default"), "q"),
+        HashSet(keys.queue_terms(partition, "default", "q"), {"limit": "1"}),
+        HashSet(keys.active(partition, "default", "q"), {"r": "1"}),
+        SortedAdd(keys.later(partition, "default", "q"), "r", 1),
         SortedAdd(keys.leases(partition), "default/r", 1),
         SortedAdd(keys.timers(partition), "default/r", 1),
     )

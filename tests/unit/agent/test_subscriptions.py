@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.errors import Reset, SubscriptionRefused
 from agent.sinks import Batch
 from agent.subscriptions import Subscription, Subscriptions
@@ -74,10 +76,13 @@ class History:
 
 
 def follow(
-    start: Position | Start = Start.EARLIEST, window: int = 10, kinds: tuple[str, ...] | None = None
+    start: Position | Start = Start.EARLIEST,
+    window: int = 10,
+    kinds: tuple[str, ...] | None = None,
+    durable: str | None = None,
 ) -> tuple[Subscriptions, Subscription, Sink]:
     sink, subscriptions = Sink(), Subscriptions()
-    subscription = Subscription(LOG, start, sink, window=Window(entries=window), kinds=kinds)
+    subscription = Subscription(LOG, start, sink, window=Window(entries=window), kinds=kinds, durable=durable)
     subscriptions.add(subscription)
     (wish,) = subscriptions.take(0)
     assert isinstance(wish, Subscribe)
@@ -285,3 +290,22 @@ def test_a_log_that_is_gone_ends_the_search_for_where_its_histories_parted() -> 
     subscriptions.on_verdict(SubscriptionVerdict(log=LOG, verdict=Resumption.PROBING), 0)
     subscriptions.on_verdict(gone(), 0)
     assert isinstance(sink.ended[0], SubscriptionRefused)
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_what_was_handled_around_a_cut_is_acknowledged_on_the_new_connection(when: str) -> None:
+    history = History()
+    subscriptions, subscription, _ = follow(durable="inbox")
+    subscriptions.on_verdict(resumed(history.positions[0]), 0)
+    subscriptions.on_entries(history.frame(0, 2), 0)
+    if when == "before":
+        subscriptions.handled(subscription, 0, 2, 0)
+        assert subscriptions.take(1000) == [Ack(log=LOG, offset=2)]
+    subscriptions.disconnected()
+    if when == "during":
+        subscriptions.handled(subscription, 0, 2, 0)
+    list(subscriptions.take_wanted(0))
+    subscriptions.on_verdict(resumed(history.positions[2]), 0)
+    if when == "after":
+        subscriptions.handled(subscription, 0, 2, 0)
+    assert subscriptions.take(1000) == [Ack(log=LOG, offset=2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.registry import Registry
+from orchestrator.store import keys
 from orchestrator.store.memory import MemoryServer
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to
 
@@ -32,5 +33,24 @@ async def test_a_store_that_is_away_is_not_asked_again_at_once() -> None:
             await asyncio.sleep(0)
         assert looks == 1
         running.cancel()
-    server.down = False
+    server.down, looks = False, 0
     assert [(info.agent, info.connected) for info in await registry.agents("default")] == [("a", True)]
+
+
+async def test_the_agents_of_a_hub_that_was_killed_count_as_gone_once_it_is_not_live_any_more() -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    line = await line_to(server)
+    line.hub_id = "survivor"
+    killed, other = Registry(await line_to(server)), Registry(line)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(killed.run())
+        killed.connected(agent_peer(lambda _: None))
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        running.cancel()
+    assert [info.connected for info in await other.agents("default")] == [True]
+    await killed._line.store.sorted_put(keys.HUBS, killed._line.hub_id, 0)
+    assert [info.connected for info in await other.agents("default")] == [False]
+    info = await other.agent("default", "a")
+    assert info is not None
+    assert not info.connected
