@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 import structlog
 
 from orchestrator.line import Line
 from orchestrator.store import keys
 from orchestrator.store.base import Commit, Guard, HashSet, Refused, Store, StoreUnavailable
-from protocol.entry import Position
+from protocol.entry import Entry, Position, next_tag
 from protocol.ids import LogName, partition_of
 
 __all__ = ["DURABLES_MAX", "Acks", "DurableAck", "acknowledged"]
@@ -69,17 +70,20 @@ class DurableAck:
             return False
         return self._lower or self.stored is None or self.acked.offset > self.stored.offset
 
-    @property
-    def newest(self) -> Position | None:
-        """The last position that was noted and not acknowledged."""
-        return self._sent[-1] if self._sent else None
-
     def sent(self, position: Position) -> None:
         """Note a position that the peer may acknowledge, each after the one before.
 
         Of those that it leaves unacknowledged only so many are kept: an ack further back stores nothing.
         """
         self._sent.append(position)
+
+    def sending(self, prev: int, entries: Sequence[Entry], at: Position) -> None:
+        """Note the positions of entries that follow offset `prev`, but for those up to `at`, which are noted."""
+        if self._sent and self._sent[-1].offset > at.offset:
+            at = self._sent[-1]
+        for offset, ts_ms, packed in entries[at.offset - prev :]:
+            at = Position(at.epoch, offset, next_tag(at.tag, offset, ts_ms, packed))
+            self.sent(at)
 
     def note(self, offset: int) -> None:
         """Take an acknowledgement of everything up to `offset`."""

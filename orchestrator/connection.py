@@ -13,13 +13,13 @@ the peer does not take the answers; then everything behind it waits, and the soc
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from orchestrator.follows import Follows
+from orchestrator.incoming import Incoming
 from orchestrator.intake import Intake
 from orchestrator.line import monotonic_ms
 from orchestrator.opening import Opened, greeting, join, leave, open_session, refresh
@@ -29,7 +29,7 @@ from orchestrator.services import Services
 from orchestrator.store.base import StoreUnavailable
 from protocol.codec import encode
 from protocol.codes import CloseCode, is_terminal
-from protocol.effects import Deliver, Fail, SendHeartbeat
+from protocol.effects import Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     Ack,
@@ -88,17 +88,15 @@ class Connection:
         "_closing",
         "_expires_s",
         "_hub",
+        "_incoming",
         "_intake",
         "_opening",
         "_outgoing",
         "_over",
         "_reason",
-        "_rest",
         "_session",
         "_socket",
         "_token",
-        "_unread",
-        "_waits",
         "follows",
         "peer",
     )
@@ -123,15 +121,13 @@ class Connection:
         self.peer: Peer | None = None
         self.follows: Follows | None = None
         self._expires_s: int | None = None
+        self._incoming = Incoming(self._session, socket, self._act)
         self._outgoing = Outgoing(self._session, socket.write, hub.counters)
         self._intake: Intake | None = None
         self._opening = False
         self._closing = False
         self._over = False
         self._asked = 0
-        self._waits = False
-        self._rest: list[Deliver | Fail] = []
-        self._unread: deque[bytes] | None = None
         self._buffered = 0
         self._reason = ""
 
@@ -147,15 +143,8 @@ class Connection:
 
     def on_message(self, message: bytes) -> None:
         """Take a message."""
-        if self._closing:
-            return
-        if self._waits:
-            self._unread = self._unread or deque()
-            self._unread.append(message)
-            self._socket.pause_reading()
-            return
         try:
-            self._carry_out(self._session.receive(message, monotonic_ms()))
+            self._incoming.take(message)
         except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
             self._broken(fault)
 
@@ -165,60 +154,38 @@ class Connection:
 
     def wake(self) -> None:
         """Read on, if there is room again."""
-        if not self._waits or self._opening:
+        if not self._incoming.waits or self._opening:
             return
         try:
-            self._read_on()
+            self._incoming.go_on()
         except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
             self._broken(fault)
-
-    def _read_on(self) -> None:
-        rest, self._rest = self._rest, []
-        self._waits = False
-        self._carry_out(rest)
-        while not self._waits and self._unread:
-            self._carry_out(self._session.receive(self._unread.popleft(), monotonic_ms()))
-        if not self._waits:
-            self._unread = None
-            self._socket.resume_reading()
-
-    def _carry_out(self, effects: list[Deliver | Fail]) -> None:
-        """Carry out what a message asks for, up to a frame that has to wait."""
-        for at, effect in enumerate(effects):
-            if self._closing:
-                return
-            if isinstance(effect, Fail):
-                self.fail(effect.code, effect.message)
-                return
-            if isinstance(effect.frame, _ASKING) and not self._has_room():
-                self._waits = True
-                self._rest = effects[at:]
-                return
-            self._act(effect.frame)
-            if self._opening:
-                self._waits = True
-                self._rest = effects[at + 1 :]
-                return
 
     def _has_room(self) -> bool:
         """Whether more may be under way: what a peer asks for without reading the answers stays in its socket."""
         return not (self._taken_on.full or self.congested or self._asked >= ASKED_MAX)
 
-    def _act(self, frame: Frame) -> None:
-        """Carry out one frame."""
+    def _act(self, frame: Frame | Fail) -> bool:
+        """Carry out one frame, or what is wrong with one. Returns False where it has to wait."""
+        if isinstance(frame, _ASKING) and not self._has_room():
+            return False
         try:
             match frame:
+                case Fail():
+                    self.fail(frame.code, frame.message)
                 case Publish():
                     self._taken_on.publish(frame)
                 case Request():
                     self._taken_on.request(frame)
                 case Identify():
                     self._opening = True
+                    self._incoming.hold()
                     self._hub.spawn(self._on_identify(frame))
                 case _:
                     self._take(frame)
         except RemoteProtocolError as fault:
             self.fail(fault.code, str(fault))
+        return True
 
     def _take(self, frame: Frame) -> None:
         match frame:
@@ -358,7 +325,7 @@ class Connection:
             now_s: the time, for tokens.
             heartbeat: an encoded heartbeat, shared by all connections.
         """
-        if self._waits:
+        if self._incoming.waits:
             self._hear(now_ms)
         effect = self._session.tick(now_ms)
         if isinstance(effect, Fail):
@@ -423,11 +390,11 @@ class Connection:
     def _end(self) -> None:
         """Clear up, once, and not before what is being opened was opened."""
         self._session.end()
+        self._incoming.end()
         if self._over or self._opening:
             return
         self._over = True
         hub, peer = self._hub, self.peer
-        self._rest, self._unread = [], None
         hub.connections.discard(self)
         if self.follows is not None:
             self.follows.end()

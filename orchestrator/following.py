@@ -29,7 +29,7 @@ from orchestrator.tail import Tail
 from orchestrator.verdicts import Decision, Known, answer, decide, log_state, refused
 from protocol.codec import encode
 from protocol.codes import CloseCode, ErrorCode
-from protocol.entry import Entry, Position, next_tag
+from protocol.entry import Entry, Position
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     Ack,
@@ -408,11 +408,5 @@ class Subscription:
 
     def _note_positions(self, chunk: Chunk) -> None:
         """Keep, for a durable subscription, the positions that the peer may acknowledge of a chunk."""
-        if self.durable is None:
-            return
-        noted, after, tag = self.durable.newest, self._offset, self._tag
-        if noted is not None and noted.offset > after:
-            after, tag = noted.offset, noted.tag
-        for offset, ts_ms, packed in chunk.entries[after - chunk.prev :]:
-            tag = next_tag(tag, offset, ts_ms, packed)
-            self.durable.sent(Position(self._epoch, offset, tag))
+        if self.durable is not None:
+            self.durable.sending(chunk.prev, chunk.entries, Position(self._epoch, self._offset, self._tag))

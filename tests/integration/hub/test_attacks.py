@@ -113,7 +113,7 @@ async def test_a_connection_that_breaks_while_the_hub_waits_for_room_ends(calm: 
         async def waits() -> bool:
             frame = {"t": "request", "id": next(requests), "method": "log.read", "params": {"log": LOG}}
             await ghost.send_raw(pack_value(frame))
-            return link._waits
+            return link._incoming.waits
 
         await eventually(waits)
         ghost.socket.transport.abort()

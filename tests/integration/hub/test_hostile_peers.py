@@ -133,7 +133,7 @@ async def test_what_is_asked_for_by_a_peer_that_reads_nothing_stays_in_its_socke
 
         flooding = asyncio.create_task(flood())
         try:
-            await eventually(lambda: link._waits)
+            await eventually(lambda: link._incoming.waits)
             for _ in range(10):
                 await bystander.result("log.list")
                 assert link._asked <= ASKED_MAX
