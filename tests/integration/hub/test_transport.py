@@ -314,9 +314,9 @@ async def test_what_comes_behind_identify_waits_and_is_not_hoarded(
         writer.write(upgrade(calm) + ws(BINARY, encode(identify("a1", Role.AGENT))) + heartbeat * 20_000)
         await opening.wait()
         link = next(iter(calm.hub.services.connections))
-        await eventually(lambda: link._unread)
+        await eventually(lambda: link._incoming._unread)
         for _ in range(10):
-            assert len(link._unread or ()) <= PIECE_BYTES_MAX // len(heartbeat) + 1
+            assert len(link._incoming._unread or ()) <= PIECE_BYTES_MAX // len(heartbeat) + 1
             assert await calm.store.meta(topic("a")) is None
         gate.set()
         writer.write(ws(BINARY, encode(Bye(reason="done"))))
@@ -366,7 +366,7 @@ async def test_a_peer_that_is_told_to_go_while_it_waits_can_answer(
             await peer.send(publish("topic/a", fence, seq, b"x"))
         link = connection_of(world, "tester")
         assert link is not None
-        await eventually(lambda: link._unread)
+        await eventually(lambda: link._incoming._unread)
         link.fail(CloseCode.TOKEN_EXPIRED, "enough")
         await peer.send(Heartbeat())
         assert await peer.closed() == CloseCode.TOKEN_EXPIRED
