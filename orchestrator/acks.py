@@ -14,7 +14,8 @@ import structlog
 
 from orchestrator.line import Line
 from orchestrator.store import keys
-from orchestrator.store.base import Commit, Guard, HashSet, Refused, Store, StoreUnavailable
+from orchestrator.store.base import Store, StoreUnavailable
+from orchestrator.store.commits import Commit, Guard, HashSet, Refused
 from protocol.entry import Entry, Position, next_tag
 from protocol.ids import LogName, partition_of
 

@@ -20,7 +20,8 @@ from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
-from orchestrator.store.base import Refused, StoreError, StoreUnavailable
+from orchestrator.store.base import StoreError, StoreUnavailable
+from orchestrator.store.commits import Refused
 from protocol.codec import unpack_record
 from protocol.control import Submitted, read_control
 from protocol.entry import Position

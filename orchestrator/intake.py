@@ -17,7 +17,8 @@ from orchestrator.auth.scopes import Action, may
 from orchestrator.core import publish as publishing
 from orchestrator.peers import Peer
 from orchestrator.services import Services
-from orchestrator.store.base import Refused, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Refused
 from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import InvalidName, RemoteProtocolError
 from protocol.frames import Fault, HeldAttempt, Nack, Part, Puback, Publish, Request, Response

@@ -14,7 +14,8 @@ from itertools import count
 
 import structlog
 
-from orchestrator.store.base import Commit, Outcome, Refused, Store, StoreError, StoreUnavailable
+from orchestrator.store.base import Store, StoreError, StoreUnavailable
+from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from protocol.ids import LogKind, LogName

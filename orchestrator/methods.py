@@ -28,7 +28,8 @@ from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.settle import settle
 from orchestrator.store import keys
-from orchestrator.store.base import ABSENT, Append, Commit, Guard, HashSet, Outcome, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashSet, Outcome
 from orchestrator.store.producer import ProducerRecord
 from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.codes import ErrorCode

@@ -21,7 +21,8 @@ from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.follows import Follows
 from orchestrator.line import Line
 from orchestrator.peers import Peer
-from orchestrator.store.base import Outcome, StoreError
+from orchestrator.store.base import StoreError
+from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
 from protocol.errors import RemoteProtocolError

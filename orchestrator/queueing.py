@@ -15,7 +15,7 @@ from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.line import Line
 from orchestrator.settle import settle
 from orchestrator.store import keys
-from orchestrator.store.base import Outcome
+from orchestrator.store.commits import Outcome
 from protocol.control import Cancel
 from protocol.ids import PARTITIONS, LogKind, LogName
 from protocol.requests import Bucket, QueueInfo, QueueSet

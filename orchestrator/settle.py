@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.line import Line
-from orchestrator.store.base import Commit, Outcome, Refused, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Commit, Outcome, Refused
 
 __all__ = ["settle"]
 

@@ -21,7 +21,8 @@ import structlog
 
 from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut
 from orchestrator.core.resume import LogState
-from orchestrator.store.base import Commit, Outcome, Page, Store, StoreError
+from orchestrator.store.base import Page, Store, StoreError
+from orchestrator.store.commits import Commit, Outcome
 from protocol.entry import Entry, Position, chain
 from protocol.ids import LogKind, LogName
 

@@ -18,7 +18,8 @@ from orchestrator.core.resume import (
     resume,
 )
 from orchestrator.line import Line
-from orchestrator.store.base import Append, Appended, Commit, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Append, Appended, Commit
 from orchestrator.tail import Tail
 from protocol.codes import ErrorCode
 from protocol.entry import Position

@@ -22,7 +22,8 @@ from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
-from orchestrator.store.base import Commit, Outcome, Refusal, Refused, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Commit, Outcome, Refusal, Refused
 from orchestrator.store.producer import ProducerRecord
 from orchestrator.together import together
 from protocol.codes import ErrorCode

@@ -16,7 +16,7 @@ from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
 from orchestrator.core.runs import Ids, dequeue, member, timer
 from orchestrator.store import keys
-from orchestrator.store.base import (
+from orchestrator.store.commits import (
     Append,
     Commit,
     Guard,

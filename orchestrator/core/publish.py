@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from hashlib import sha1
 
-from orchestrator.store.base import Append, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Append, Commit, Outcome, ProducerClaim, Refusal, Refused
 from protocol.codec import pack_records
 from protocol.codes import ErrorCode
 from protocol.control import CONTROL, Kind, Writer, is_control, read_control

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.runs import Ids, queue_hint
 from orchestrator.store import keys
-from orchestrator.store.base import ABSENT, Below, Commit, Guard, HashDelete, HashSet, SetAdd
+from orchestrator.store.commits import ABSENT, Below, Commit, Guard, HashDelete, HashSet, SetAdd
 from protocol.ids import queue_partition
 
 __all__ = ["Queue", "Terms", "set_terms"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from orchestrator.store import keys
-from orchestrator.store.base import ABSENT, Guard
+from orchestrator.store.commits import ABSENT, Guard
 from protocol.ids import LogName, partition_of
 from protocol.run import FINAL, RunState
 from protocol.selector import Selector, parse_selector

@@ -16,7 +16,7 @@ from hashlib import sha1
 
 from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.store import keys
-from orchestrator.store.base import (
+from orchestrator.store.commits import (
     ABSENT,
     Append,
     Commit,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from orchestrator.auth.principal import Principal
 from orchestrator.auth.scopes import may_open
 from orchestrator.store import keys
-from orchestrator.store.base import Append, Commit, Guard, HashSet
+from orchestrator.store.commits import Append, Commit, Guard, HashSet
 from protocol.codes import CloseCode
 from protocol.control import Connected, Disconnected, Kind, Superseded, pack_control
 from protocol.errors import InvalidName

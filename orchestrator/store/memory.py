@@ -14,7 +14,8 @@ from copy import deepcopy
 from enum import StrEnum
 
 from orchestrator.store import keys
-from orchestrator.store.base import Commit, Outcome, Page, Refused, StoreUnavailable, Wake
+from orchestrator.store.base import Page, StoreUnavailable, Wake
+from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.keys import log_keys
 from orchestrator.store.memory_data import Data
 from orchestrator.store.shape import check_commit

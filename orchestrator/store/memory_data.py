@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.store.base import (
+from orchestrator.store.base import Page, Wake
+from orchestrator.store.commits import (
     Append,
     Appended,
     Below,
@@ -20,7 +21,6 @@ from orchestrator.store.base import (
     HashSet,
     Op,
     Outcome,
-    Page,
     ProducerClaim,
     Refusal,
     Refused,
@@ -28,7 +28,6 @@ from orchestrator.store.base import (
     SetPrune,
     SortedAdd,
     SortedRemove,
-    Wake,
 )
 from orchestrator.store.keys import LogKeys, log_keys
 from orchestrator.store.producer import ProducerRecord, check_claim

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.store.base import PRODUCER_TTL_MS, ProducerClaim, Refusal
+from orchestrator.store.base import PRODUCER_TTL_MS
+from orchestrator.store.commits import ProducerClaim, Refusal
 
 __all__ = ["ProducerRecord", "check_claim"]
 

@@ -15,17 +15,8 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from typing import Any
 
 from orchestrator.store import keys
-from orchestrator.store.base import (
-    Commit,
-    Durability,
-    Outcome,
-    Page,
-    Refused,
-    StoreError,
-    StoreMisconfigured,
-    StoreUnavailable,
-    Wake,
-)
+from orchestrator.store.base import Durability, Page, StoreError, StoreMisconfigured, StoreUnavailable, Wake
+from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.durability import check_server
 from orchestrator.store.keys import log_keys
 from orchestrator.store.redis_commit import Lane

@@ -11,14 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.store.base import (
-    COMMIT_BYTES_MAX,
-    COMMIT_ENTRIES_MAX,
-    Commit,
-    Outcome,
-    Refused,
-    StoreUnavailable,
-)
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Commit, Outcome, Refused
 from orchestrator.store.redis_encoding import decode_outcomes, encode_batch
 from orchestrator.store.redis_line import ServerRefused, to_store_error
 from orchestrator.store.redis_scripts import COMMIT

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.store import keys
-from orchestrator.store.base import (
-    PRODUCER_TTL_MS,
+from orchestrator.store.base import PRODUCER_TTL_MS, Wake
+from orchestrator.store.commits import (
     Append,
     Appended,
     Below,
@@ -26,7 +26,6 @@ from orchestrator.store.base import (
     SetPrune,
     SortedAdd,
     SortedRemove,
-    Wake,
 )
 from protocol.codec import pack_script_arguments, unpack_script_reply
 from protocol.entry import Position

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.store import keys
-from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit, SetPrune
+from orchestrator.store.commits import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit, SetPrune
 
 __all__ = ["COMMIT_ID_CHARS_MAX", "LONE_COMMIT_FACTOR", "check_commit"]
 

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 
 from orchestrator.line import Line, monotonic_ms
-from orchestrator.store.base import Append, Commit, Outcome, StoreError
+from orchestrator.store.base import StoreError
+from orchestrator.store.commits import Append, Commit, Outcome
 from protocol.codec import pack_record
 from protocol.ids import LogKind, LogName, partition_of
 

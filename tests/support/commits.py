@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import count
 
 from orchestrator.store import keys
-from orchestrator.store.base import Append, Commit, Guard, HashSet, Op, Outcome, ProducerClaim, Refused, Store
+from orchestrator.store.base import Store
+from orchestrator.store.commits import Append, Commit, Guard, HashSet, Op, Outcome, ProducerClaim, Refused
 from orchestrator.store.producer import ProducerRecord
 from protocol.ids import LogKind, LogName, partition_of
 

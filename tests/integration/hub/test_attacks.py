@@ -9,7 +9,8 @@ from itertools import count
 import pytest
 
 from orchestrator.retention import Retention
-from orchestrator.store.base import Commit, HashSet, Outcome, Page, Refused, StoreError
+from orchestrator.store.base import Page, StoreError
+from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from orchestrator.timekeeper import Timekeeper
 from protocol.codec import pack_value
 from protocol.codes import CloseCode, ErrorCode

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.core.sessions import agent_log
 from orchestrator.hub import HUB_FILE, TOKEN_FILE
 from orchestrator.server import CannotListen
-from orchestrator.store.base import Commit, Outcome, Refused
+from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.web.health import HEALTH_LOG
 from protocol.codes import CloseCode
 from protocol.frames import Bye, Goaway, Puback, Role

@@ -20,7 +20,7 @@ from orchestrator import hub as hub_module
 from orchestrator.hub import Hub
 from orchestrator.room import FILES_RESERVED, Room
 from orchestrator.settings import Settings
-from orchestrator.store.base import Commit, Outcome, Refused
+from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.web.health import Health, Report
 from orchestrator.websocket import PIECE_BYTES_MAX, REQUEST_BYTES_MAX, Socket
 from protocol.codec import encode

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.store import keys
-from orchestrator.store.base import (
+from orchestrator.store.base import Store
+from orchestrator.store.commits import (
     ABSENT,
     COMMIT_ENTRIES_MAX,
     Below,
@@ -24,7 +25,6 @@ from orchestrator.store.base import (
     SetPrune,
     SortedAdd,
     SortedRemove,
-    Store,
 )
 from protocol.entry import chain, origin
 from protocol.ids import LogName, partition_of

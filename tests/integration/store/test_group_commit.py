@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.store.base import COMMIT_BYTES_MAX, Outcome
+from orchestrator.store.commits import COMMIT_BYTES_MAX, Outcome
 from orchestrator.store.redis import RedisStore
 from orchestrator.store.redis_commit import CALL_COMMITS_MAX, CALL_ENTRIES_MAX
 from protocol.ids import partition_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from orchestrator.store import keys
-from orchestrator.store.base import HashSet, SetAdd, SortedAdd
+from orchestrator.store.commits import HashSet, SetAdd, SortedAdd
 from orchestrator.store.redis import RedisStore
 from protocol.ids import LogKind, LogName, partition_of, queue_partition
 from tests.support.commits import append, claim, commit, done, open_producer, topic

@@ -7,17 +7,8 @@ import asyncio
 import pytest
 
 from orchestrator.store import keys
-from orchestrator.store.base import (
-    PRODUCER_TTL_MS,
-    Guard,
-    HashDelete,
-    HashSet,
-    Outcome,
-    ProducerClaim,
-    Refusal,
-    Refused,
-    Store,
-)
+from orchestrator.store.base import PRODUCER_TTL_MS, Store
+from orchestrator.store.commits import Guard, HashDelete, HashSet, Outcome, ProducerClaim, Refusal, Refused
 from orchestrator.store.producer import ProducerRecord
 from tests.support.commits import append, claim, commit, done, open_producer, topic, topics_of_one_partition
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.store import keys
-from orchestrator.store.base import Page, SortedAdd, SortedRemove, Store
+from orchestrator.store.base import Page, Store
+from orchestrator.store.commits import SortedAdd, SortedRemove
 from protocol.entry import Entry, chain, first_tag, origin
 from protocol.ids import PARTITIONS, LogKind, LogName, partition_of
 from tests.support.commits import EPOCH, append, claim, commit, done, open_producer, topic

@@ -9,16 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from orchestrator.store import keys, redis, redis_line
-from orchestrator.store.base import (
-    Commit,
-    Durability,
-    Outcome,
-    Refused,
-    SortedAdd,
-    StoreError,
-    StoreMisconfigured,
-    StoreUnavailable,
-)
+from orchestrator.store.base import Durability, StoreError, StoreMisconfigured, StoreUnavailable
+from orchestrator.store.commits import Commit, Outcome, Refused, SortedAdd
 from orchestrator.store.redis import RedisStore
 from protocol.entry import chain, origin
 from protocol.ids import partition_of

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from orchestrator.store import keys
-from orchestrator.store.base import (
+from orchestrator.store.base import Durability, Store
+from orchestrator.store.commits import (
     Append,
     Appended,
     Commit,
-    Durability,
     Guard,
     HashDelete,
     HashSet,
@@ -30,7 +30,6 @@ from orchestrator.store.base import (
     SetPrune,
     SortedAdd,
     SortedRemove,
-    Store,
 )
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from orchestrator.store.producer import ProducerRecord

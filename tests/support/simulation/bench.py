@@ -18,7 +18,8 @@ from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Held, Peer
 from orchestrator.store import keys
-from orchestrator.store.base import Append, Commit, HashSet, Outcome, Refused, Store
+from orchestrator.store.base import Store
+from orchestrator.store.commits import Append, Commit, HashSet, Outcome, Refused
 from orchestrator.store.producer import ProducerRecord
 from protocol.codec import pack_value
 from protocol.control import Cancel, Errored, Kind, RunError, Succeeded

@@ -10,7 +10,8 @@ from orchestrator.core import attempts
 from orchestrator.core import resume as resuming
 from orchestrator.following import Subscription
 from orchestrator.line import Line
-from orchestrator.store.base import Append, Appended, Commit, Outcome, ProducerClaim, Refusal, Refused, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Append, Appended, Commit, Outcome, ProducerClaim, Refusal, Refused
 from orchestrator.store.producer import ProducerRecord, check_claim
 from orchestrator.tail import Tail
 from protocol.entry import Entry, Position, chain

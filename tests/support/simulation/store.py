@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from orchestrator.store.base import Commit, Outcome, Page, Refused, StoreUnavailable, Wake
+from orchestrator.store.base import Page, StoreUnavailable, Wake
+from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.entry import Position
 from protocol.ids import LogKind, LogName

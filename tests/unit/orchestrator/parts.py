@@ -10,7 +10,7 @@ from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer
-from orchestrator.store.base import Outcome
+from orchestrator.store.commits import Outcome
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.acks import DURABLES_MAX, POSITIONS_MAX, DurableAck
 from orchestrator.line import Line
-from orchestrator.store.base import Append, Commit
+from orchestrator.store.commits import Append, Commit
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters

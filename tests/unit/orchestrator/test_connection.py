@@ -22,7 +22,7 @@ from orchestrator.peers import Peer, Peers
 from orchestrator.registry import Registry
 from orchestrator.services import Services
 from orchestrator.settings import Settings
-from orchestrator.store.base import Outcome
+from orchestrator.store.commits import Outcome
 from orchestrator.store.memory import MemoryServer
 from orchestrator.telemetry import Counters
 from orchestrator.work import Work

@@ -12,7 +12,7 @@ from orchestrator import acks
 from orchestrator.following import Subscription
 from orchestrator.line import Line
 from orchestrator.store import keys
-from orchestrator.store.base import Append, Commit
+from orchestrator.store.commits import Append, Commit
 from orchestrator.store.memory import MemoryServer
 from protocol.codec import pack_record
 from protocol.frames import Frame, Reset, ResetReason, Resumption, Start, Subscribe, Subscribed

@@ -12,7 +12,7 @@ from orchestrator.intake import Intake
 from orchestrator.peers import Held, Peer
 from orchestrator.services import Services
 from orchestrator.store import keys
-from orchestrator.store.base import Append, Commit, HashSet
+from orchestrator.store.commits import Append, Commit, HashSet
 from orchestrator.store.memory import MemoryServer
 from orchestrator.store.producer import ProducerRecord
 from orchestrator.telemetry import Counters

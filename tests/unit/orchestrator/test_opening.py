@@ -10,7 +10,7 @@ import pytest
 from orchestrator.opening import check_fence, join
 from orchestrator.peers import Peer, Peers
 from orchestrator.services import Services
-from orchestrator.store.base import Append, Commit, HashSet
+from orchestrator.store.commits import Append, Commit, HashSet
 from orchestrator.store.keys import meta
 from orchestrator.store.memory import MemoryServer
 from orchestrator.telemetry import Counters

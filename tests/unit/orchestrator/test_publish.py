@@ -14,7 +14,8 @@ from orchestrator.core.publish import (
     puback,
     unavailable,
 )
-from orchestrator.store.base import Appended, Outcome, Refusal, Refused, StoreUnavailable
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Appended, Outcome, Refusal, Refused
 from protocol.codec import pack_value, unpack_record
 from protocol.control import CONTROL, Progress, Succeeded, Writer
 from protocol.entry import Position, Record

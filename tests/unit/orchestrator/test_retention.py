@@ -7,7 +7,7 @@ import pytest
 from orchestrator.line import Line
 from orchestrator.retention import HARD_FACTOR, Retention, keep_from
 from orchestrator.store import keys
-from orchestrator.store.base import Append, Commit, HashSet
+from orchestrator.store.commits import Append, Commit, HashSet
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters

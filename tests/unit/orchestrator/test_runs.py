@@ -13,7 +13,7 @@ from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Peer
 from orchestrator.store import keys
-from orchestrator.store.base import Commit, Outcome, ProducerClaim, Refused
+from orchestrator.store.commits import Commit, Outcome, ProducerClaim, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.codec import pack_record, pack_value, unpack_record
 from protocol.control import Cancel, Cancelled, Errored, Kind, RunError, Succeeded

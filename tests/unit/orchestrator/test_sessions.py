@@ -17,7 +17,7 @@ from orchestrator.core.sessions import (
     principal_name,
     was_superseded,
 )
-from orchestrator.store.base import Guard, HashSet
+from orchestrator.store.commits import Guard, HashSet
 from protocol.codec import unpack_record, unpack_value
 from protocol.codes import CloseCode
 from protocol.errors import RequestError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut, fitting, matching, prefixes
 from orchestrator.line import Line
-from orchestrator.store.base import Append, Commit, Outcome
+from orchestrator.store.commits import Append, Commit, Outcome
 from orchestrator.store.memory import Fault, MemoryServer, MemoryStore
 from orchestrator.tail import RING_CHUNKS_MAX, Tail, Tails
 from orchestrator.telemetry import Counters

@@ -8,7 +8,7 @@ from typing import cast
 
 from orchestrator.registry import Registry
 from orchestrator.store import keys
-from orchestrator.store.base import Commit, SortedAdd
+from orchestrator.store.commits import Commit, SortedAdd
 from orchestrator.store.memory import MemoryServer
 from orchestrator.timekeeper import DUE_AT_ONCE_MAX, Timekeeper, partitions_of
 from orchestrator.work import Work

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.store import redis_commit
-from orchestrator.store.base import Outcome, Refusal, Refused, StoreError, StoreUnavailable
+from orchestrator.store.base import StoreError, StoreUnavailable
+from orchestrator.store.commits import Outcome, Refusal, Refused
 from orchestrator.store.redis_commit import Lane
 from orchestrator.store.redis_line import ServerRefused
 from protocol.codec import pack_script_arguments

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from orchestrator.store import keys
-from orchestrator.store.base import HashSet, Outcome, Store, StoreUnavailable, Wake
+from orchestrator.store.base import Store, StoreUnavailable, Wake
+from orchestrator.store.commits import HashSet, Outcome
 from orchestrator.store.memory import WAKES_WAITING_MAX, Fault, MemoryServer, MemoryStore
 from protocol.ids import partition_of
 from tests.support.commits import append, commit, done, topic

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.store.base import PRODUCER_TTL_MS, ProducerClaim, Refusal
+from orchestrator.store.base import PRODUCER_TTL_MS
+from orchestrator.store.commits import ProducerClaim, Refusal
 from orchestrator.store.producer import ProducerRecord, check_claim
 
 RECORD = ProducerRecord(fence=2, last=10, last_offset=40, first=7, digest="d", ts_ms=1_000)

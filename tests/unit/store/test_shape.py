@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.store import keys
-from orchestrator.store.base import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Commit, Guard, SortedAdd
+from orchestrator.store.commits import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Commit, Guard, SortedAdd
 from orchestrator.store.shape import LONE_COMMIT_FACTOR, check_commit
 from protocol.ids import partition_of
 from tests.support.commits import append, claim, commit, topic
