@@ -21,7 +21,7 @@ import structlog
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.binding import pack_result
 from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
-from agent.executors import Children, execute
+from agent.executors import Rooms, execute
 from agent.held import Held
 from agent.journal import Journal
 from agent.operations import describe_error, failed_call_index
@@ -36,6 +36,7 @@ from protocol.frames import Part, Recover, Window
 if TYPE_CHECKING:
     from agent.handlers import Handler
     from agent.link import Link
+    from agent.program import ProgramHandler
 
 __all__ = ["Attempt"]
 
@@ -61,13 +62,13 @@ class Attempt:
         over: the handler has ended: its slot is free, though its last entry may not be acknowledged yet.
     """
 
-    def __init__(self, held: Held, handler: Handler, link: Link, children: Children) -> None:
+    def __init__(self, held: Held, handler: Handler | ProgramHandler, link: Link, rooms: Rooms) -> None:
         self.held = held
         self.over = False
         self.state = AttemptState(held.assign, held.stream)
         self._handler = handler
         self._link = link
-        self._children = children
+        self._rooms = rooms
         self._commands = Subscription(
             held.log, held.assign.position, _Commands(self), window=COMMAND_WINDOW, kinds=COMMANDS
         )
@@ -104,8 +105,8 @@ class Attempt:
                 self.state.journal = await self._read_journal()
             elif self._handler.recover is Recover.CHECKPOINT:
                 self.state.begin_at(await self._read_checkpoint())
-            arguments = self._handler.binder.bind(unpack_value(self.held.assign.input))
-            result = await execute(self._handler, self.state, arguments, self._children)
+            arguments = self._handler.bind(unpack_value(self.held.assign.input))
+            result = await execute(self._handler, self.state, arguments, self._rooms)
             if self.state.journal is not None:
                 self._check_journal(self.state.journal)
             return _Ending(Kind.SUCCEEDED, Succeeded(result=pack_result(result)))

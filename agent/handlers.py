@@ -94,6 +94,10 @@ class Handler:
         """Whether it is a coroutine function."""
         return inspect.iscoroutinefunction(self.function)
 
+    def bind(self, given: Any) -> dict[str, Any]:
+        """Return the arguments for an input. See `agent.binding.Binder.bind`."""
+        return self.binder.bind(given)
+
     @property
     def spec(self) -> HandlerSpec:
         """What the hub is told of it."""

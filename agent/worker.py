@@ -22,13 +22,14 @@ from pydantic import SecretStr
 from agent.attempt import Attempt
 from agent.discovery import locator
 from agent.errors import BadHandler
-from agent.executors import Children
+from agent.executors import Rooms
 from agent.handlers import BACKOFF_MAX_S, BACKOFF_S, Handler
 from agent.held import Assigned, Event
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.messages import Messages
 from agent.peer import Identity
+from agent.program import Program, ProgramHandler
 from agent.threads import LoopThread
 from agent.watchdog import watch
 from protocol.control import is_control
@@ -69,7 +70,7 @@ class Agent:
         self.labels = dict(labels or {})
         self.slots = slots
         self.queues = tuple(check_name(queue) for queue in queues)
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler | ProgramHandler] = {}
         self._on_message: dict[str, Callable[..., Any]] = {}
         self._service: _Service | None = None
 
@@ -101,9 +102,7 @@ class Agent:
         """
 
         def register(function: Function) -> Function:
-            if name in self._handlers:
-                raise BadHandler(f"agent {self.name} has a handler {name!r} already; give this one another name")
-            self._handlers[name] = Handler.make(
+            made = Handler.make(
                 function,
                 name,
                 recover=recover,
@@ -113,9 +112,23 @@ class Agent:
                 backoff=backoff,
                 backoff_max=backoff_max,
             )
+            self._register(made)
             return function
 
         return register
+
+    def program(self, name: str, program: Program, *, retries: int = 0) -> None:
+        """Register a program as a handler: each run starts it. See docs/guide.md, section "Programs".
+
+        Raises:
+            BadHandler: it cannot be what it is to be.
+        """
+        self._register(ProgramHandler.make(name, program, retries))
+
+    def _register(self, handler: Handler | ProgramHandler) -> None:
+        if handler.name in self._handlers:
+            raise BadHandler(f"agent {self.name} has a handler {handler.name!r} already; give this one another name")
+        self._handlers[handler.name] = handler
 
     def on_message(self, kind: str) -> Callable[[Function], Function]:
         """Register what takes messages of a kind to this agent. A message is handled when that returns."""
@@ -129,7 +142,7 @@ class Agent:
         return register
 
     @property
-    def handlers(self) -> tuple[Handler, ...]:
+    def handlers(self) -> tuple[Handler | ProgramHandler, ...]:
         """The handlers registered."""
         return tuple(self._handlers.values())
 
@@ -227,7 +240,7 @@ class _Service:
         self,
         agent: Agent,
         locate: Callable[[], Any],
-        handlers: Mapping[str, Handler],
+        handlers: Mapping[str, Handler | ProgramHandler],
         on_message: Mapping[str, Callable[..., Any]],
     ) -> None:
         self._handlers = handlers
@@ -245,7 +258,7 @@ class _Service:
         )
         self._links = Links(identity, locate, self._thread)
         self._link = self._links.main
-        self._children = Children()
+        self._rooms = Rooms()
         self._messages = Messages(self._links, agent.name, on_message) if on_message else None
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._drain: asyncio.Future[None] = self._loop.create_future()
@@ -271,7 +284,7 @@ class _Service:
             raise
         finally:
             watching.cancel()
-            await self._children.close()
+            await self._rooms.close()
             await self._leave()
 
     def drain(self, drain_s: float) -> None:
@@ -305,7 +318,7 @@ class _Service:
         elif sum(not attempt.over for attempt in self._attempts) >= self._slots:
             self._link.release(event.held, ReleaseReason.NO_SLOT)
         else:
-            attempt = Attempt(event.held, handler, self._link, self._children)
+            attempt = Attempt(event.held, handler, self._link, self._rooms)
             task = tasks.create_task(attempt.run(), name=f"attempt of {event.held.assign.run}")
             self._attempts[attempt] = task
             task.add_done_callback(lambda _: self._attempts.pop(attempt))
