@@ -10,13 +10,21 @@ from orchestrator.cli import options
 from orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.client import Client
+    from orchestrator.cli.agents import AgentFlags
     from protocol.requests import AgentInfo
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Start agents, list them, look at them, send them messages.")
 AGENT = typer.Argument(metavar="AGENT", help="Id of an agent.")
+Queues = Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")]
+Slots = Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")]
+GRACE_S = 10.0
+"""As `agent.program.Graces` has it, which help is not to load."""
 
 
 @app.command("start")
@@ -25,22 +33,75 @@ def start(
     agent_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Id of this process; the agent's name without.")
     ] = None,
-    queue: Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
-    slots: Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")] = None,
+    queue: Queues = None,
+    label: Labels = None,
+    slots: Slots = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> int:
     """Start an agent, and serve until SIGTERM or Ctrl-C. It reconnects for as long as it lives."""
-    from orchestrator.cli.agents import AgentFlags, run_agent
+    from orchestrator.cli.agents import run_agent
+
+    return run_agent(app_, _flags(agent_id, queue, label, slots, hub, token_file))
+
+
+@app.command("exec", context_settings={"allow_interspersed_args": False})
+def exec_(
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND...", help="The program and its arguments, after a --.")
+    ],
+    agent_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Id of this process; NAME without.")
+    ] = None,
+    queue: Queues = None,
+    label: Labels = None,
+    slots: Slots = None,
+    handler: Annotated[
+        str | None, typer.Option("--handler", metavar="NAME", help="What runs name it by; the program's name without.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, metavar="N", help="How often a failed attempt is tried again.")
+    ] = 0,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="The program speaks no JSON lines: its input is read, exit code 0 is success."),
+    ] = False,
+    message_grace: Annotated[
+        float, typer.Option("--message-grace", min=0, metavar="S", help="Seconds from the message to SIGTERM.")
+    ] = GRACE_S,
+    term_grace: Annotated[
+        float, typer.Option("--term-grace", min=0, metavar="S", help="Seconds from SIGTERM to SIGKILL.")
+    ] = GRACE_S,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> int:
+    """Start an agent whose runs are a program, and serve until SIGTERM or Ctrl-C."""
+    from agent.program import Graces, Program
+    from orchestrator.cli.agents import run_program
+    from orchestrator.cli.inputs import parse_name, program_name
+
+    flags = _flags(agent_id, queue, label, slots, hub, token_file)
+    name = program_name(command[0]) if handler is None else parse_name(handler, "--handler")
+    program = Program(tuple(command), plain=plain, graces=Graces(message_s=message_grace, term_s=term_grace))
+    return run_program(name, program, retries, flags)
+
+
+def _flags(
+    agent_id: str | None,
+    queue: list[str] | None,
+    label: list[str] | None,
+    slots: int | None,
+    hub: str | None,
+    token_file: Path | None,
+) -> AgentFlags:
+    from orchestrator.cli.agents import AgentFlags
     from orchestrator.cli.inputs import pairs_of, parse_name
 
     if agent_id is not None:
         parse_name(agent_id, "--id")
     queues = tuple(parse_name(one, "--queue") for one in queue or ())
     labels = pairs_of(label or [], "--label")
-    flags = AgentFlags(agent_id, queues or None, labels or None, slots, hub, token_file)
-    return run_agent(app_, flags)
+    return AgentFlags(agent_id, queues or None, labels or None, slots, hub, token_file)
 
 
 @app.command("ls")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import Agent
+from agent.program import Program
 from orchestrator.cli.connect import check_hub, check_token_file, log_level
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit
@@ -22,7 +24,7 @@ from orchestrator.telemetry import configure_logs
 if TYPE_CHECKING:
     from orchestrator.hub import Hub
 
-__all__ = ["AgentFlags", "agent_beside", "run_agent"]
+__all__ = ["AgentFlags", "agent_beside", "run_agent", "run_program"]
 
 DRAIN_S = 30.0
 """How long runs may take to finish after the first signal; the second one does not wait."""
@@ -55,10 +57,35 @@ def run_agent(app: str, flags: AgentFlags) -> Exit:
         CliError: APP or an option cannot be used.
         LinkEnded: the hub ended the session for good.
     """
+    _prepare(flags)
+    return _run(_load_useful(app), flags)
+
+
+def run_program(handler: str, program: Program, retries: int, flags: AgentFlags) -> Exit:
+    """Serve runs that are a program, as `run_agent` does those of an APP.
+
+    Raises:
+        CliError: the program or an option cannot be used.
+        LinkEnded: the hub ended the session for good.
+    """
+    _prepare(flags)
+    if shutil.which(program.name) is None:
+        raise CliError(
+            f"COMMAND: there is no program {program.name!r} that this user may execute, here or on PATH; "
+            "write ./NAME for one in this directory, and chmod +x it"
+        )
+    agent = Agent(handler)
+    agent.program(handler, program, retries=retries)
+    return _run(agent, flags)
+
+
+def _prepare(flags: AgentFlags) -> None:
     check_hub(flags.hub)
     check_token_file(flags.token_file)
     configure_logs(log_level("info"))
-    agent = _load_useful(app)
+
+
+def _run(agent: Agent, flags: AgentFlags) -> Exit:
     flags.apply(agent)
     return asyncio.run(_serve(agent, flags))
 

@@ -23,6 +23,7 @@ __all__ = [
     "parse_run",
     "parse_span_s",
     "parse_where",
+    "program_name",
 ]
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,3})?")
@@ -152,6 +153,18 @@ def parse_name(text: str, what: str) -> str:
         return check_name(text)
     except InvalidName as fault:
         raise CliError(f"{what}: {fault}") from None
+
+
+def program_name(word: str) -> str:
+    """Return the name of a handler that is a program: that of its file, as far as it can be a name.
+
+    Raises:
+        CliError: nothing of it can.
+    """
+    name = re.sub(r"[^a-z0-9._-]", "-", Path(word).name.lower()).lstrip("._-")[:128]
+    if not name:
+        raise CliError(f"COMMAND: {word[:160]!r} gives no name for its runs; give one with --handler NAME")
+    return name
 
 
 def parse_kind(text: str) -> str:
