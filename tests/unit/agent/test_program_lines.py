@@ -62,7 +62,7 @@ TEXTS = [
 REFUSED = [
     ('{"type": "ask", "question": "may I?"}', "is of type 'ask'; a program says event, progress, result, error"),
     ('{"type": "checkpoint"}', "is of type 'checkpoint'"),
-    ('{"type": "evnet", "kind": "a"}', "is of type 'evnet'"),
+    ('{"type": "events", "kind": "a"}', "is of type 'events'"),
     ('{"type": "event"}', "kind: Field required"),
     ('{"type": "event", "kind": 7}', "kind: Input should be a valid string"),
     ('{"type": "event", "kind": "a", "cause": 0}', "cause: Input should be greater than or equal to 1"),

@@ -1,0 +1,118 @@
+"""`fleetline agent exec`: agents whose runs are programs, as processes, and what becomes of them when those end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.integration.cli.conftest import Shell
+from tests.support.programs import group_is_gone, python
+from tests.support.timing import eventually_sync, scaled
+
+
+@contextmanager
+def executing(shell: Shell, queue: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start an agent for a queue of its own, and wait until it serves; kill it at the end."""
+    agent = shell.start("agent", "exec", "--id", queue, "--queue", queue, *words)
+    assert agent.stderr is not None
+    try:
+        assert f"agent {queue} serves " in agent.stderr.readline()
+        yield agent
+    finally:
+        agent.kill()
+        agent.communicate(timeout=scaled(20))
+
+
+def entries(here: Shell, run: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = here.json("log", "show", run)
+    return found
+
+
+def bodies(here: Shell, run: str, kind: str) -> list[object]:
+    return [entry["body"] for entry in entries(here, run) if entry["kind"] == kind]
+
+
+def begun(here: Shell, queue: str, kind: str = "group") -> tuple[str, int]:
+    """Submit a run and wait until it said something of a kind. Returns the run and its group."""
+    [run] = here.done("run", "submit", "it", "--queue", queue).split()
+    eventually_sync(lambda: bool(bodies(here, run, kind)), 30.0)
+    [group] = bodies(here, run, "group")
+    assert isinstance(group, int)
+    return run, group
+
+
+def test_any_program_is_an_agent(shell: Shell) -> None:
+    script = shell.directory / "Lint.sh"
+    script.write_text('#!/bin/sh\nread -r input\necho "checking $input"\nexit "$1"\n')
+    script.chmod(0o755)
+    with executing(shell, "linting", "--plain", "--slots", "2", "--label", "os=any", "--", "./Lint.sh", "0"):
+        words = ("run", "submit", "lint.sh", '{"path": "."}', "--queue", "linting")
+        found = shell(*words, "--follow", "--json")
+        assert found.returncode == 0, found.stderr
+        said = [json.loads(line) for line in found.stdout.splitlines()]
+        assert [(one["kind"], one["body"]) for one in said[2:-1]] == [("stdout", {"text": 'checking {"path":"."}'})]
+        assert (said[-1]["kind"], said[-1]["body"]) == ("$succeeded", {"result": None})
+        [info] = shell.json("agent", "show", "linting")
+        assert (info["slots"], info["labels"], info["queues"]) == (2, {"os": "any"}, ["linting"])
+
+
+def test_a_program_that_fails_is_told_with_the_end_of_standard_error(shell: Shell) -> None:
+    options = ("--handler", "it", "--retries", "1", "--plain")
+    with executing(shell, "failing", *options, "--", "sh", "-c", "echo no such branch >&2; exit 3"):
+        found = shell("run", "submit", "it", "--queue", "failing", "--wait")
+        assert found.returncode == 1
+        assert "sh ended with exit code 3; standard error ends with: no such branch" in found.stderr
+
+
+def test_cancel_waits_for_the_ladder_and_the_rung_is_in_the_log(shell: Shell) -> None:
+    program = python("ignore_sigterm(); grandchild(STUBBORN); time.sleep(600)")
+    graces = ("--message-grace", "0.2", "--term-grace", "0.3")
+    with executing(shell, "stubborn", "--handler", "it", *graces, "--", *program):
+        run, group = begun(shell, "stubborn", "stdout")
+        assert shell.done("run", "cancel", run, "--wait") == "cancelled\n"
+        assert group_is_gone(group)
+        assert bodies(shell, run, "stopped") == [{"why": "cancelled", "rung": "sigkill", "signal": "SIGKILL"}]
+
+
+def test_when_the_agent_is_killed_nothing_of_its_programs_is_left(shell: Shell) -> None:
+    program = python("say(type='event', kind='guard', body=os.getppid()); grandchild(STUBBORN); time.sleep(600)")
+    with executing(shell, "killed", "--handler", "it", "--", *program) as agent:
+        run, group = begun(shell, "killed", "stdout")
+        [guard] = bodies(shell, run, "guard")
+        assert isinstance(guard, int)
+        agent.send_signal(signal.SIGKILL)
+        eventually_sync(lambda: group_is_gone(group) and not Path(f"/proc/{guard}").exists())
+        shell.done("run", "cancel", run)
+
+
+def test_sigterm_lets_the_program_finish(shell: Shell) -> None:
+    program = python(
+        "say(type='event', kind='ready')\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+        "say(type='result', result='done')"
+    )
+    with executing(shell, "drained", "--handler", "it", "--", *program) as agent:
+        run, group = begun(shell, "drained", "ready")
+        agent.send_signal(signal.SIGTERM)
+        eventually_sync(lambda: not group_is_gone(group))
+        (shell.directory / "go").touch()
+        assert agent.wait(scaled(20)) == 0
+        [shown] = shell.json("run", "show", run)
+        assert (shown["state"], shown["result"]) == ("succeeded", "done")
+
+
+def test_a_second_signal_hands_the_run_back_and_leaves_nothing(shell: Shell) -> None:
+    with executing(
+        shell, "hurried", "--handler", "it", "--", *python("grandchild(STUBBORN); time.sleep(600)")
+    ) as agent:
+        run, group = begun(shell, "hurried", "stdout")
+        agent.send_signal(signal.SIGINT)
+        agent.send_signal(signal.SIGINT)
+        assert agent.wait(scaled(20)) == 130
+        assert group_is_gone(group)
+        [shown] = shell.json("run", "show", run)
+        assert shown["state"] == "queued"
+        shell.done("run", "cancel", run)

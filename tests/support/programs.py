@@ -1,0 +1,54 @@
+"""Programs for tests of agents that wrap one, and what is left of their groups."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+
+__all__ = ["SPEAKING", "group_is_gone", "python", "shell"]
+
+SPEAKING = textwrap.dedent(
+    """
+    import json, os, signal, subprocess, sys, time
+
+    def say(**message):
+        print(json.dumps(message), flush=True)
+
+    def hear():
+        return json.loads(sys.stdin.readline())
+
+    def ignore_sigterm():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def grandchild(code):
+        subprocess.Popen([sys.executable, "-c", code])
+
+    STUBBORN = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('stubborn', flush=True); time.sleep(600)"
+    )
+    start = hear()
+    say(type="event", kind="group", body=os.getpgid(0))
+    """
+)
+"""What a program in Python begins with: it says its group."""
+
+
+def python(code: str) -> tuple[str, ...]:
+    """Return the command of a program in Python that speaks JSON lines."""
+    return sys.executable, "-c", SPEAKING + textwrap.dedent(code)
+
+
+def shell(code: str) -> tuple[str, ...]:
+    """Return the command of a shell script."""
+    return "bash", "-c", textwrap.dedent(code)
+
+
+def group_is_gone(group: int) -> bool:
+    """Return whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
