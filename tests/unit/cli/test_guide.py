@@ -67,7 +67,7 @@ def test_every_command_is_in_the_table_with_options_that_it_has() -> None:
 @pytest.mark.parametrize(("page", "line"), sorted(set(shown())))
 def test_a_command_line_has_a_command_and_options_that_exist(page: str, line: str) -> None:
     there = dict(commands())
-    words = shlex.split(line)
+    words = shlex.split(line.partition(" -- ")[0])
     name = next((" ".join(words[:count]) for count in (3, 2) if " ".join(words[:count]) in there), None)
     assert name is not None, f"{page}: {line}"
     used = {word for word in words if word.startswith("--")}
