@@ -58,6 +58,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._guards: dict[Program, Guard] = {}
+        self._lost: list[Guard] = []
 
     async def run(self, program: Program, state: AttemptState) -> object:
         """Run a program for an attempt, and return its result.
@@ -67,6 +68,8 @@ class Programs:
             ChildRaised: it could not be started, failed, or said what cannot be taken.
             FleetlineError: the log did not take what it said.
         """
+        if state.cancelled:
+            raise asyncio.CancelledError
         theirs, (stdin, stdout, stderr) = _pipes()
         with contextlib.ExitStack() as closing:
             outputs = OutputPipe(stdout), OutputPipe(stderr)
@@ -82,12 +85,16 @@ class Programs:
 
     async def close(self) -> None:
         """End the guards, and what they still guard."""
-        guards, self._guards = self._guards, {}
-        for guard in guards.values():
+        guards = (*self._guards.values(), *self._lost)
+        self._guards.clear()
+        self._lost.clear()
+        for guard in guards:
             await guard.close()
 
     def _guard(self, program: Program) -> Guard:
         guard = self._guards.get(program)
+        if guard is not None and guard.lost:
+            self._lost.append(guard)
         if guard is None or guard.lost:
             guard = self._guards[program] = Guard(program.command)
         return guard
