@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.errors import BadHandler, ChildRaised
 from agent.handlers import Isolation
+from agent.submission import span_ms
 from protocol.control import RunError
 from protocol.errors import InvalidName
 from protocol.frames import HandlerSpec, Recover
@@ -69,10 +70,11 @@ class ProgramHandler:
     name: str
     program: Program
     retries: int = 0
+    timeout: float | None = None
 
     @classmethod
-    def make(cls, name: str, program: Program, retries: int) -> ProgramHandler:
-        """Check a handler.
+    def make(cls, name: str, program: Program, retries: int = 0, timeout: float | None = None) -> ProgramHandler:
+        """Check a handler. `timeout` is in seconds.
 
         Raises:
             BadHandler: it cannot be what it is to be; the message says why.
@@ -90,7 +92,12 @@ class ProgramHandler:
         graces = (program.graces.message_s, program.graces.term_s, program.graces.left_s)
         if not all(0 <= grace < float("inf") for grace in graces):
             raise BadHandler(f"handler {name!r}: its grace times are {graces}; they are seconds, from 0")
-        return cls(name, program, retries)
+        handler = cls(name, program, retries, timeout)
+        try:
+            _ = handler.spec
+        except ValueError as fault:
+            raise BadHandler(f"handler {name!r}: {fault}") from None
+        return handler
 
     @property
     def recover(self) -> Recover:
@@ -105,7 +112,8 @@ class ProgramHandler:
     @property
     def spec(self) -> HandlerSpec:
         """What the hub is told of it."""
-        return HandlerSpec(name=self.name, recover=self.recover, retries=self.retries)
+        timeout_ms = span_ms("timeout", self.timeout)
+        return HandlerSpec(name=self.name, recover=self.recover, retries=self.retries, timeout_ms=timeout_ms)
 
     def bind(self, given: Any) -> dict[str, Any]:
         """Return no arguments: a program is told the run's input whole, whatever it is."""

@@ -117,13 +117,19 @@ class Agent:
 
         return register
 
-    def program(self, name: str, program: Program, *, retries: int = 0) -> None:
+    def program(self, name: str, program: Program, *, retries: int = 0, timeout: float | None = None) -> None:
         """Register a program as a handler: each run starts it. See docs/guide.md, section "Programs".
+
+        Args:
+            name: what runs name it by.
+            program: which program, and how it is spoken to.
+            retries: how often a failed attempt is tried again.
+            timeout: how many seconds one attempt may take, after which it is stopped and counts as failed.
 
         Raises:
             BadHandler: it cannot be what it is to be.
         """
-        self._register(ProgramHandler.make(name, program, retries))
+        self._register(ProgramHandler.make(name, program, retries, timeout))
 
     def _register(self, handler: Handler | ProgramHandler) -> None:
         if handler.name in self._handlers:

@@ -23,7 +23,7 @@ AGENT = typer.Argument(metavar="AGENT", help="Id of an agent.")
 Queues = Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")]
 Slots = Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")]
-GRACE_S = 10.0
+GRACE_S = "10"
 """As `agent.program.Graces` has it, which help is not to load."""
 
 
@@ -62,15 +62,16 @@ def exec_(
     retries: Annotated[
         int, typer.Option("--retries", min=0, metavar="N", help="How often a failed attempt is tried again.")
     ] = 0,
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="S", help="What one attempt may take.")] = None,
     plain: Annotated[
         bool,
         typer.Option("--plain", help="The program speaks no JSON lines: its input is read, exit code 0 is success."),
     ] = False,
     message_grace: Annotated[
-        float, typer.Option("--message-grace", min=0, metavar="S", help="Seconds from the message to SIGTERM.")
+        str, typer.Option("--message-grace", metavar="S", help="Time from the message to stop to SIGTERM.")
     ] = GRACE_S,
     term_grace: Annotated[
-        float, typer.Option("--term-grace", min=0, metavar="S", help="Seconds from SIGTERM to SIGKILL.")
+        str, typer.Option("--term-grace", metavar="S", help="Time from SIGTERM to SIGKILL.")
     ] = GRACE_S,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
@@ -78,12 +79,15 @@ def exec_(
     """Start an agent whose runs are a program, and serve until SIGTERM or Ctrl-C."""
     from agent.program import Graces, Program
     from orchestrator.cli.agents import run_program
-    from orchestrator.cli.inputs import parse_name, program_name
+    from orchestrator.cli.inputs import parse_name, parse_span_s, program_name
 
     flags = _flags(agent_id, queue, label, slots, hub, token_file)
     name = program_name(command[0]) if handler is None else parse_name(handler, "--handler")
-    program = Program(tuple(command), plain=plain, graces=Graces(message_s=message_grace, term_s=term_grace))
-    return run_program(name, program, retries, flags)
+    message_s, term_s = parse_span_s(message_grace, "--message-grace"), parse_span_s(term_grace, "--term-grace")
+    assert message_s is not None
+    assert term_s is not None
+    program = Program(tuple(command), plain=plain, graces=Graces(message_s=message_s, term_s=term_s))
+    return run_program(name, program, flags, retries=retries, timeout=parse_span_s(timeout, "--timeout"))
 
 
 def _flags(

@@ -61,7 +61,7 @@ def run_agent(app: str, flags: AgentFlags) -> Exit:
     return _run(_load_useful(app), flags)
 
 
-def run_program(handler: str, program: Program, retries: int, flags: AgentFlags) -> Exit:
+def run_program(handler: str, program: Program, flags: AgentFlags, *, retries: int, timeout: float | None) -> Exit:
     """Serve runs that are a program, as `run_agent` does those of an APP.
 
     Raises:
@@ -75,7 +75,7 @@ def run_program(handler: str, program: Program, retries: int, flags: AgentFlags)
             "write ./NAME for one in this directory, and chmod +x it"
         )
     agent = Agent(handler)
-    agent.program(handler, program, retries=retries)
+    agent.program(handler, program, retries=retries, timeout=timeout)
     return _run(agent, flags)
 
 

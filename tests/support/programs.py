@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from pathlib import Path
 
-__all__ = ["SPEAKING", "group_is_gone", "python", "shell"]
+__all__ = ["SPEAKING", "group_is_gone", "has_ended", "python", "shell"]
 
 SPEAKING = textwrap.dedent(
     """
@@ -52,3 +53,12 @@ def group_is_gone(group: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process is gone, or dead and not reaped by whoever has to."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"

@@ -361,6 +361,16 @@ async def test_a_drain_without_time_hands_the_run_back_and_leaves_nothing(hub: H
         assert "stopped" not in kinds
 
 
+async def test_a_program_whose_time_is_up_is_ended_with_its_group(hub: Hub) -> None:
+    async with serving(hub, python("ignore_sigterm(); grandchild(STUBBORN); time.sleep(600)")) as client:
+        run = await client.submit("it", timeout=1)
+        group = await until(run, "group")
+        with pytest.raises(RunFailed):
+            await run.result()
+        await eventually(lambda: group_is_gone(group))
+        assert bodies(await entries_of(run), "$timed_out")
+
+
 async def test_programs_do_not_outlive_their_guard_and_the_next_run_has_a_new_one(hub: Hub) -> None:
     program = python("say(type='event', kind='guard', body=os.getppid()); grandchild(STUBBORN); time.sleep(600)")
     async with serving(hub, program, graces=PATIENT) as client:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.integration.cli.conftest import Shell
-from tests.support.programs import group_is_gone, python
+from tests.support.programs import group_is_gone, has_ended, python
 from tests.support.timing import eventually_sync, scaled
 
 
@@ -85,7 +85,19 @@ def test_when_the_agent_is_killed_nothing_of_its_programs_is_left(shell: Shell) 
         [guard] = bodies(shell, run, "guard")
         assert isinstance(guard, int)
         agent.send_signal(signal.SIGKILL)
-        eventually_sync(lambda: group_is_gone(group) and not Path(f"/proc/{guard}").exists())
+        eventually_sync(lambda: group_is_gone(group) and has_ended(guard))
+        shell.done("run", "cancel", run)
+
+
+def test_when_the_guard_is_killed_and_the_agent_can_do_nothing_the_program_ends_all_the_same(shell: Shell) -> None:
+    program = python("say(type='event', kind='guard', body=os.getppid()); time.sleep(600)")
+    with executing(shell, "frozen", "--handler", "it", "--", *program) as agent:
+        run, group = begun(shell, "frozen", "guard")
+        [guard] = bodies(shell, run, "guard")
+        assert isinstance(guard, int)
+        agent.send_signal(signal.SIGSTOP)
+        os.kill(guard, signal.SIGKILL)
+        eventually_sync(lambda: has_ended(group))
         shell.done("run", "cancel", run)
 
 
