@@ -122,6 +122,9 @@ def test_a_second_signal_hands_the_run_back_and_leaves_nothing(shell: Shell) -> 
     ) as agent:
         run, group = begun(shell, "hurried", "stdout")
         agent.send_signal(signal.SIGINT)
+        assert agent.stderr is not None
+        while "agent_draining" not in agent.stderr.readline():
+            assert agent.poll() is None
         agent.send_signal(signal.SIGINT)
         assert agent.wait(scaled(20)) == 130
         assert group_is_gone(group)
