@@ -65,7 +65,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class ProgramHandler:
-    """A handler that is a program. A new attempt starts it over."""
+    """A handler that is a program. A new attempt starts it over, and tells it the last checkpoint."""
 
     name: str
     program: Program
@@ -101,8 +101,8 @@ class ProgramHandler:
 
     @property
     def recover(self) -> Recover:
-        """What a program did is not recorded: a new attempt starts over."""
-        return Recover.RESTART
+        """A plain program cannot say where it is."""
+        return Recover.RESTART if self.program.plain else Recover.CHECKPOINT
 
     @property
     def isolation(self) -> Isolation:

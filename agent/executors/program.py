@@ -29,6 +29,7 @@ from agent.executors.program_lines import (
     Event,
     Failure,
     LineReader,
+    Mark,
     Progress,
     Refused,
     Result,
@@ -164,7 +165,8 @@ class _Run:
             self._input.say(input_line(self._state.assign))
             self._input.end()
         else:
-            self._input.say(start_line(self._state.assign))
+            last = self._state.checkpoint
+            self._input.say(start_line(self._state.assign, None if last is None else last.value))
 
     # Listening
 
@@ -193,7 +195,7 @@ class _Run:
         if self._outcome is not None and not isinstance(said, Refused):
             raise _bad_line(f"a message of type {said.type!r} came after its {self._outcome.type}, which is the last")
         match said:
-            case Event():
+            case Event() | Mark():
                 await self._emit(said)
             case Progress():
                 self._context.progress(said.current, said.total, said.message)
@@ -203,11 +205,14 @@ class _Run:
                 self._outcome = said
                 self._begin(Cause.FINISHED)
 
-    async def _emit(self, event: Event) -> None:
+    async def _emit(self, said: Event | Mark) -> None:
         try:
-            await self._context.emit(event.kind, event.body, cause=event.cause)
+            if isinstance(said, Mark):
+                await self._context.checkpoint(said.value)
+            else:
+                await self._context.emit(said.kind, said.body, cause=said.cause)
         except (TypeError, ValueError, OverflowError) as fault:
-            raise _bad_line(f"an event of kind {event.kind!r:.140} cannot be an entry: {fault}") from None
+            raise _bad_line(f"a message of type {said.type!r} cannot be an entry: {fault}") from None
 
     # Ending
 

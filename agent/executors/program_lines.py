@@ -1,7 +1,7 @@
 """The lines that an agent and a program exchange: bytes in, what they say out. No process, no I/O, no clock.
 
     to the program      {"type": "start", ...} {"type": "cancel", ...}
-    from the program    {"type": "event" | "progress" | "result" | "error", ...}; any other line is text
+    from the program    {"type": "event" | "progress" | "checkpoint" | "result" | "error", ...}; any other line is text
 
 A line is a message if it is a JSON object whose `type` is a string. One that is none of ours, or does not fit,
 is `Refused`: what a program meant to say is never taken for text. What is held of a line that has not ended is
@@ -28,6 +28,7 @@ __all__ = [
     "Event",
     "Failure",
     "LineReader",
+    "Mark",
     "Progress",
     "Refused",
     "Result",
@@ -70,6 +71,13 @@ class Progress(_Message):
     current: float
     total: float | None = None
     message: str | None = None
+
+
+class Mark(_Message):
+    """Where the program is: the next attempt is told it when it starts."""
+
+    type: Literal["checkpoint"]
+    value: Any
 
 
 class Result(_Message):
@@ -116,11 +124,13 @@ class Refused:
     why: str
 
 
-Said = Event | Progress | Result | Failure | Text | Refused
+Message = Event | Progress | Mark | Result | Failure
+Said = Message | Text | Refused
 
-_MODELS: dict[str, type[Event] | type[Progress] | type[Result] | type[Failure]] = {
+_MODELS: dict[str, type[Message]] = {
     "event": Event,
     "progress": Progress,
+    "checkpoint": Mark,
     "result": Result,
     "error": Failure,
 }
@@ -200,7 +210,7 @@ def _whole_characters(data: bytearray, most: int) -> int:
     return most  # it is no UTF-8
 
 
-def _read(line: bytes) -> Event | Progress | Result | Failure | Refused | None:
+def _read(line: bytes) -> Message | Refused | None:
     """Return the message of a line; None where it is text."""
     if line.lstrip()[:1] != b"{":
         return None
@@ -229,8 +239,8 @@ def _shown(line: bytes) -> str:
     return text if len(line) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}..."
 
 
-def start_line(assign: Assign) -> bytes:
-    """Return the first line that a program is told: its run."""
+def start_line(assign: Assign, checkpoint: bytes | None = None) -> bytes:
+    """Return the first line that a program is told: its run, and the last checkpoint of earlier attempts."""
     return _line_of(
         {
             "type": "start",
@@ -239,6 +249,7 @@ def start_line(assign: Assign) -> bytes:
             "handler": assign.handler,
             "queue": assign.queue,
             "input": readable(assign.input),
+            "checkpoint": None if checkpoint is None else readable(checkpoint),
         }
     )
 

@@ -151,14 +151,35 @@ async def test_an_error_is_the_run_s(hub: Hub, retryable: bool) -> None:
         assert len(bodies(await entries_of(run), "$errored")) == (2 if retryable else 1)
 
 
+async def test_a_new_attempt_is_told_the_last_checkpoint(hub: Hub) -> None:
+    program = python(
+        """
+        at = start["checkpoint"] or 0
+        if at == 2:
+            say(type="result", result=[start["attempt"], at])
+        else:
+            for place in (at + 0.5, at + 1):
+                say(type="checkpoint", value=place)
+            sys.exit("again")
+        """
+    )
+    async with serving(hub, program, retries=2) as client:
+        run = await client.submit("it", backoff=0.001)
+        assert await run.result() == [3, 2]
+
+
 BAD = [
-    ('say(type="ask", question="may I?")', "is of type 'ask'; a program says event, progress, result, error"),
-    ('say(type="checkpoint", state=1)', "is of type 'checkpoint'"),
+    (
+        'say(type="ask", question="may I?")',
+        "is of type 'ask'; a program says event, progress, checkpoint, ",
+    ),
+    ('say(type="checkpoint", state=1)', "is no message of type 'checkpoint': value: Field required"),
+    ('say(type="checkpoint", value=2**70)', "a message of type 'checkpoint' cannot be an entry"),
     ('say(type="event")', "is no message of type 'event': kind: Field required"),
     ('say(type="event", kind="No Kind")', "'No Kind' is no kind for an entry"),
     ('say(type="event", kind="$cancel")', "is no kind for an entry"),
-    ('say(type="event", kind="a", body=2**70)', "an event of kind 'a' cannot be an entry"),
-    ('say(type="event", kind="a", body="\\ud800")', "an event of kind 'a' cannot be an entry"),
+    ('say(type="event", kind="a", body=2**70)', "a message of type 'event' cannot be an entry"),
+    ('say(type="event", kind="a", body="\\ud800")', "a message of type 'event' cannot be an entry"),
     ('say(type="event", kind="a", body="x" * 1_100_000)', "the hub takes 1048576"),
     ('say(type="result", result=1); say(type="event", kind="a")', "came after its result, which is the last"),
 ]

@@ -15,8 +15,10 @@ TRUE = Program(("true",))
 def test_a_program_is_announced_as_any_handler_is() -> None:
     agent = Agent("a")
     agent.program("it", TRUE, retries=2, timeout=1.5)
-    [handler] = agent.handlers
-    assert handler.spec == HandlerSpec(name="it", recover=Recover.RESTART, retries=2, timeout_ms=1500)
+    agent.program("plain", Program(("true",), plain=True))
+    handler, plain = agent.handlers
+    assert handler.spec == HandlerSpec(name="it", recover=Recover.CHECKPOINT, retries=2, timeout_ms=1500)
+    assert plain.spec == HandlerSpec(name="plain", recover=Recover.RESTART)
     assert handler.bind({"input": 3}) == {}, "its input is handed over as it is"
 
 

@@ -15,6 +15,7 @@ from agent.executors.program_lines import (
     Event,
     Failure,
     LineReader,
+    Mark,
     Progress,
     Refused,
     Result,
@@ -36,6 +37,7 @@ MESSAGES = [
         '{"type": "progress", "current": 1, "total": 2, "message": "x"}',
         Progress(type="progress", current=1.0, total=2.0, message="x"),
     ),
+    ('{"type": "checkpoint", "value": {"at": 3}}', Mark(type="checkpoint", value={"at": 3})),
     ('{"type": "result"}', Result(type="result")),
     ('{"type": "result", "result": {"n": 1}}\r', Result(type="result", result={"n": 1})),
     ('{"type": "error", "message": "no"}', Failure(type="error", message="no")),
@@ -60,8 +62,12 @@ TEXTS = [
 ]
 
 REFUSED = [
-    ('{"type": "ask", "question": "may I?"}', "is of type 'ask'; a program says event, progress, result, error"),
-    ('{"type": "checkpoint"}', "is of type 'checkpoint'"),
+    (
+        '{"type": "ask", "question": "may I?"}',
+        "is of type 'ask'; a program says event, progress, checkpoint, ",
+    ),
+    ('{"type": "answer"}', "is of type 'answer'"),
+    ('{"type": "checkpoint"}', "value: Field required"),
     ('{"type": "events", "kind": "a"}', "is of type 'events'"),
     ('{"type": "event"}', "kind: Field required"),
     ('{"type": "event", "kind": 7}', "kind: Input should be a valid string"),
@@ -195,7 +201,9 @@ def test_what_a_program_is_told() -> None:
         "handler": "lint",
         "queue": "default",
         "input": {"path": "ü", "blob": {"$base64": "AA=="}},
+        "checkpoint": None,
     }
+    assert json.loads(start_line(ASSIGN, pack_value({"at": 3})))["checkpoint"] == {"at": 3}
     assert json.loads(input_line(ASSIGN)) == {"path": "ü", "blob": {"$base64": "AA=="}}
     assert json.loads(cancel_line("enough")) == {"type": "cancel", "reason": "enough"}
     assert all(one.count(b"\n") == 1 and one.isascii() for one in (line, input_line(ASSIGN), cancel_line(None)))
