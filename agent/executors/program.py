@@ -172,10 +172,9 @@ class _Run:
 
     async def _listen(self, pipe: OutputPipe, kind: str) -> None:
         """Take what comes out of one pipe, up to its end or the first thing that cannot be taken."""
-        text_bytes = (self._state.outlet.body_bytes_max - TEXT_REST_BYTES) // TEXT_FACTOR
-        reader = LineReader(
-            messages=kind == STDOUT and not self._program.plain, text_bytes_max=min(TEXT_BYTES_MAX, text_bytes)
-        )
+        fitting = max(TEXT_FACTOR, (self._state.outlet.body_bytes_max - TEXT_REST_BYTES) // TEXT_FACTOR)
+        messages = kind == STDOUT and not self._program.plain
+        reader = LineReader(messages=messages, text_bytes_max=min(TEXT_BYTES_MAX, fitting))
         try:
             while data := await pipe.read():
                 for said in reader.feed(data):

@@ -75,6 +75,13 @@ async def test_while_the_window_is_full_the_program_waits(fake: FakeHub, tmp_pat
         assert len(said(fake, run, "stdout")) == lines
 
 
+async def test_parts_of_a_line_are_no_larger_than_what_the_hub_takes(fake: FakeHub) -> None:
+    fake.limits = Limits(body_bytes_max=500)
+    async with running(fake, shell("head -c 10000 /dev/zero | tr '\\0' '\\377'"), plain=True) as run:
+        await eventually(lambda: bool(said(fake, run, Kind.SUCCEEDED)))
+        assert "".join(body["text"] for body in said(fake, run, "stdout")) == r"\xff" * 10000
+
+
 async def test_a_fenced_program_is_ended_with_its_group_and_nothing_more_is_said(fake: FakeHub) -> None:
     async with running(fake, python("ignore_sigterm(); grandchild(STUBBORN); time.sleep(600)")) as run:
         await eventually(lambda: bool(said(fake, run, "stdout")))
