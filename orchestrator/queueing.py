@@ -68,10 +68,7 @@ class Queueing:
 
     async def set(self, queue: Queue, asked: QueueSet) -> QueueInfo:
         """Say something of a queue, and return what holds from now on."""
-        terms = Terms.parse(await self._store.hash_all(queue.terms))
-        paused = terms.paused if asked.paused is None else asked.paused
-        limit = terms.limit if asked.limit is None else asked.limit or None
-        await settle(self._line, set_terms(self._ids(self._line.src), queue, Terms(paused, limit)))
+        await settle(self._line, set_terms(self._ids(self._line.src), queue, asked.paused, asked.limit))
         return await self.get(queue)
 
     async def purge(self, queue: Queue, principal: str, reason: str | None) -> int:

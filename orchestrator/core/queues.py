@@ -72,11 +72,18 @@ class Terms:
         return () if self.limit is None else (Below(queue.active, self.limit),)
 
 
-def set_terms(ids: Ids, queue: Queue, terms: Terms) -> Commit:
-    """Propose what is said of a queue from now on; hubs are told, since it may have work again."""
-    fields = {_PAUSED: "1" if terms.paused else None, _LIMIT: None if terms.limit is None else str(terms.limit)}
-    kept = {name: value for name, value in fields.items() if value is not None}
-    gone = tuple(name for name, value in fields.items() if value is None)
+def set_terms(ids: Ids, queue: Queue, paused: bool | None, limit: int | None) -> Commit:
+    """Propose what is said of a queue from now on; hubs are told, since it may have work again.
+
+    What is None stays as it is, whoever else says something of it meanwhile; a limit of 0 is none.
+    """
+    said: dict[str, str | None] = {}
+    if paused is not None:
+        said[_PAUSED] = "1" if paused else None
+    if limit is not None:
+        said[_LIMIT] = str(limit) if limit else None
+    kept = {name: value for name, value in said.items() if value is not None}
+    gone = tuple(name for name, value in said.items() if value is None)
     return Commit(
         id=ids.commit,
         partition=queue.partition,

@@ -38,6 +38,7 @@ from protocol.selector import parse_selector
 __all__ = [
     "Ids",
     "again",
+    "arrive",
     "cancel",
     "dequeue",
     "enqueue",
@@ -104,11 +105,14 @@ def put_off(log: LogName, queue: str, until_ms: int) -> Op:
     return SortedAdd(keys.later(partition_of(log), log.namespace, queue), log.name, until_ms)
 
 
+def arrive(meta: RunMeta) -> Op:
+    """Note that a run does not come to its queue later any more."""
+    return SortedRemove(keys.later(meta.partition, meta.log.namespace, meta.queue), meta.log.name)
+
+
 def withdraw(meta: RunMeta) -> tuple[Op, ...]:
-    """Let a run wait no more, neither on its queue nor for the time when it comes there."""
-    if not meta.not_before_ms:
-        return dequeue(meta)
-    return (SortedRemove(keys.later(meta.partition, meta.log.namespace, meta.queue), meta.log.name),)
+    """Let a run wait no more, wherever it does: it may have come to its queue since its meta was read."""
+    return (*dequeue(meta), arrive(meta))
 
 
 def timer(log: LogName, due_ms: int | None) -> Op:
@@ -254,7 +258,7 @@ def requeue(ids: Ids, meta: RunMeta) -> Commit:
         guards=meta.unchanged(),
         ops=(
             HashDelete(keys.meta(meta.log), ("not_before",)),
-            *withdraw(meta),
+            arrive(meta),
             *enqueue(meta.log, meta.queue, meta.bucket, meta.priority),
             timer(meta.log, after.due_ms),
         ),

@@ -89,6 +89,17 @@ async def test_a_limit_holds_over_agents_and_hubs(world: World) -> None:
         assert (await client.result("queue.set", queue="q", limit=0)).get("limit") is None
 
 
+async def test_what_is_not_said_of_a_queue_stays_as_it_is(calm: World) -> None:
+    async with calm.peer() as client:
+        await client.identify(identify())
+        await client.result("queue.set", queue="q", paused=True)
+        await client.result("queue.set", queue="q", limit=3)
+        info = await client.result("queue.set", queue="q")
+        assert (info["paused"], info["limit"]) == (True, 3)
+        info = await client.result("queue.set", queue="q", paused=False)
+        assert (info["paused"], info["limit"]) == (False, 3)
+
+
 async def test_a_purge_cancels_what_waits_and_what_comes_later_and_nothing_else(calm: World) -> None:
     async with calm.peer() as client, calm.peer() as worker:
         await client.identify(identify())

@@ -450,3 +450,17 @@ async def test_what_the_run_says_of_times_goes_before_what_the_handler_says(benc
     assert (run.times_out_ms, run.backoff_ms, run.backoff_max_ms) == (bench.now_ms + 7, 1, 1)
     await bench.store.commit(commit)
     assert await bench.meta() == run
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire"])
+async def test_a_run_that_came_to_its_queue_since_it_was_read_leaves_it_when_it_ends(bench: Bench, end: str) -> None:
+    await bench.submit(delay_ms=DELAY_MS)
+    seen = await bench.meta()
+    await bench.due(seen.not_before_ms)
+    proposed = (
+        runs.cancel(bench.ids(), seen, "hub:hub-1", Cancel(), None)
+        if end == "cancel"
+        else attempts.on_due(bench.ids(), seen, 0.5, seen.deadline_ms or 0)
+    )
+    assert isinstance(await bench.do(proposed), Outcome)
+    assert (await bench.check()).state in (RunState.CANCELLED, RunState.EXPIRED)
