@@ -69,11 +69,17 @@ class Dispatch:
 
     async def run(self) -> None:
         """Claim until cancelled."""
+        loop = asyncio.get_running_loop()
+        poll_s = loop.time() + POLL_S
         async with asyncio.TaskGroup() as tasks:
             while True:
+                due = loop.time() >= poll_s  # however often hints came meanwhile
                 try:
-                    await asyncio.wait_for(self._woken.wait(), POLL_S)
+                    await asyncio.wait_for(self._woken.wait(), 0 if due else poll_s - loop.time())
                 except TimeoutError:
+                    due = True
+                if due:
+                    poll_s = loop.time() + POLL_S
                     self._dirty.update(self._wanted())
                 self._woken.clear()
                 ready = self._dirty - self._busy
@@ -174,9 +180,12 @@ class Dispatch:
         line = self._line
         fields = await line.store.meta(log)
         meta = RunMeta.parse(log, fields) if fields else None
-        if meta is None or meta.state is not RunState.QUEUED:
-            return False
+        if meta is None or meta.state is not RunState.QUEUED or meta.not_before_ms:
+            return False  # it was taken since it was listed, and may wait for its next try
         ids = runs.Ids(line.new_commit_id(), line.src)
+        if meta.deadline_ms is not None and meta.deadline_ms <= line.now_ms():
+            await settle(line, runs.expire(ids, meta))
+            return False
         commit, run = attempts.claim(
             ids, meta, peer.holder, peer.handlers[handler], terms, store_ms=line.now_ms(), lease_ms=self._lease_ms
         )

@@ -73,16 +73,24 @@ class Queueing:
 
     async def purge(self, queue: Queue, principal: str, reason: str | None) -> int:
         """Cancel every run that waits, or comes later. Returns how many there were."""
-        purged = 0
         place = queue.partition, queue.namespace, queue.name
-        places = [keys.later(*place), *(keys.queue(*place, bucket) for bucket in await self._bucket_names(queue))]
-        for waiting in places:
-            while members := await self._store.sorted_range(waiting, PURGED_AT_ONCE_MAX):
-                logs = [LogName(queue.namespace, LogKind.RUN, run) for run, _ in members]
-                done = await asyncio.gather(*(self._cancel(log, principal, reason or PURGED_REASON) for log in logs))
-                purged += sum(done)
-                if not any(done):
-                    break  # others took them meanwhile; what they left is looked at by whoever asks again
+        reason = reason or PURGED_REASON
+        purged = await self._purge(queue.namespace, keys.later(*place), principal, reason)
+        for bucket in await self._bucket_names(queue):  # read now: what came from there meanwhile is in them
+            purged += await self._purge(queue.namespace, keys.queue(*place, bucket), principal, reason)
+        return purged
+
+    async def _purge(self, namespace: str, waiting: str, principal: str, reason: str) -> int:
+        """Cancel as many runs as wait in one place when this begins; those that come meanwhile are not chased."""
+        purged, left = 0, await self._store.sorted_size(waiting)
+        while left > 0:
+            members = await self._store.sorted_range(waiting, min(left, PURGED_AT_ONCE_MAX))
+            logs = [LogName(namespace, LogKind.RUN, run) for run, _ in members]
+            done = sum(await asyncio.gather(*(self._cancel(log, principal, reason) for log in logs)))
+            if not done:
+                break  # others took them meanwhile; what they left is looked at by whoever asks again
+            purged += done
+            left -= len(members)
         return purged
 
     async def _cancel(self, log: LogName, principal: str, reason: str) -> bool:

@@ -1,4 +1,4 @@
-"""Acts on what is due: leases that ran out, and runs whose wait before a retry is over.
+"""Acts on what is due: leases that ran out, and runs that waited long enough or took too long.
 
 Hubs share the work out by rendezvous hashing (Thaler and Ravishankar, 1998) over the hubs that are
 live; two of them acting at once is harmless, since a guard lets one through.
@@ -22,6 +22,7 @@ import structlog
 from orchestrator.line import Line
 from orchestrator.registry import Registry
 from orchestrator.store.base import StoreError, StoreUnavailable
+from orchestrator.together import together
 from orchestrator.work import Work
 from protocol.ids import PARTITIONS, LogKind, LogName
 
@@ -112,11 +113,18 @@ class Timekeeper:
         self._identity = identity
 
     async def _each(self, due: list[tuple[int, str]], act: Callable[[LogName], Awaitable[None]]) -> None:
-        for _, member in due:
+        """Do all that is due at once: one after the other, many would keep the clock from being watched."""
+
+        async def do(member: str) -> StoreUnavailable | None:
             namespace, _, run = member.partition("/")
             try:
                 await act(LogName(namespace, LogKind.RUN, run))
-            except StoreUnavailable:
-                raise
+            except StoreUnavailable as fault:
+                return fault
             except StoreError as fault:  # this one run cannot be read; the others can
                 log_.error("run_unreadable", run=run, reason=str(fault))
+            return None
+
+        for fault in await together(do(member) for _, member in due):
+            if fault is not None:
+                raise fault

@@ -45,7 +45,7 @@ TURN_BYTES_MAX = 128 * 1024
 """After this much the event loop would read on with the same peer."""
 CLOSE_TIMEOUT_S = 2.0
 
-_CODES = {
+_CODES: dict[int, CloseCode] = {
     WebSocketCode.MESSAGE_TOO_BIG: CloseCode.TOO_LARGE,
     WebSocketCode.INVALID_DATA: CloseCode.MALFORMED,
 }
@@ -96,7 +96,7 @@ class _Protocol(ServerProtocol, _Frames):
 
     def fail(self, code: WebSocketCode | int, reason: str = "") -> None:
         """Close; our codes say whether to come back."""
-        super().fail(_CODES.get(WebSocketCode(code), code) if code in _CODES else code, reason)
+        super().fail(_CODES.get(code, code), reason)
 
 
 class Socket(asyncio.Protocol):

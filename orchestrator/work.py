@@ -206,10 +206,14 @@ class Work:
 
     async def release(self, peer: Peer, frame: Release) -> None:
         """Take back an attempt that the agent does not want."""
-        meta = await self._meta_of(peer, frame.run)
-        mine = meta is not None and (meta.fence, meta.session) == (frame.fence, peer.session)
-        if meta is not None and mine and meta.state is RunState.RUNNING:
-            await settle(self._line, attempts.release(self._ids(), meta, frame.reason.value))
+        while True:
+            meta = await self._meta_of(peer, frame.run)
+            mine = meta is not None and (meta.fence, meta.session) == (frame.fence, peer.session)
+            if meta is None or not mine or meta.state is not RunState.RUNNING:
+                break
+            commit = attempts.release(self._ids(), meta, frame.reason.value)
+            if isinstance(await settle(self._line, commit), Outcome):
+                break
         peer.held.pop(frame.run, None)
         peer.leaving = peer.leaving or frame.reason is ReleaseReason.DRAIN  # else it would be given this run again
         self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue) if meta else "")
@@ -273,8 +277,9 @@ class Work:
         if isinstance(result, Refused):
             return _refused(frame, commit, result)
         if kind in publishing.ENDINGS:
-            peer.held.pop(log.name, None)
+            held = peer.held.pop(log.name, None)
             self._dispatch.offer(peer)
+            self._dispatch.hint(runs.queue_hint(log.namespace, held.queue) if held else "")
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)
@@ -300,8 +305,11 @@ class Work:
         error = RunError(type=RUN_LOG_FULL, message=f"the run's log reached {RUN_ENTRIES_MAX} entries")
         try:
             meta = await self._meta(log)
-            if meta is not None and meta.state is RunState.RUNNING:
-                await settle(self._line, attempts.fail(self._ids(), meta, error))
+            if meta is None or meta.state is not RunState.RUNNING:
+                return
+            if isinstance(await settle(self._line, attempts.fail(self._ids(), meta, error)), Outcome):
+                self._taken(meta)
+                self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
         except StoreUnavailable as fault:
             log_.warning("run_not_ended", run=log.name, reason=str(fault))  # its next entry brings us back here
 

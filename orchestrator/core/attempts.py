@@ -93,7 +93,6 @@ class Ending:
         guards: what must be so for it.
         ops: index entries to change, besides that the attempt is let go.
         due_ms: when the timekeeper is to look at the run again.
-        hints: words for other hubs.
     """
 
     state: RunState
@@ -101,7 +100,6 @@ class Ending:
     fields: Mapping[str, str] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     ops: tuple[Op, ...] = ()
-    hints: tuple[str, ...] = ()
     due_ms: int | None = None
 
 
@@ -219,7 +217,7 @@ def publish(
         guards=guards + ending.guards,
         appends=(Append(log, packed + ending.entries, "", producer, expect),),
         ops=_ended(log, holder.agent, queue, ending),
-        hints=ending.hints,
+        hints=(runs.queue_hint(log.namespace, queue),),
     )
 
 
@@ -236,10 +234,6 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
 
     `draw` is a random number in [0, 1), for the wait before the next try.
     """
-    return _after_failure(ids, meta, errored, draw, store_ms)
-
-
-def _after_failure(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:
     error, failures, retries = errored.error, meta.failures + 1, meta.retries or 0
     fields, due_ms = {"failures": str(failures)}, None
     ops: tuple[Op, ...] = ()
@@ -281,7 +275,7 @@ def time_out(ids: Ids, meta: RunMeta, draw: float, store_ms: int) -> Commit:
     """Propose that the current attempt has had its time: it failed, and its agent has it no more."""
     assert meta.timeout_ms is not None, meta
     timed_out = TimedOut(attempt=meta.attempt, timeout_ms=meta.timeout_ms)
-    ending = _after_failure(ids, meta, Errored(error=timeout_error(timed_out)), draw, store_ms)
+    ending = conclude_error(ids, meta, Errored(error=timeout_error(timed_out)), draw, store_ms)
     return _end(ids, meta, pack_control(Kind.TIMED_OUT, ids.src, timed_out), ending)
 
 
@@ -321,9 +315,8 @@ def _back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
     if meta.cancelling:
         return Ending(RunState.CANCELLED, (_cancelled(ids, None),), fields)
     waiting = runs.enqueue(meta.log, meta.queue, meta.bucket, meta.priority)
-    hint = runs.queue_hint(meta.log.namespace, meta.queue)
     due_ms = replace(meta, state=RunState.QUEUED, not_before_ms=0).due_ms
-    return Ending(RunState.QUEUED, fields=fields, ops=waiting, hints=(hint,), due_ms=due_ms)
+    return Ending(RunState.QUEUED, fields=fields, ops=waiting, due_ms=due_ms)
 
 
 def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
@@ -333,7 +326,7 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
         guards=(*meta.unchanged(), meta.cancel_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
         ops=_ended(meta.log, meta.agent, meta.queue, ending),
-        hints=ending.hints,
+        hints=(runs.queue_hint(meta.log.namespace, meta.queue),),
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from protocol.control import Kind
-from protocol.frames import Assign, Puback, Publish
+from protocol.frames import Assign, HandlerSpec, Puback, Publish, Role
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_work import agent, work_of
 from tests.support.hub_world import World
@@ -136,3 +136,20 @@ async def test_who_may_only_look_may_not_pause_or_purge(calm: World) -> None:
             answer = await viewer.request(method, op=False, queue="q", **params)
             assert answer.error is not None
             assert answer.error.code == "forbidden"
+
+
+async def test_a_place_that_becomes_free_is_taken_by_an_agent_of_another_hub(world: World) -> None:
+    hubs = [await world.start(heartbeat_ms=5_000) for _ in range(2)]
+    async with world.peer() as client, world.peer(hub=hubs[0]) as first, world.peer(hub=hubs[1]) as second:
+        await client.identify(identify())
+        await client.result("queue.set", queue="q", limit=1)
+        await first.identify(agent("a1"))
+        await submit(client, "first")
+        given = await first.expect(Assign)
+        ssd = identify(
+            "a2", Role.AGENT, "a2", queues=("q",), slots=1, handlers=(HandlerSpec(name="h"),), labels={"ssd": "1"}
+        )
+        await second.identify(ssd)
+        picky = await submit(client, "picky", where="ssd")
+        await first.send(done(given))
+        assert (await second.expect(Assign)).run == picky
