@@ -27,7 +27,7 @@ _IS = re.compile(rf"({_WORD})\s*(=|!=)\s*({_WORD})")
 _IN = re.compile(rf"({_WORD})\s+in\s+\(([^()]*)\)")
 _EXISTS = re.compile(rf"({_WORD})")
 _BETWEEN = re.compile(r",(?![^(]*\))")
-_TRIED = "write gpu=h200, region!=eu, tier in (a,b) or ssd"
+_HOW_TO = "write gpu=h200, region!=eu, tier in (a,b) or ssd"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,4 +106,4 @@ def _requirement(part: str) -> Requirement:
             return Requirement(found[1], tuple(sorted(set(values))))
     if _EXISTS.fullmatch(part):
         return Requirement(part, ())
-    raise InvalidSelector(f"{part!r} in a selector is not understood: {_TRIED}")
+    raise InvalidSelector(f"{part!r} in a selector is not understood: {_HOW_TO}")
