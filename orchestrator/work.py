@@ -1,8 +1,8 @@
 """Attempts: how agents keep them, write to them, hand them back and lose them.
 
 The store's word counts: an attempt is an agent's while the run's meta says so. What this hub knows of it
-(`Peer.held`) only saves asking. Every change is a proposal of `orchestrator.core.attempts`; where its guard is
-refused, somebody else was first, and the run is read again.
+(`Peer.held`) saves asking, for the queue of a run that ends as well. Every change is a proposal of
+`orchestrator.core.attempts`; where its guard is refused, somebody else was first, and the run is read again.
 
 Specification: docs/protocol.md, section "Work".
 """
