@@ -6,7 +6,9 @@ Specification: docs/protocol.md, section "Transport".
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
+from socket import fromfd
 
 from websockets.http11 import Request
 from websockets.typing import Subprotocol
@@ -24,6 +26,9 @@ __all__ = ["SUBPROTOCOL", "CannotListen", "Server"]
 SUBPROTOCOL = Subprotocol("fleetline.v1")
 BEARER = "Bearer "
 BACKLOG = 4096
+ACCEPTED_A_TURN = 8
+"""Connections accepted in one turn of the event loop. uvloop accepts one for each listening socket, so there are that
+many for the one address. Agents that come back together then ask the store together, which halves what that costs."""
 
 
 class CannotListen(FleetlineError):
@@ -36,7 +41,7 @@ class Server:
     def __init__(self, hub: Services, health: Health) -> None:
         self._hub = hub
         self._health = health
-        self._server: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._room = Room(hub.settings)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
@@ -52,20 +57,26 @@ class Server:
         settings = self._hub.settings
         host, port = settings.address
         handshake_s = settings.handshake_ms / 1000
-        loop = asyncio.get_running_loop()
+        listen = partial(
+            asyncio.get_running_loop().create_server,
+            lambda: Socket(self, SUBPROTOCOL, handshake_s),
+            backlog=BACKLOG,
+        )
         try:
-            self._server = await loop.create_server(
-                lambda: Socket(self, SUBPROTOCOL, handshake_s), host, port, backlog=BACKLOG
-            )
+            first = await listen(host, port)
+            self._listeners.append(first)
+            for bound in first.sockets:
+                for _ in range(ACCEPTED_A_TURN - 1):
+                    self._listeners.append(await listen(sock=fromfd(bound.fileno(), bound.family, bound.type)))
         except OSError as fault:
             raise CannotListen(f"cannot listen on {settings.listen}: {fault.strerror or fault}") from fault
-        port = next(iter(self._server.sockets)).getsockname()[1]
+        port = first.sockets[0].getsockname()[1]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""
-        if self._server is not None:
-            self._server.close()
+        for listener in self._listeners:
+            listener.close()
 
     async def wait_closed(self) -> None:
         """Wait until every connection is gone."""
