@@ -15,7 +15,7 @@ import structlog
 
 from orchestrator.auth.principal import Principal
 from orchestrator.auth.scopes import may_open
-from orchestrator.auth.tokens import TokenRefused, Tokens
+from orchestrator.auth.tokens import TokenRefused, Tokens, claimed_namespace
 from orchestrator.core import sessions
 from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.follows import Follows
@@ -25,9 +25,9 @@ from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
-from protocol.errors import RemoteProtocolError
+from protocol.errors import InvalidName, RemoteProtocolError
 from protocol.frames import AttemptClaim, AttemptVerdict, Hello, Identify, Role, Subscribe, SubscriptionVerdict
-from protocol.ids import LogName
+from protocol.ids import LogKind, LogName
 
 if TYPE_CHECKING:
     from orchestrator.connection import Connection
@@ -71,7 +71,8 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    principal = _authenticate(hub, frame, token)
+    meta = await _left(hub, frame, token)
+    principal = _authenticate(hub, frame, token, meta)
     if isinstance(principal, Denied):
         return principal
     peer = _peer(connection, frame, principal, hub.settings.limits.attempts_max)
@@ -81,7 +82,7 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
     joined = follows.join(_once(frame.subscriptions))  # first, so that they are given what the fence appends
     known: dict[LogName, Known] = {}
     if peer.role is Role.AGENT:
-        previous = await _fence(hub.line, peer, known)
+        previous = await _fence(hub.line, peer, hub.tokens.mark(token or ""), meta, known)
         if isinstance(previous, Denied):
             return previous
         resumed = frame.session == previous
@@ -175,11 +176,23 @@ async def _close(line: Line, peer: Peer, reason: str) -> None:
         log_.debug("disconnect_not_stored", agent=peer.id, reason=str(fault))
 
 
-def _authenticate(hub: Services, frame: Identify, token: str | None) -> Principal | Denied:
+async def _left(hub: Services, frame: Identify, token: str | None) -> dict[str, str] | None:
+    """Return how the log of an agent was left by the session before. Nobody is told before the token is verified."""
+    namespace = claimed_namespace(token) if token and frame.role is Role.AGENT else None
+    if namespace is None:
+        return None
+    try:
+        log = LogName.parse(f"{LogKind.AGENT.value}/{frame.id}", namespace)
+    except InvalidName:
+        return None
+    return await hub.line.store.meta(log)
+
+
+def _authenticate(hub: Services, frame: Identify, token: str | None, meta: dict[str, str] | None) -> Principal | Denied:
     if not token:
         return Denied(CloseCode.UNAUTHENTICATED, "no token: send it in the Authorization header or in identify")
     try:
-        principal = hub.tokens.verify(token, int(time.time()))
+        principal = hub.tokens.verify(token, int(time.time()), (meta or {}).get(sessions.MARK_FIELD))
     except TokenRefused as fault:
         return Denied(CloseCode.UNAUTHENTICATED, str(fault))
     denied = sessions.judge(frame, principal)
@@ -209,14 +222,17 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, attempt
     )
 
 
-async def _fence(line: Line, peer: Peer, known: dict[LogName, Known]) -> str | Denied:
+async def _fence(
+    line: Line, peer: Peer, mark: str, meta: dict[str, str] | None, known: dict[LogName, Known]
+) -> str | Denied:
     """Commit the session; return the one before it (or ""), or why there is none. Notes how the log was left."""
     log = sessions.agent_log(peer.namespace, peer.id)
     for _ in range(OPEN_TRIES_MAX):
-        meta = await line.store.meta(log)
         if sessions.was_superseded(meta, peer.instance):
             return Denied(CloseCode.SUPERSEDED, "another process has taken this agent's id over since")
-        newcomer = Newcomer(peer.session, peer.instance, line.hub_id, line.src, line.new_commit_id(), line.new_epoch())
+        newcomer = Newcomer(
+            peer.session, peer.instance, line.hub_id, line.src, line.new_commit_id(), line.new_epoch(), mark
+        )
         opening = sessions.open_session(log, meta, newcomer, line.now_ms())
         outcome = await line.commit(opening.commit)
         if isinstance(outcome, Outcome):
@@ -227,6 +243,7 @@ async def _fence(line: Line, peer: Peer, known: dict[LogName, Known]) -> str | D
             if opening.takeover:
                 log_.info("agent_taken_over", agent=peer.id, session=peer.session, instance=peer.instance)
             return opening.previous
+        meta = await line.store.meta(log)
     return Denied(CloseCode.OVERLOADED, "other sessions of this agent open at the same time")
 
 

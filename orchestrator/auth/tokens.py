@@ -3,12 +3,19 @@
 A token is a JWT (EdDSA) with issuer and audience `fleetline`, `sub` the name, `ns` the namespace, `scopes`,
 `agents` (ids that it may identify as, or `*`), `iat`, `exp` and `jti`.
 
+To check a signature costs more than all else that a hub does for an agent that comes back. So the agent's session
+leaves a mark of the token that opened it: a keyed hash, which only a hub of the deployment can make. A token that has
+the mark is one whose signature was checked; what it says is looked at every time (docs/decisions/0011).
+
 Specification: docs/protocol.md, section "Tokens".
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from typing import Any
 
@@ -20,13 +27,15 @@ from orchestrator.auth.scopes import Scope
 from protocol.errors import FleetlineError, InvalidName
 from protocol.ids import check_name
 
-__all__ = ["Token", "TokenRefused", "Tokens"]
+__all__ = ["Token", "TokenRefused", "Tokens", "claimed_namespace"]
 
 ALGORITHM = "EdDSA"
 PARTY = "fleetline"
 TOKEN_CHARS_MAX = 8192
 VERIFIED_MAX = 16_384
-"""Tokens whose signature was checked, kept until they end: 2,000 agents that come back cost no signature."""
+"""Tokens whose signature this hub has checked, kept until they end."""
+MARK_PURPOSE = b"fleetline mark of a verified token"
+MARK_CHARS = 32
 _CLAIMS = {"iss": str, "sub": str, "ns": str, "scopes": list, "iat": int, "exp": int, "jti": str}
 SKEW_S = 60
 """How far ahead the clock of whoever issued a token may be."""
@@ -54,6 +63,7 @@ class Tokens:
         # Only the signature is left to the library: its checks of the claims cost as much as a third of that one.
         self._signatures = jwt.PyJWS(algorithms=[ALGORITHM])
         self._verified: OrderedDict[str, Principal] = OrderedDict()
+        self._mark_key = hmac.digest(key.private_bytes_raw(), MARK_PURPOSE, hashlib.sha256)
 
     def issue(self, grant: Grant, *, now_s: int, ttl_s: int, token_id: str) -> Token:
         """Return a token that permits what `grant` says, for `ttl_s` seconds.
@@ -80,34 +90,77 @@ class Tokens:
         }
         return Token(jwt.encode(claims, self._key, algorithm=ALGORITHM))
 
-    def verify(self, token: str, now_s: int) -> Principal:
+    def verify(self, token: str, now_s: int, mark: str | None = None) -> Principal:
         """Return who a token says that somebody is.
+
+        Args:
+            token: what the peer sent.
+            now_s: the time, in seconds since the epoch of Unix.
+            mark: of a token that a hub of this deployment has verified, as `mark` made it.
 
         Raises:
             TokenRefused: with what is wrong, in words that say nothing of the token itself.
         """
         principal = self._verified.get(token)
         if principal is None:
-            principal = self._check(token, now_s)
-            self._verified[str(token)] = principal
-            if len(self._verified) > VERIFIED_MAX:
-                self._verified.popitem(last=False)
+            if len(token) > TOKEN_CHARS_MAX:
+                raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
+            if mark is not None and hmac.compare_digest(mark.encode(), self.mark(token).encode()):
+                principal = _principal(_payload(token), now_s)
+            else:
+                principal = self._check(token, now_s)
+                self._keep(token, principal)
         if principal.expires_s <= now_s:
             self._verified.pop(token, None)
             raise TokenRefused(f"the token expired {now_s - principal.expires_s} s ago")
         return principal
 
+    def mark(self, token: str) -> str:
+        """Return the mark of a token that was verified, which spares the next hub its signature."""
+        return hmac.digest(self._mark_key, token.encode(errors="surrogateescape"), hashlib.sha256).hex()[:MARK_CHARS]
+
     def _check(self, token: str, now_s: int) -> Principal:
-        if len(token) > TOKEN_CHARS_MAX:
-            raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
         try:
-            claims = json.loads(self._signatures.decode(token, self._public, algorithms=[ALGORITHM]))
+            payload = self._signatures.decode(token, self._public, algorithms=[ALGORITHM])
         except (jwt.InvalidTokenError, ValueError) as fault:
             raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
-        principal = _read(claims)
-        if max(claims["iat"], claims.get("nbf", 0)) > now_s + SKEW_S:
-            raise TokenRefused("the token was issued in the future; check the clocks")
-        return principal
+        return _principal(payload, now_s)
+
+    def _keep(self, token: str, principal: Principal) -> None:
+        self._verified[str(token)] = principal
+        if len(self._verified) > VERIFIED_MAX:
+            self._verified.popitem(last=False)
+
+
+def claimed_namespace(token: str) -> str | None:
+    """Return the namespace that a token is for as it says itself, unverified; None where it does not say."""
+    if len(token) > TOKEN_CHARS_MAX:
+        return None
+    try:
+        return check_name(json.loads(_payload(token))["ns"])
+    except (ValueError, TypeError, KeyError, InvalidName):
+        return None
+
+
+def _payload(token: str) -> bytes:
+    """Return the claims of a token as they are written in it.
+
+    Raises:
+        ValueError: it is no token.
+    """
+    _header, claims, _signature = token.split(".")
+    return urlsafe_b64decode(claims + "=" * (-len(claims) % 4))
+
+
+def _principal(payload: bytes, now_s: int) -> Principal:
+    try:
+        claims = json.loads(payload)
+    except ValueError as fault:
+        raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
+    principal = _read(claims)
+    if max(claims["iat"], claims.get("nbf", 0)) > now_s + SKEW_S:
+        raise TokenRefused("the token was issued in the future; check the clocks")
+    return principal
 
 
 def _read(claims: Any) -> Principal:

@@ -24,6 +24,7 @@ from protocol.ids import LogKind, LogName, check_name, partition_of
 from protocol.version import VERSION
 
 __all__ = [
+    "MARK_FIELD",
     "VERSIONS",
     "Denied",
     "Newcomer",
@@ -38,6 +39,8 @@ __all__ = [
 
 VERSIONS = (VERSION,)
 OPEN = "1"
+MARK_FIELD = "mark"
+"""Of the token that opened the agent's last session, see `orchestrator.auth.tokens`."""
 CLOSED = "0"
 SUPERSEDED_MAX = 16
 """Processes remembered that had an agent's id before others took it over."""
@@ -53,7 +56,7 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Newcomer:
-    """An agent's session that is to be opened: ids that the hub minted, and its own."""
+    """An agent's session that is to be opened: ids that the hub minted, its own, and the mark of the agent's token."""
 
     session: str
     instance: str
@@ -61,6 +64,7 @@ class Newcomer:
     src: str
     commit: str
     epoch: str
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcome
         "instance": newcomer.instance,
         "hub": newcomer.hub_id,
         "open": OPEN,
+        MARK_FIELD: newcomer.mark,
     }
     if takeover:
         fields["superseded"] = " ".join([*_superseded(known), known["instance"]][-SUPERSEDED_MAX:])

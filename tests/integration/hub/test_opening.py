@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.auth.principal import Principal
+from orchestrator.auth.tokens import Tokens
 from orchestrator.core.sessions import agent_log
 from protocol.codec import unpack_record, unpack_value
 from protocol.codes import CloseCode
@@ -117,6 +119,37 @@ async def test_no_token_is_refused(line: World) -> None:
 async def test_a_token_of_another_deployment_is_refused(line: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     foreign = World(tmp_path_factory.mktemp("other"), None)  # type: ignore[arg-type]
     code, message = await refusal(line, identify(), foreign.issue("operator"))
+    assert code == CloseCode.UNAUTHENTICATED
+    assert "Signature" in message
+
+
+async def test_the_next_hub_takes_an_agents_token_at_its_mark(line: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = line.issue("agent", agents=("a1",))
+    async with line.peer(token) as peer:
+        await peer.identify(identify("a1", Role.AGENT))
+    other = await line.start()
+    checked: list[str] = []
+    check = Tokens._check
+
+    def checks(tokens: Tokens, each: str, now_s: int) -> Principal:
+        checked.append(each)
+        return check(tokens, each, now_s)
+
+    monkeypatch.setattr(Tokens, "_check", checks)
+    async with line.peer(token, hub=other) as peer:
+        await peer.identify(identify("a1", Role.AGENT))
+    assert checked == []
+    async with line.peer(line.issue("agent", agents=("a1",), ttl_s=61), hub=other) as peer:
+        await peer.identify(identify("a1", Role.AGENT))
+    assert len(checked) == 1
+
+
+async def test_a_mark_that_is_no_mark_is_not_believed(line: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    foreign = World(tmp_path_factory.mktemp("other"), None)  # type: ignore[arg-type]
+    forged = foreign.issue("agent", agents=("a1",))
+    async with line.peer(line.issue("agent", agents=("a1",))) as peer:
+        await peer.identify(identify("a1", Role.AGENT))
+    code, message = await refusal(line, identify("a1", Role.AGENT), forged)
     assert code == CloseCode.UNAUTHENTICATED
     assert "Signature" in message
 

@@ -240,7 +240,7 @@ class Bench:
         """Open a session; what another process of this agent held is lost."""
         log = sessions.agent_log("default", name)
         session = f"s{self.unique()}"
-        newcomer = sessions.Newcomer(session, instance, "h", SRC, f"h.{self.unique():x}", f"{self.unique():016x}")
+        newcomer = sessions.Newcomer(session, instance, "h", SRC, f"h.{self.unique():x}", f"{self.unique():016x}", "m")
         opening = sessions.open_session(log, self.do(self.store.meta(log)), newcomer, self.do(self.store.now_ms()))
         assert isinstance(self.now(opening.commit), Outcome)
         handler = HandlerSpec(name="work")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from orchestrator.auth.keys import KeyUnusable, load_signing_key
 from orchestrator.auth.principal import ANY_AGENT, Grant
-from orchestrator.auth.tokens import VERIFIED_MAX, Token, TokenRefused, Tokens
+from orchestrator.auth.tokens import VERIFIED_MAX, Token, TokenRefused, Tokens, claimed_namespace
 from protocol.errors import InvalidName
 
 NOW_S = 1_800_000_000
@@ -135,6 +135,7 @@ FORGERIES: dict[str, str] = {
     "not yet good": jwt.encode(claims(nbf=NOW_S + 86400), KEY, algorithm="EdDSA"),
     "no claims": jwt.api_jws.encode(b"[1]", KEY, algorithm="EdDSA"),
     "no json": jwt.api_jws.encode(b"{", KEY, algorithm="EdDSA"),
+    "bytes that are no text": "\udcff.e30.c",
     "far too long": "x" * 10_000,
 }
 
@@ -153,6 +154,47 @@ def test_what_is_remembered_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         tokens.verify(tokens.issue(GRANT, now_s=NOW_S, ttl_s=60, token_id=str(number)), NOW_S)
     assert len(tokens._verified) == 3
+
+
+def test_a_mark_spares_the_next_hub_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = Tokens(KEY).issue(GRANT, now_s=NOW_S, ttl_s=60, token_id="t")
+    next_hub = Tokens(KEY)
+    monkeypatch.setattr(next_hub, "_check", lambda *_: pytest.fail("checks the signature"))
+    principal = next_hub.verify(token, NOW_S, Tokens(KEY).mark(token))
+    assert principal == Tokens(KEY).verify(token, NOW_S)
+
+
+@pytest.mark.parametrize("token", FORGERIES.values(), ids=FORGERIES)
+def test_a_mark_of_another_token_helps_no_forgery(token: str) -> None:
+    good = Tokens(KEY).issue(GRANT, now_s=NOW_S, ttl_s=60, token_id="t")
+    for mark in (Tokens(KEY).mark(good), Tokens(Ed25519PrivateKey.generate()).mark(token), "", "\u00e9"):
+        with pytest.raises(TokenRefused):
+            Tokens(KEY).verify(token, NOW_S, mark)
+
+
+def test_a_marked_token_ends_like_any_other() -> None:
+    token = Tokens(KEY).issue(GRANT, now_s=NOW_S, ttl_s=60, token_id="t")
+    with pytest.raises(TokenRefused, match="expired 0 s ago"):
+        Tokens(KEY).verify(token, NOW_S + 60, Tokens(KEY).mark(token))
+
+
+def test_a_mark_of_another_deployment_is_none() -> None:
+    other = Ed25519PrivateKey.generate()
+    token = Tokens(other).issue(GRANT, now_s=NOW_S, ttl_s=60, token_id="t")
+    with pytest.raises(TokenRefused, match="Signature"):
+        Tokens(KEY).verify(token, NOW_S, Tokens(other).mark(token))
+
+
+NAMELESS = ["", "hello", "a.b.c", "a.e30.c", "a.W10.c", "a.eyJucyI6MX0.c", "\udcff.e30.c", "x" * 10_000]
+
+
+@pytest.mark.parametrize("token", NAMELESS)
+def test_what_does_not_name_a_namespace_claims_none(token: str) -> None:
+    assert claimed_namespace(token) is None
+
+
+def test_a_token_claims_its_namespace() -> None:
+    assert claimed_namespace(Tokens(KEY).issue(GRANT, now_s=NOW_S, ttl_s=60, token_id="t")) == "default"
 
 
 def test_tokens_compare_as_their_text() -> None:

@@ -87,7 +87,7 @@ class Desk:
         peers, registry = Peers(), Registry(line)
         work = Work(line, peers, Dispatch(line, peers, LEASE_MS), LEASE_MS)
         principal = Principal("p", "default", frozenset({"agent"}), frozenset({ANY_AGENT}), 1 << 40, "t")
-        tokens = cast(Tokens, SimpleNamespace(verify=lambda *_: principal))
+        tokens = cast(Tokens, SimpleNamespace(verify=lambda *_: principal, mark=lambda _: "m"))
         settings, methods = Settings(data=Path("nowhere")), cast(Methods, None)
         self.line = line
         self.hub = Services(settings, line, tokens, peers, registry, work, methods, Acks(line), Counters(), self.spawn)

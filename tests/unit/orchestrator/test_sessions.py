@@ -25,7 +25,7 @@ from protocol.frames import HandlerSpec, Identify, Role
 from protocol.ids import LogKind, LogName
 
 LOG = agent_log("default", "a1")
-NEWCOMER = Newcomer(session="s2", instance="p2", hub_id="h", src="hub:h", commit="c", epoch="e")
+NEWCOMER = Newcomer(session="s2", instance="p2", hub_id="h", src="hub:h", commit="c", epoch="e", mark="m")
 
 
 def principal(*scopes: str, agents: tuple[str, ...] = ()) -> Principal:
