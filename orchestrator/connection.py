@@ -22,7 +22,7 @@ from orchestrator.follows import Follows
 from orchestrator.incoming import Incoming
 from orchestrator.intake import Intake
 from orchestrator.line import monotonic_ms
-from orchestrator.opening import Opened, greeting, join, leave, open_session, refresh
+from orchestrator.opening import Opened, join, leave, open_session, refresh
 from orchestrator.outgoing import Outgoing
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -138,7 +138,7 @@ class Connection:
         self._hub.connections.add(self)
         self._hub.unidentified += 1
         self._hub.counters.connections += 1
-        self.send(greeting(self._hub, self._socket.nonce))
+        self._outgoing.send_encoded("hello", self._hub.greeting.frame(self._socket.nonce))
         self._outgoing.flush()
 
     def on_message(self, message: bytes) -> None:

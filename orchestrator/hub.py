@@ -32,6 +32,7 @@ from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
 from orchestrator.dispatch import Dispatch
 from orchestrator.files import replace_file
+from orchestrator.greeting import Greeting
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.methods import Methods
 from orchestrator.opening import check_fence
@@ -152,7 +153,10 @@ class Hub:
         timekeeper = Timekeeper(line, work, registry, settings.lease_ms, monotonic_ms)
         methods = Methods(line, Reading(line, registry), registry, dispatch, settings.limits.body_bytes_max)
         acks = Acks(line)
-        self.services = Services(settings, line, tokens, peers, registry, work, methods, acks, counters, self._spawn)
+        greeting = Greeting(settings, line)
+        self.services = Services(
+            settings, line, greeting, tokens, peers, registry, work, methods, acks, counters, self._spawn
+        )
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line))
         interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000

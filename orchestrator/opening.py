@@ -26,14 +26,14 @@ from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
 from protocol.errors import InvalidName, RemoteProtocolError
-from protocol.frames import AttemptClaim, AttemptVerdict, Hello, Identify, Role, Subscribe, SubscriptionVerdict
+from protocol.frames import AttemptClaim, AttemptVerdict, Identify, Role, Subscribe, SubscriptionVerdict
 from protocol.ids import LogKind, LogName
 
 if TYPE_CHECKING:
     from orchestrator.connection import Connection
     from orchestrator.services import Services
 
-__all__ = ["Opened", "check_fence", "greeting", "join", "leave", "open_session", "refresh", "supersede"]
+__all__ = ["Opened", "check_fence", "join", "leave", "open_session", "refresh", "supersede"]
 
 OPEN_TRIES_MAX = 8
 
@@ -49,20 +49,6 @@ class Opened:
     expires_s: int
     attempts: tuple[AttemptVerdict, ...]
     subscriptions: tuple[SubscriptionVerdict, ...]
-
-
-def greeting(hub: Services, nonce: bytes) -> Hello:
-    """Return the first frame of a connection."""
-    settings, line = hub.settings, hub.line
-    return Hello.model_construct(
-        versions=sessions.VERSIONS,
-        hub=line.hub_id,
-        nonce=nonce,
-        heartbeat_ms=settings.interval_ms,
-        limits=settings.limits,
-        durability=line.level,
-        store_ms=line.now_ms(),
-    )
 
 
 async def open_session(hub: Services, connection: Connection, frame: Identify, token: str | None) -> Opened | Denied:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.acks import Acks
 from orchestrator.auth.tokens import Tokens
+from orchestrator.greeting import Greeting
 from orchestrator.line import Line
 from orchestrator.methods import Methods
 from orchestrator.peers import Peers
@@ -35,6 +36,7 @@ class Services:
 
     settings: Settings
     line: Line
+    greeting: Greeting
     tokens: Tokens
     peers: Peers
     registry: Registry

@@ -28,8 +28,9 @@ from websockets.typing import Subprotocol
 from protocol.codes import CloseCode
 from protocol.limits import UNIDENTIFIED_BYTES_MAX
 
-__all__ = ["Door", "Socket", "Talker"]
+__all__ = ["NONCE_BYTES", "Door", "Socket", "Talker"]
 
+NONCE_BYTES = 16
 WRITE_HIGH_BYTES = 256 * 1024
 WRITE_LOW_BYTES = 64 * 1024
 PONGS_BYTES_MAX = 4 * WRITE_HIGH_BYTES
@@ -142,7 +143,7 @@ class Socket(asyncio.Protocol):
 
     @property
     def nonce(self) -> bytes:
-        """Sixteen random bytes, new for each connection."""
+        """`NONCE_BYTES` random bytes, new for each connection."""
         return self._protocol.id.bytes
 
     def accept(self, request: Request, talker: Talker) -> bool:

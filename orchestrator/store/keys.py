@@ -86,22 +86,22 @@ def partition_prefix(partition: int) -> str:
 
 def stream(log: LogName) -> str:
     """STREAM of a log: entries in blocks, as `scripts/blocks.lua` describes."""
-    return _key(partition_of(log), "log", log.namespace, log.path)
+    return log_keys(log).stream
 
 
 def meta(log: LogName) -> str:
     """HASH of a log: epoch, head, tag, ts, first, trim_tag, commit; for a run also its state."""
-    return _key(partition_of(log), "meta", log.namespace, log.path)
+    return log_keys(log).meta
 
 
 def producers(log: LogName) -> str:
     """HASH `principal/producer` -> owner fence, last seq and what is needed to recognise a retry."""
-    return _key(partition_of(log), "producers", log.namespace, log.path)
+    return log_keys(log).producers
 
 
 def acks(log: LogName) -> str:
     """HASH `principal/name` of a durable subscription -> the position that it acknowledged: `offset epoch tag`."""
-    return _key(partition_of(log), "acks", log.namespace, log.path)
+    return log_keys(log).acks
 
 
 def log_index(partition: int, namespace: str, kind: LogKind) -> str:
@@ -183,11 +183,12 @@ class LogKeys(NamedTuple):
 @lru_cache(maxsize=16_384)
 def log_keys(log: LogName) -> LogKeys:
     """Return the keys of a log; what is asked for again and again is made once."""
+    partition, namespace, path = partition_of(log), log.namespace, log.path
     return LogKeys(
-        stream(log),
-        meta(log),
-        producers(log),
-        acks(log),
-        log_index(partition_of(log), log.namespace, log.kind),
-        f"{log.namespace}/{log.path}",
+        _key(partition, "log", namespace, path),
+        _key(partition, "meta", namespace, path),
+        _key(partition, "producers", namespace, path),
+        _key(partition, "acks", namespace, path),
+        log_index(partition, namespace, log.kind),
+        f"{namespace}/{path}",
     )

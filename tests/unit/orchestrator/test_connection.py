@@ -16,6 +16,7 @@ from orchestrator.auth.tokens import Tokens
 from orchestrator.connection import Connection
 from orchestrator.core import attempts, runs
 from orchestrator.dispatch import Dispatch
+from orchestrator.greeting import Greeting
 from orchestrator.line import Line
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
@@ -90,7 +91,10 @@ class Desk:
         tokens = cast(Tokens, SimpleNamespace(verify=lambda *_: principal, mark=lambda _: "m"))
         settings, methods = Settings(data=Path("nowhere")), cast(Methods, None)
         self.line = line
-        self.hub = Services(settings, line, tokens, peers, registry, work, methods, Acks(line), Counters(), self.spawn)
+        greeting = Greeting(settings, line)
+        self.hub = Services(
+            settings, line, greeting, tokens, peers, registry, work, methods, Acks(line), Counters(), self.spawn
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []
 
