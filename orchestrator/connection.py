@@ -294,7 +294,7 @@ class Connection:
         self._socket.take_up_to(self._session.bytes_max)
         hub.unidentified -= 1
         hub.counters.sessions += 1
-        ready = Ready.model_construct(
+        ready = Ready(
             session=peer.session,
             fence=peer.fence,
             resumed=opened.resumed,

@@ -88,7 +88,7 @@ class Registry:
         await self._line.store.sorted_put(keys.HUBS, self._line.hub_id, None)
 
     def _note(self, peer: Peer, *, connected: bool) -> None:
-        info = AgentInfo.model_construct(
+        info = AgentInfo(
             agent=peer.id,
             connected=connected,
             hub=self._line.hub_id,

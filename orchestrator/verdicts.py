@@ -109,7 +109,7 @@ def answer(path: str, head: int, decision: Decision) -> SubscriptionVerdict:
     """Return a decision as the peer is told it."""
     match decision:
         case Resumed(at):
-            return SubscriptionVerdict.model_construct(log=path, verdict=Resumption.RESUMED, at=at, head=head)
+            return SubscriptionVerdict(log=path, verdict=Resumption.RESUMED, at=at, head=head)
         case ResetTo(reason, lost, at):
             return SubscriptionVerdict(log=path, verdict=Resumption.RESET, at=at, head=head, reason=reason, lost=lost)
         case Search():

@@ -119,12 +119,12 @@ def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcome
     fence = max(int(known.get("fence", 0)) + 1, store_ms)
     previous = known.get("session", "")
     takeover = known.get("instance", newcomer.instance) != newcomer.instance
-    connected = Connected.model_construct(
+    connected = Connected(
         session=newcomer.session, fence=fence, instance=newcomer.instance, hub=newcomer.hub_id, takeover=takeover
     )
     entries = [pack_control(Kind.CONNECTED, newcomer.src, connected)]
     if previous and known.get("open") == OPEN:
-        gone = Superseded.model_construct(session=previous, by=newcomer.session)
+        gone = Superseded(session=previous, by=newcomer.session)
         entries.insert(0, pack_control(Kind.SUPERSEDED, newcomer.src, gone))
     key = keys.meta(log)
     fields = {
