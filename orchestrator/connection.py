@@ -13,7 +13,7 @@ the peer does not take the answers; then everything behind it waits, and the soc
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -42,7 +42,6 @@ from protocol.frames import (
     Part,
     Puback,
     Publish,
-    Ready,
     Refresh,
     Refreshed,
     Release,
@@ -84,7 +83,6 @@ class Connection:
 
     __slots__ = (
         "_asked",
-        "_buffered",
         "_closing",
         "_expires_s",
         "_hub",
@@ -128,7 +126,6 @@ class Connection:
         self._closing = False
         self._over = False
         self._asked = 0
-        self._buffered = 0
         self._reason = ""
 
     # ── reading ──────────────────────────────────────────────────────────────
@@ -143,10 +140,7 @@ class Connection:
 
     def on_message(self, message: bytes) -> None:
         """Take a message."""
-        try:
-            self._incoming.take(message)
-        except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
-            self._broken(fault)
+        self._carefully(self._incoming.take, message)
 
     def on_text(self) -> None:
         """Refuse a text message."""
@@ -154,10 +148,12 @@ class Connection:
 
     def wake(self) -> None:
         """Read on, if there is room again."""
-        if not self._incoming.waits or self._opening:
-            return
+        if self._incoming.waits and not self._opening:
+            self._carefully(self._incoming.go_on)
+
+    def _carefully(self, read: Callable[..., None], *what: bytes) -> None:
         try:
-            self._incoming.go_on()
+            read(*what)
         except Exception as fault:  # noqa: BLE001 - a fault of ours ends this connection, not the hub
             self._broken(fault)
 
@@ -294,18 +290,7 @@ class Connection:
         self._socket.take_up_to(self._session.bytes_max)
         hub.unidentified -= 1
         hub.counters.sessions += 1
-        ready = Ready(
-            session=peer.session,
-            fence=peer.fence,
-            resumed=opened.resumed,
-            principal=peer.principal,
-            namespace=peer.namespace,
-            scopes=tuple(sorted(peer.scopes)),
-            expires_ms=opened.expires_s * 1000,
-            subscriptions=opened.subscriptions,
-            attempts=opened.attempts,
-        )
-        self._outgoing.put(self._session.send((ready,), monotonic_ms()))
+        self._outgoing.put(self._session.send((opened.ready(),), monotonic_ms()))
         if peer.role is Role.AGENT:
             join(hub, self, peer, frame.attempts)
         self._followed.begin()
@@ -325,8 +310,7 @@ class Connection:
             now_s: the time, for tokens.
             heartbeat: an encoded heartbeat, shared by all connections.
         """
-        if self._incoming.waits:
-            self._hear(now_ms)
+        self._incoming.excuse(now_ms)
         effect = self._session.tick(now_ms)
         if isinstance(effect, Fail):
             self.fail(effect.code, effect.message)
@@ -334,13 +318,6 @@ class Connection:
             self._outgoing.send_encoded("heartbeat", heartbeat)
         elif self._expires_s is not None and self._expires_s <= now_s:
             self.fail(CloseCode.TOKEN_EXPIRED, "the token expired")
-
-    def _hear(self, now_ms: int) -> None:
-        """Do not count a silence that is the hub's own: it is not reading on, for want of room."""
-        held = self._socket.buffered if self.congested else 0
-        if held == 0 or held < self._buffered:
-            self._session.receive(b"", now_ms)
-        self._buffered = held
 
     # ── ending ───────────────────────────────────────────────────────────────
 

@@ -21,6 +21,14 @@ __all__ = ["Incoming", "Source"]
 class Source(Protocol):
     """The socket, as far as it is read."""
 
+    @property
+    def congested(self) -> bool:
+        """Whether it holds as much as it should of what is to be sent."""
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes it holds."""
+
     def pause_reading(self) -> None:
         """Leave what comes to the peer's socket."""
 
@@ -40,7 +48,7 @@ class Incoming:
         waits: what comes next has to wait; `go_on` tries again.
     """
 
-    __slots__ = ("_act", "_over", "_rest", "_session", "_source", "_unread", "waits")
+    __slots__ = ("_act", "_held", "_over", "_rest", "_session", "_source", "_unread", "waits")
 
     def __init__(self, session: Session, source: Source, act: Callable[[Frame | Fail], bool]) -> None:
         self._session = session
@@ -48,6 +56,7 @@ class Incoming:
         self._act = act
         self._rest: list[Deliver | Fail] = []
         self._unread: deque[bytes] | None = None
+        self._held = 0
         self._over = False
         self.waits = False
 
@@ -74,6 +83,18 @@ class Incoming:
         if not self.waits:
             self._unread = None
             self._source.resume_reading()
+
+    def excuse(self, now_ms: int) -> None:
+        """Do not count a silence that is the hub's own: it is not reading on, for want of room.
+
+        It is the peer's own after all where the room is missing because the peer takes nothing that was sent.
+        """
+        if not self.waits:
+            return
+        held = self._source.buffered if self._source.congested else 0
+        if held == 0 or held < self._held:
+            self._session.receive(b"", now_ms)
+        self._held = held
 
     def end(self) -> None:
         """Carry out nothing more."""

@@ -26,7 +26,7 @@ from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
 from protocol.errors import InvalidName, RemoteProtocolError
-from protocol.frames import AttemptClaim, AttemptVerdict, Identify, Role, Subscribe, SubscriptionVerdict
+from protocol.frames import AttemptClaim, AttemptVerdict, Identify, Ready, Role, Subscribe, SubscriptionVerdict
 from protocol.ids import LogKind, LogName
 
 if TYPE_CHECKING:
@@ -49,6 +49,21 @@ class Opened:
     expires_s: int
     attempts: tuple[AttemptVerdict, ...]
     subscriptions: tuple[SubscriptionVerdict, ...]
+
+    def ready(self) -> Ready:
+        """Return what the peer is told."""
+        peer = self.peer
+        return Ready(
+            session=peer.session,
+            fence=peer.fence,
+            resumed=self.resumed,
+            principal=peer.principal,
+            namespace=peer.namespace,
+            scopes=tuple(sorted(peer.scopes)),
+            expires_ms=self.expires_s * 1000,
+            subscriptions=self.subscriptions,
+            attempts=self.attempts,
+        )
 
 
 async def open_session(hub: Services, connection: Connection, frame: Identify, token: str | None) -> Opened | Denied:
