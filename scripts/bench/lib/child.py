@@ -17,8 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
-from scripts.bench.lib.machine import Usage, cpu_seconds
-
 __all__ = ["Child", "ChildFailed", "serve", "stop"]
 
 TERM_S = 10.0
@@ -65,10 +63,6 @@ class Child:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
-
-    def usage(self) -> Usage:
-        """Return what it has used of the processors."""
-        return cpu_seconds(self.pid)
 
     def tell(self, **command: Any) -> None:
         """Give it something to do without waiting for the answer."""

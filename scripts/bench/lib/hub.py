@@ -20,12 +20,18 @@ POLL_S = 0.005
 
 
 class Hub:
-    """A hub on a data directory. It can be killed, and started again on the same directory."""
+    """A hub on a data directory. It can be killed, and started again on the same directory.
 
-    def __init__(self, data: Path) -> None:
+    Args:
+        data: the directory.
+        workers: processes that share the work.
+    """
+
+    def __init__(self, data: Path, workers: int = 1) -> None:
         data.mkdir(parents=True, exist_ok=True)
         self.data = data
         self._log = data / "hub.log"
+        self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -33,7 +39,9 @@ class Hub:
         """Start it, wait until it listens, and return its address."""
         announced = self.data / "hub.json"
         announced.unlink(missing_ok=True)
-        command = ("-m", "orchestrator.cli.main", "hub", "start", "--data", str(self.data), "--listen", "127.0.0.1:0")
+        command = ["-m", "orchestrator.cli.main", "hub", "start", "--data", str(self.data), "--listen", "127.0.0.1:0"]
+        if self._workers > 1:
+            command += ["--workers", str(self._workers)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
         until = time.monotonic() + START_S

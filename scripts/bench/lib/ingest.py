@@ -72,7 +72,7 @@ class System:
             client=self.client,
         )
         for role, pid in pids.items():
-            spent_us = cpu_seconds(pid).since(before[role]) / entries * 1e6
+            spent_us = (cpu_seconds(pid) - before[role]) / entries * 1e6
             self.costs.setdefault(role, []).append(spent_us)
         return entries / float(answer["seconds"])
 

