@@ -36,6 +36,7 @@ from protocol.control import is_control
 from protocol.errors import FleetlineError
 from protocol.frames import ReleaseReason, Role
 from protocol.ids import check_name
+from protocol.selector import check_labels
 
 __all__ = ["DRAIN_S", "Agent"]
 
@@ -54,9 +55,13 @@ class Agent:
 
     Args:
         name: the agent's id. One process a time has it.
-        labels: facts about this agent, shown where agents are listed.
+        labels: facts about this agent, which runs can ask for with `where`: up to 64, as docs/protocol.md, section
+            "Selectors", says.
         slots: how many runs it works on at a time.
         queues: where its runs come from.
+
+    Raises:
+        InvalidName, InvalidLabel: a name or label is none.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Agent:
         queues: Sequence[str] = ("default",),
     ) -> None:
         self.name = check_name(name)
-        self.labels = dict(labels or {})
+        self.labels = check_labels(labels or {})
         self.slots = slots
         self.queues = tuple(check_name(queue) for queue in queues)
         self._handlers: dict[str, Handler | ProgramHandler] = {}

@@ -6,6 +6,7 @@
     │   └── RemoteProtocolError    by the other side; the only one that may leave a receive path
     ├── RequestError               one request was refused; nothing else is affected
     ├── InvalidName                a name, log or id that is not of the form the specification allows
+    ├── InvalidLabel               a label of an agent that no selector could ask for
     ├── InvalidSelector            a label selector that cannot be read
     ├── Mismatch                   a frame does not continue the history that the peer has (`protocol.window`)
     └── BrokenLog                  an entry cannot follow those before it (`protocol.run`)
@@ -23,6 +24,7 @@ from protocol.codes import CloseCode, ErrorCode
 
 __all__ = [
     "FleetlineError",
+    "InvalidLabel",
     "InvalidName",
     "InvalidSelector",
     "LocalProtocolError",
@@ -83,6 +85,10 @@ class RequestError(FleetlineError):
 
 class InvalidName(FleetlineError, ValueError):
     """A name that does not match `[a-z0-9][a-z0-9._-]{0,127}`, or a log that is not `kind/name`."""
+
+
+class InvalidLabel(FleetlineError, ValueError):
+    """A label, or the value of one, that an agent cannot have (`protocol.selector`)."""
 
 
 class InvalidSelector(FleetlineError, ValueError):

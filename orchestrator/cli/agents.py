@@ -20,6 +20,7 @@ from orchestrator.cli.exits import Exit
 from orchestrator.cli.loader import load_app
 from orchestrator.cli.output import Output
 from orchestrator.telemetry import configure_logs
+from protocol.selector import check_labels
 
 if TYPE_CHECKING:
     from orchestrator.hub import Hub
@@ -43,10 +44,14 @@ class AgentFlags:
     token_file: Path | None = None
 
     def apply(self, agent: Agent) -> None:
-        """Change the agent accordingly."""
+        """Change the agent accordingly.
+
+        Raises:
+            InvalidLabel: with its own, the labels are too many.
+        """
         agent.name = self.agent_id or agent.name
         agent.queues = self.queues or agent.queues
-        agent.labels = {**agent.labels, **(self.labels or {})}
+        agent.labels = check_labels({**agent.labels, **(self.labels or {})})
         agent.slots = self.slots or agent.slots
 
 

@@ -18,9 +18,10 @@ from orchestrator.store import keys
 from orchestrator.store.commits import Append, Commit, Guard, HashSet
 from protocol.codes import CloseCode
 from protocol.control import Connected, Disconnected, Kind, Superseded, pack_control
-from protocol.errors import InvalidName
+from protocol.errors import InvalidLabel, InvalidName
 from protocol.frames import Identify, Role
 from protocol.ids import LogKind, LogName, check_name, partition_of
+from protocol.selector import check_labels
 from protocol.version import VERSION
 
 __all__ = [
@@ -99,7 +100,8 @@ def judge(frame: Identify, principal: Principal) -> Denied | None:
         check_name(frame.instance)
         for name in (*frame.queues, *(handler.name for handler in frame.handlers)):
             check_name(name)
-    except InvalidName as fault:
+        check_labels(frame.labels)
+    except (InvalidName, InvalidLabel) as fault:
         return Denied(CloseCode.INVALID_FRAME, f"identify: {fault}")
     if not may_open(principal.scopes, frame.role):
         return Denied(CloseCode.FORBIDDEN, f"the token's scopes permit no session as {frame.role.value}")

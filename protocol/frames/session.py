@@ -14,6 +14,7 @@ from protocol.frames.following import Subscribe, SubscriptionVerdict
 from protocol.frames.part import Name, Part, UInt
 from protocol.frames.work import AttemptClaim, AttemptVerdict, HandlerSpec, HeldAttempt
 from protocol.limits import Limits
+from protocol.selector import LABELS_MAX
 
 __all__ = ["Bye", "Error", "Goaway", "Heartbeat", "Hello", "Identify", "Ready", "Refresh", "Refreshed", "Role"]
 
@@ -45,7 +46,7 @@ class Identify(Part):
     """peer -> hub: who it is, what it follows and what it holds.
 
     `id` names the agent or client, `instance` the process (random, new for each process), `session`
-    the session before. Queues, slots, labels and handlers are an agent's.
+    the session before. Queues, slots, labels (`protocol.selector.check_labels`) and handlers are an agent's.
     """
 
     t: Literal["identify"] = "identify"
@@ -55,7 +56,7 @@ class Identify(Part):
     instance: Name
     token: str | None = None
     session: Name | None = None
-    labels: Annotated[dict[Name, Name], Field(max_length=64)] = {}
+    labels: Annotated[dict[Name, Name], Field(max_length=LABELS_MAX)] = {}
     queues: Annotated[tuple[Name, ...], Field(max_length=256)] = ()
     slots: UInt = 0
     handlers: Annotated[tuple[HandlerSpec, ...], Field(max_length=1024)] = ()

@@ -49,6 +49,7 @@ def test_an_agent_that_its_token_names_may_open_a_session() -> None:
         (agent(instance="P 1"), principal("agent", agents=("a1",)), CloseCode.INVALID_FRAME),
         (agent(queues=("a:b",)), principal("agent", agents=("a1",)), CloseCode.INVALID_FRAME),
         (agent(handlers=(HandlerSpec(name="X"),)), principal("agent", agents=("a1",)), CloseCode.INVALID_FRAME),
+        (agent(labels={"a": "b c"}), principal("agent", agents=("a1",)), CloseCode.INVALID_FRAME),
         (agent(), principal("agent", agents=("a2",)), CloseCode.FORBIDDEN),
         (agent(), principal("agent"), CloseCode.FORBIDDEN),
         (agent(), principal("operator", agents=("a1",)), CloseCode.FORBIDDEN),

@@ -32,8 +32,8 @@ PUBLIC = {
         Entry Position Record Tag UInt chain first_tag next_tag origin
     """,
     "errors": """
-        FleetlineError InvalidName InvalidSelector LocalProtocolError ProtocolError RemoteProtocolError RequestError
-        misfit
+        FleetlineError InvalidLabel InvalidName InvalidSelector LocalProtocolError ProtocolError RemoteProtocolError
+        RequestError misfit
     """,
     "frames": """
         FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec
@@ -61,7 +61,7 @@ PUBLIC = {
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
     """,
     "selector": """
-        SELECTOR_CHARS_MAX Requirement Selector parse_selector selector_of
+        LABELS_MAX SELECTOR_CHARS_MAX Requirement Selector check_labels parse_selector selector_of
     """,
     "session": """
         DEFAULT_HANDSHAKE_MS STEPS Phase Session Side
