@@ -179,7 +179,11 @@ class Client:
         return queues
 
     async def queue(self, name: str) -> QueueInfo:
-        """Return a queue, with what waits on it. One that never had a run is empty."""
+        """Return a queue, with what waits on it.
+
+        Raises:
+            RequestError: `not_found` where no run was ever submitted to it, and nothing was said of it.
+        """
         info: QueueInfo = await self.ask("queue.get", QueueGet(queue=name))
         return info
 

@@ -147,7 +147,7 @@ def _outcome(run: str, entry: Entry) -> Any:
 def _outcome_of(info: RunInfo) -> Any:
     if info.state == RunState.SUCCEEDED:
         return unpack_value(info.result or b"")
-    raise _ending(info.run, info.state, info.head, info.error, None)
+    raise _ending(info.run, info.state, info.head, info.error, info.reason)
 
 
 def _ending(run: str, state: str, offset: int, error: dict[str, Any] | None, reason: str | None) -> RunEnded:

@@ -19,9 +19,9 @@ class SubmitOptions(TypedDict, total=False):
         queue: where agents take it from; `default` without.
         key: submitting the same key with the same input again gives the same run; made up without.
         where: the labels of the agents that may take it: a mapping of all that they must have, or a selector
-            such as `"gpu=h200, region!=eu, tier in (a,b), ssd"`.
+            such as `"gpu=h200, region!=eu, tier in (a,b), ssd"` (`ssd` fits any value of that label).
         priority: 0 to 9, higher first.
-        delay: it waits this long before it can be taken.
+        delay: it waits this long before it can be taken; less than the deadline, where there is one. 0 is none.
         deadline: it expires when it has not ended by then, whatever it is doing.
         timeout: how long one attempt may take; as the handler says without.
         retries: how often a failed attempt is tried again; as the handler says without.

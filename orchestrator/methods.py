@@ -98,7 +98,7 @@ class Methods:
     ) -> None:
         self._line = line
         self._reading = reading
-        self._queueing = Queueing(line)
+        self._queueing = Queueing(line, registry)
         self._registry = registry
         self._dispatch = dispatch
         self._body_bytes_max = body_bytes_max
@@ -152,6 +152,7 @@ class Methods:
         self._check_size(params.input)
         check_name(params.queue)
         check_name(params.handler)
+        _check_times(params)
         return await self._submit(peer, params)
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
@@ -331,6 +332,16 @@ class Methods:
             if value:
                 return model.model_validate(unpack_value(value))
         return None
+
+
+def _check_times(params: RunSubmit) -> None:
+    """Refuse a run that could never be taken."""
+    delay_ms, deadline_ms = params.delay_ms, params.deadline_ms
+    if delay_ms is not None and deadline_ms is not None and delay_ms >= deadline_ms:
+        message = (
+            f"a delay of {delay_ms} ms is not over before the deadline, after {deadline_ms} ms: it could never start"
+        )
+        raise RequestError(ErrorCode.INVALID_PARAMS, f"run.submit: {message}")
 
 
 def _queue(peer: Peer, name: str) -> Queue:

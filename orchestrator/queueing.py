@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.core import runs
-from orchestrator.core.queues import Queue, Terms, set_terms
+from orchestrator.core.queues import Queue, Terms, set_terms, why_untaken
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.line import Line
+from orchestrator.registry import Registry
 from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.commits import Outcome
+from protocol.codes import ErrorCode
 from protocol.control import Cancel
+from protocol.errors import RequestError
 from protocol.ids import PARTITIONS, LogKind, LogName
 from protocol.requests import Bucket, QueueInfo, QueueSet
 from protocol.run import RunState
@@ -32,11 +35,13 @@ class Queueing:
 
     Args:
         line: where commits go.
+        registry: knows which agents could take what waits.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, registry: Registry) -> None:
         self._line = line
         self._store = line.store
+        self._registry = registry
 
     async def list(self, namespace: str, limit: int) -> tuple[QueueInfo, ...]:
         """Return queues, by name."""
@@ -44,11 +49,29 @@ class Queueing:
             *(self._store.set_members(keys.queues(partition, namespace)) for partition in range(PARTITIONS))
         )
         names = sorted(name for names in found for name in names)[:limit]
-        infos = await asyncio.gather(*(self.get(Queue(namespace, name)) for name in names))
+        infos = await asyncio.gather(*(self._info(Queue(namespace, name)) for name in names))
         return tuple(info.model_copy(update={"buckets": ()}) for info in infos)
 
     async def get(self, queue: Queue) -> QueueInfo:
-        """Return one queue. One that never had a run is empty."""
+        """Return one queue, with why nobody takes what waits.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        if queue.name not in await self._store.set_members(keys.queues(queue.partition, queue.namespace)):
+            message = f"no run was ever submitted to a queue {queue.name!r}, and nothing was ever said of it"
+            raise RequestError(ErrorCode.NOT_FOUND, message)
+        info = await self._info(queue)
+        if not info.buckets:
+            return info
+        agents = await self._registry.agents(queue.namespace)
+        reasons = [why_untaken(agents, queue.name, bucket.handler, bucket.where) for bucket in info.buckets]
+        buckets = (
+            bucket.model_copy(update={"reason": reason}) for bucket, reason in zip(info.buckets, reasons, strict=True)
+        )
+        return info.model_copy(update={"buckets": tuple(buckets)})
+
+    async def _info(self, queue: Queue) -> QueueInfo:
         fields, active, later, buckets = await asyncio.gather(
             self._store.hash_all(queue.terms),
             self._store.hash_size(queue.active),

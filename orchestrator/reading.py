@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from orchestrator.core.queues import why_untaken
 from orchestrator.core.resume import LogState
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
@@ -16,13 +17,22 @@ from orchestrator.store import keys
 from orchestrator.store.base import Page
 from protocol.codec import unpack_record
 from protocol.codes import ErrorCode
-from protocol.control import Dead, Failed, Kind, RunError, Submitted, Succeeded, read_control
+from protocol.control import (
+    Cancelled,
+    Dead,
+    Expired,
+    Failed,
+    Kind,
+    RunError,
+    Submitted,
+    Succeeded,
+    read_control,
+)
 from protocol.entry import Entry
 from protocol.errors import RequestError
 from protocol.ids import LogKind, LogName, check_name, queue_partition
 from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
 from protocol.run import RunState
-from protocol.selector import parse_selector
 
 __all__ = ["Reading"]
 
@@ -64,8 +74,9 @@ class Reading:
         meta = await self.meta(log)
         offsets = (1, meta.started or 0, meta.head if meta.final else 0)
         first, started, last = await asyncio.gather(*(self._entry(log, offset) for offset in offsets))
-        result, error = _outcome(last) if last else (None, None)
-        reason = await self._why_waiting(meta) if whole and meta.state is RunState.QUEUED else None
+        result, error, reason = _outcome(last) if last else (None, None, None)
+        if whole and meta.state is RunState.QUEUED:
+            reason = await self._why_waiting(meta)
         return RunInfo(
             run=log.name,
             state=meta.state.value,
@@ -172,32 +183,28 @@ class Reading:
         """Say why a run waits, where its time has not come or no connected agent would ever take it."""
         if meta.not_before_ms:
             return "it was tried and failed, and is tried again later" if meta.failures else "it was delayed"
-        agents = [agent for agent in await self._registry.agents(meta.log.namespace) if agent.connected]
-        serving = [agent for agent in agents if meta.queue in agent.queues]
-        if not serving:
-            return f"no connected agent serves the queue {meta.queue!r}"
-        able = [agent for agent in serving if any(handler.name == meta.handler for handler in agent.handlers)]
-        if not able:
-            return f"no connected agent on the queue {meta.queue!r} has the handler {meta.handler!r}"
-        if not any(parse_selector(meta.where).fits(agent.labels) for agent in able):
-            return f"no connected agent that has the handler {meta.handler!r} has the labels {meta.where}"
-        return None
+        agents = await self._registry.agents(meta.log.namespace)
+        return why_untaken(agents, meta.queue, meta.handler, meta.where)
 
 
 def _no_log(log: LogName) -> RequestError:
     return RequestError(ErrorCode.NOT_FOUND, f"there is no log {log.path}")
 
 
-def _outcome(last: Entry) -> tuple[bytes | None, RunError | None]:
-    """Return what the entry that ended a run says: a result or an error."""
+def _outcome(last: Entry) -> tuple[bytes | None, RunError | None, str | None]:
+    """Return what the entry that ended a run says: a result, an error or a reason."""
     record = unpack_record(last.packed)
     match record.kind:
         case Kind.SUCCEEDED:
-            return read_control(Succeeded, record.body).result, None
+            return read_control(Succeeded, record.body).result, None, None
         case Kind.FAILED:
-            return None, read_control(Failed, record.body).error
+            return None, read_control(Failed, record.body).error, None
         case Kind.DEAD:
             dead = read_control(Dead, record.body)
-            return None, dead.error or RunError(type="dead", message=dead.reason)
+            return None, dead.error or RunError(type="dead", message=dead.reason), None
+        case Kind.CANCELLED:
+            return None, None, read_control(Cancelled, record.body).reason
+        case Kind.EXPIRED:
+            return None, None, read_control(Expired, record.body).reason
         case _:
-            return None, None
+            return None, None, None

@@ -63,7 +63,7 @@ class RunSubmit(Part):
     handler's where they are not given.
 
     Errors: `key_conflict` (data: run) where the key names a run with another handler or input; `invalid_params`
-    where `where` is no selector.
+    where `where` is no selector, or the delay is not shorter than the deadline.
     """
 
     queue: Name
@@ -126,7 +126,7 @@ class RunInfo(Part):
     timeout_ms: UInt | None = None
     retry_of: str | None = None
     reason: str | None = None
-    """Why a run that waits is not taken, where that is known."""
+    """Why a run that waits is not taken, or why one was cancelled or expired; where that is known."""
 
 
 class RunList(Part):
@@ -166,7 +166,7 @@ class QueueList(Part):
 
 
 class QueueGet(Part):
-    """`queue.get`: one queue. One that never had a run is empty."""
+    """`queue.get`: one queue. Errors: `not_found` where none of its name was ever submitted to or set."""
 
     queue: Name
 
@@ -177,6 +177,8 @@ class Bucket(Part):
     handler: str
     where: str = ""
     waiting: UInt
+    reason: str | None = None
+    """Why nobody who is connected takes them, where that is known."""
 
 
 class QueueInfo(Part):

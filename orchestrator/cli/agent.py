@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import columns, options
 from orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ __all__ = ["app"]
 app = typer.Typer(help="Start agents, list them, look at them, send them messages.")
 AGENT = typer.Argument(metavar="AGENT", help="Id of an agent.")
 Queues = Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")]
-Labels = Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="K=V", help="A label, for `run submit --where`; repeatable.")
+]
 Slots = Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")]
 GRACE_S = "10"
 """As `agent.program.Graces` has it, which help is not to load."""
@@ -99,16 +101,16 @@ def _flags(
     token_file: Path | None,
 ) -> AgentFlags:
     from orchestrator.cli.agents import AgentFlags
-    from orchestrator.cli.inputs import pairs_of, parse_name
+    from orchestrator.cli.inputs import parse_labels, parse_name
 
     if agent_id is not None:
         parse_name(agent_id, "--id")
     queues = tuple(parse_name(one, "--queue") for one in queue or ())
-    labels = pairs_of(label or [], "--label")
+    labels = parse_labels(label or [], "--label")
     return AgentFlags(agent_id, queues or None, labels or None, slots, hub, token_file)
 
 
-@app.command("ls")
+@app.command("ls", epilog=columns.epilog(columns.AGENTS))
 def ls(
     as_json: options.Json = False,
     hub: options.Hub = None,
@@ -130,7 +132,7 @@ def ls(
             out.json(agent_json(info))
         return
     rows = ((a.agent, _presence(a), clock(a.since_ms), ",".join(a.queues), a.slots, _labels(a)) for a in agents)
-    out.rows(("AGENT", "STATE", "SINCE", "QUEUES", "SLOTS", "LABELS"), rows)
+    out.rows(tuple(columns.AGENTS), rows)
 
 
 @app.command("show")

@@ -14,10 +14,10 @@ from protocol.control import is_control
 
 __all__ = [
     "INPUT_BYTES_MAX",
-    "pairs_of",
     "parse_duration_s",
     "parse_input",
     "parse_kind",
+    "parse_labels",
     "parse_log",
     "parse_name",
     "parse_run",
@@ -26,7 +26,6 @@ __all__ = [
     "program_name",
 ]
 
-_SECONDS = re.compile(r"\d{1,9}(\.\d{1,3})?")
 INPUT_BYTES_MAX = 16 * 1024 * 1024
 """Bytes read of an input; what the hub takes is less, and it says how much."""
 
@@ -194,19 +193,33 @@ def parse_duration_s(text: str, option: str) -> int:
         raise CliError(f"{option}: {fault}") from None
 
 
-def parse_span_s(text: str | None, option: str) -> float | None:
+def parse_span_s(text: str | None, option: str, *, or_none: bool = False) -> float | None:
     """Read a span of time, where one was given: seconds, or a number and a unit.
+
+    Args:
+        text: what was typed.
+        option: what it was typed for.
+        or_none: a span of 0 is none at all, which is given as None; else it is refused.
 
     Raises:
         CliError: it is none.
     """
+    from orchestrator.cli.text import span_s
+    from protocol.frames.part import SPAN_MS_MAX
+
     if text is None:
         return None
-    if not _SECONDS.fullmatch(text):
-        return parse_duration_s(text, option)
-    if float(text) == 0:
-        raise CliError(f"{option}: {text} s is no time at all")
-    return float(text)
+    most_s = SPAN_MS_MAX // 1000
+    seconds = span_s(text)
+    if seconds == 0 and or_none:
+        return None
+    if not seconds or seconds > most_s:
+        least = "0 (none)" if or_none else "0.001"
+        raise CliError(
+            f"{option}: {text[:160]!r} is not a time; write seconds from {least} to {most_s} (90, 0.5), "
+            "or a whole number and a unit (90s, 15m, 12h, 30d, 2w)"
+        )
+    return seconds
 
 
 def parse_where(values: list[str], option: str) -> str:
@@ -224,18 +237,24 @@ def parse_where(values: list[str], option: str) -> str:
         raise CliError(f"{option}: {fault}") from None
 
 
-def pairs_of(values: list[str], option: str) -> dict[str, str]:
-    """Read options of the form K=V.
+def parse_labels(values: list[str], option: str) -> dict[str, str]:
+    """Read labels, each K=V.
 
     Raises:
-        CliError: one is not, or a key is given twice.
+        CliError: one is none, or is given twice.
     """
+    from protocol.errors import InvalidLabel
+    from protocol.selector import check_labels
+
     pairs: dict[str, str] = {}
     for value in values:
-        key, equals, rest = value.partition("=")
-        if not equals or not key:
-            raise CliError(f"{option}: {value[:160]!r} is not K=V")
-        if key in pairs:
-            raise CliError(f"{option}: {key!r} is given twice")
-        pairs[key] = rest
-    return pairs
+        label, equals, rest = value.partition("=")
+        if not equals:
+            raise CliError(f"{option}: {value[:160]!r} is not K=V; a label has a value, say {label[:40] or 'ssd'}=yes")
+        if label in pairs:
+            raise CliError(f"{option}: {label!r} is given twice")
+        pairs[label] = rest
+    try:
+        return check_labels(pairs)
+    except InvalidLabel as fault:
+        raise CliError(f"{option}: {fault}") from None

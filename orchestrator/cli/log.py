@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import columns, options
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.output import Output
 
@@ -26,7 +26,7 @@ BODY_CHARACTERS_MAX = 1000
 LOG = typer.Argument(metavar="LOG", help="run/ID, topic/NAME or agent/ID; a run's id alone will do.")
 
 
-@app.command("ls")
+@app.command("ls", epilog=columns.epilog(columns.LOGS))
 def ls(
     kind: Annotated[str | None, typer.Option("--kind", metavar="K", help="agent, run or topic.")] = None,
     limit: options.Limit = 100,
@@ -51,7 +51,7 @@ def ls(
         for log in logs:
             out.json(log_json(log))
         return
-    out.rows(("LOG", "HEAD", "FIRST", "LAST ENTRY"), ((x.log, x.head.offset, x.first, clock(x.ts_ms)) for x in logs))
+    out.rows(tuple(columns.LOGS), ((x.log, x.head.offset, x.first, clock(x.ts_ms)) for x in logs))
 
 
 @app.command("show")

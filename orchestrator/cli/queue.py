@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import columns, options
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.output import Output
 
@@ -18,10 +19,12 @@ __all__ = ["app"]
 
 app = typer.Typer(help="List queues, look at them, pause, resume, limit and purge them.")
 
+LIMIT = re.compile(r"[1-9][0-9]{0,8}")
+
 QUEUE = typer.Argument(metavar="QUEUE", help="Name of a queue.")
 
 
-@app.command("ls")
+@app.command("ls", epilog=columns.epilog(columns.QUEUES))
 def ls(
     limit: options.Limit = 100,
     as_json: options.Json = False,
@@ -42,7 +45,7 @@ def ls(
             out.json(_object(queue))
         return
     rows = ((q.queue, _state(q), q.waiting, q.later, q.active, q.limit) for q in queues)
-    out.rows(("QUEUE", "STATE", "WAITING", "LATER", "ACTIVE", "LIMIT"), rows, cut=("QUEUE",))
+    out.rows(tuple(columns.QUEUES), rows, cut=("QUEUE",))
 
 
 @app.command("show")
@@ -78,17 +81,20 @@ def resume(
     _ask(queue, as_json, hub, token_file, paused=False)
 
 
-@app.command("limit")
+@app.command("limit", context_settings={"ignore_unknown_options": True})  # -1 is a number that will not do
 def limit(
     queue: Annotated[str, QUEUE],
-    runs: Annotated[str, typer.Argument(metavar="N", help="Runs at once over all agents, or `none`.")],
+    runs: Annotated[str, typer.Argument(metavar="N", help="Runs at once over all agents, 1 to 999999999, or `none`.")],
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> None:
     """Limit how many runs of a queue are worked on at once."""
-    if runs != "none" and not (runs.isascii() and runs.isdigit() and int(runs[:10]) > 0):
-        raise CliError(f"N: {runs[:160]!r} is neither a number above 0 nor `none`; to let nothing run, pause the queue")
+    if runs != "none" and not LIMIT.fullmatch(runs):
+        raise CliError(
+            f"N: {runs[:160]!r} is neither a whole number from 1 to 999999999 nor `none`, for any number of runs; "
+            "to let nothing run, pause the queue"
+        )
     _ask(queue, as_json, hub, token_file, limit=0 if runs == "none" else int(runs))
 
 
@@ -144,7 +150,7 @@ def _ask(queue: str, as_json: bool, hub: str | None, token_file: Any, **said: An
     }
     for bucket in info.buckets:
         wanted = f"{bucket.handler} for {bucket.where}" if bucket.where else bucket.handler
-        shown[wanted] = f"{bucket.waiting} waiting"
+        shown[wanted] = f"{bucket.waiting} waiting" + (f": {bucket.reason}" if bucket.reason else "")
     out.pairs(shown)
 
 

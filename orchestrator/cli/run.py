@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import columns, options
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit, exit_of_state
 from orchestrator.cli.output import Output
@@ -44,7 +44,8 @@ def submit(
         typer.Option("--where", metavar="K=V", help="Labels of agents that may take it; also K!=V, 'K in (A,B)', K."),
     ] = None,
     delay: Annotated[
-        str | None, typer.Option("--delay", metavar="S", help="Not before so many seconds from now.")
+        str | None,
+        typer.Option("--delay", metavar="S", help="Not before so many seconds from now; also 90s, 15m, 12h."),
     ] = None,
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="S", help="It expires when it has not ended by then.")
@@ -76,7 +77,7 @@ def submit(
         "key": key,
         "priority": priority,
         "where": parse_where(where or [], "--where"),
-        "delay": parse_span_s(delay, "--delay"),
+        "delay": parse_span_s(delay, "--delay", or_none=True),
         "deadline": parse_span_s(deadline, "--deadline"),
         "timeout": parse_span_s(timeout, "--timeout"),
         "retries": retries,
@@ -115,7 +116,7 @@ def retry(
     return with_client(hub, token_file, use, follows=follow or wait)
 
 
-@app.command("ls")
+@app.command("ls", epilog=columns.epilog(columns.RUNS))
 def ls(
     state: Annotated[str | None, typer.Option("--state", metavar="S", help=f"One of {', '.join(STATES)}.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Of this queue only.")] = None,
@@ -154,13 +155,12 @@ def _table(out: Output, runs: tuple[RunInfo, ...]) -> None:
 
     if out.terminal and out.width < WIDE_COLUMNS:
         now_ms = int(time.time() * 1000)
-        columns: tuple[str, ...] = ("RUN", "STATE", "HANDLER", "AGENT", "ATT", "AGE")
+        narrow = ("RUN", "STATE", "HANDLER", "AGENT", "ATT", "AGE")
         cells = [(r.run, r.state, r.handler, r.agent, r.attempt, age(now_ms - r.submitted_ms)) for r in runs]
-        out.rows(columns, cells, cut=("HANDLER", "AGENT"))
+        out.rows(narrow, cells, cut=("HANDLER", "AGENT"))
         return
-    columns = ("RUN", "STATE", "HANDLER", "QUEUE", "ATTEMPT", "AGENT", "SUBMITTED")
     rows = ((r.run, r.state, r.handler, r.queue, r.attempt, r.agent, clock(r.submitted_ms)) for r in runs)
-    out.rows(columns, rows, cut=("HANDLER", "QUEUE", "AGENT"))
+    out.rows(tuple(columns.RUNS), rows, cut=("HANDLER", "QUEUE", "AGENT"))
 
 
 @app.command("show")
@@ -310,5 +310,5 @@ async def _print(out: Output, run: Run) -> None:
     if info.cancelling:
         shown["cancel"] = "asked for"
     if info.reason:
-        shown["waits because"] = info.reason
+        shown["waits because" if info.state == "queued" else "reason"] = info.reason
     out.pairs(shown)

@@ -6,9 +6,10 @@ import re
 import unicodedata
 from datetime import datetime
 
-__all__ = ["age", "clean", "clock", "duration_s", "since"]
+__all__ = ["age", "clean", "clock", "duration_s", "since", "span_s"]
 
 _SPANS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
@@ -52,3 +53,11 @@ def duration_s(text: str) -> int:
     if match is None or int(match[1]) == 0:
         raise ValueError(f"{text!r} is not a duration; write a whole number above 0 and a unit: 90s, 15m, 12h, 30d, 2w")
     return int(match[1]) * _SPANS_S[match[2]]
+
+
+def span_s(text: str) -> float | None:
+    """Read seconds, to the millisecond, or a whole number and a unit; 0 is one too. None where it is neither."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _SPANS_S[match[2]] if match else None

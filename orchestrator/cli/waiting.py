@@ -34,7 +34,7 @@ async def _tell(out: Output, run: Run, after_s: float) -> None:
     await asyncio.sleep(after_s)
     with contextlib.suppress(FleetlineError):  # whoever waits for the run meets the same, and tells it
         info = await run.get()
-        if info.reason:
+        if info.reason and info.state == "queued":
             out.note(f"waits because {info.reason}")
 
 

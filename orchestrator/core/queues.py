@@ -8,15 +8,17 @@ Specification: docs/protocol.md, section "Queues".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.runs import Ids, queue_hint
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Below, Commit, Guard, HashDelete, HashSet, SetAdd
 from protocol.ids import queue_partition
+from protocol.requests import AgentInfo
+from protocol.selector import parse_selector
 
-__all__ = ["Queue", "Terms", "set_terms"]
+__all__ = ["Queue", "Terms", "set_terms", "why_untaken"]
 
 _PAUSED = "paused"
 _LIMIT = "limit"
@@ -94,3 +96,16 @@ def set_terms(ids: Ids, queue: Queue, paused: bool | None, limit: int | None) ->
         ),
         hints=(queue_hint(queue.namespace, queue.name),),
     )
+
+
+def why_untaken(agents: Sequence[AgentInfo], queue: str, handler: str, where: str) -> str | None:
+    """Say why none of these agents would ever take such a run as they are; None where one would."""
+    serving = [agent for agent in agents if agent.connected and queue in agent.queues]
+    if not serving:
+        return f"no connected agent serves the queue {queue!r}"
+    able = [agent for agent in serving if any(spec.name == handler for spec in agent.handlers)]
+    if not able:
+        return f"no connected agent on the queue {queue!r} has the handler {handler!r}"
+    if not any(parse_selector(where).fits(agent.labels) for agent in able):
+        return f"no connected agent that has the handler {handler!r} has the labels {where}"
+    return None

@@ -19,6 +19,8 @@ TABLE: list[tuple[str, int, str]] = [
     ("log tail topic/nothing", 2, "there is no log topic/nothing"),
     ("queue limit desk 0", 2, "to let nothing run, pause the queue"),
     ("queue show Desk", 2, "QUEUE: "),
+    ("queue show typo", 2, "no run was ever submitted to a queue 'typo', and nothing was ever said of it"),
+    ("run submit review --delay 2h --deadline 1h", 2, "it could never start"),
     ("run submit review --where gpu=", 2, "'gpu=' in a selector is not understood"),
     ("run submit review --delay soon", 2, "--delay: "),
     ("run submit review --timeout 0", 2, "--timeout: "),

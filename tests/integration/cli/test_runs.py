@@ -104,13 +104,21 @@ def test_a_queue_is_paused_limited_looked_at_and_purged(shell: Shell) -> None:
         "waiting": 1,
         "later": 0,
         "active": 0,
-        "buckets": [{"handler": "review", "where": "gpu", "waiting": 1}],
+        "buckets": [
+            {
+                "handler": "review",
+                "where": "gpu",
+                "waiting": 1,
+                "reason": "no connected agent serves the queue 'desk'",
+            }
+        ],
     }
-    assert "review for gpu\t1 waiting" in shell.done("queue", "show", "desk")
+    waits = "review for gpu\t1 waiting: no connected agent serves the queue 'desk'\n"
+    assert waits in shell.done("queue", "show", "desk")
     assert any(info["queue"] == "desk" for info in shell.json("queue", "ls"))
     assert shell.done("queue", "purge", "desk", "--reason", "cleared") == "1\n"
-    [shown] = shell.json("run", "show", run)
-    assert shown["state"] == "cancelled"
+    assert "state\tcancelled\n" in shell.done("run", "show", run)
+    assert "reason\tcleared\n" in shell.done("run", "show", run)
     [info] = shell.json("queue", "limit", "desk", "none")
     assert info["limit"] is None
     assert [info["paused"] for info in shell.json("queue", "resume", "desk")] == [False]

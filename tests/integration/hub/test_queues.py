@@ -44,7 +44,7 @@ async def test_a_queue_that_is_paused_lets_its_runs_wait_and_what_runs_go_on(cal
         await worker.expect(Puback)
         info = await queue(client)
         assert counts(info) == (1, 0, 0)
-        assert info["buckets"] == ({"handler": "h", "where": "", "waiting": 1},)
+        assert info["buckets"] == ({"handler": "h", "where": "", "waiting": 1},), "an agent would take it"
         assert not any(isinstance(frame, Assign) for frame in worker.frames)
         await client.result("queue.set", queue="q", paused=False)
         assert (await worker.expect(Assign)).run == second
@@ -128,10 +128,42 @@ async def test_queues_are_listed_by_name_and_each_namespace_has_its_own(calm: Wo
         assert (await stranger.result("queue.purge", queue="ant"))["purged"] == 0
 
 
+async def test_a_queue_says_why_nobody_takes_what_waits(calm: World) -> None:
+    async with calm.peer() as client, calm.peer() as worker:
+        await client.identify(identify())
+        await submit(client, "k1")
+        nobody = "no connected agent serves the queue 'q'"
+        assert (await queue(client))["buckets"] == ({"handler": "h", "where": "", "waiting": 1, "reason": nobody},)
+        await worker.identify(agent())
+        await worker.expect(Assign)
+        await submit(client, "k2", where="ssd")
+        await submit(client, "k3", handler="other")
+        buckets = {(each["handler"], each["where"]): each.get("reason") for each in (await queue(client))["buckets"]}
+        assert buckets == {
+            ("h", "ssd"): "no connected agent that has the handler 'h' has the labels ssd",
+            ("other", ""): "no connected agent on the queue 'q' has the handler 'other'",
+        }
+        listed = (await client.result("queue.list"))["queues"]
+        assert [info["buckets"] for info in listed] == [()]
+
+
+async def test_a_queue_that_was_never_named_is_not_found_and_one_that_was_stays(calm: World) -> None:
+    async with calm.peer() as client:
+        await client.identify(identify())
+        answer = await client.request("queue.get", op=False, queue="q")
+        assert answer.error is not None
+        assert answer.error.code == "not_found"
+        assert answer.error.message == "no run was ever submitted to a queue 'q', and nothing was ever said of it"
+        await submit(client, "k")
+        await client.result("queue.purge", queue="q")
+        await client.result("queue.set", queue="said", paused=False)
+        for name in ("q", "said"):
+            assert counts(await client.result("queue.get", queue=name)) == (0, 0, 0)
+
+
 async def test_who_may_only_look_may_not_pause_or_purge(calm: World) -> None:
     async with calm.peer(calm.issue("viewer")) as viewer:
         await viewer.identify(identify("viewer"))
-        assert counts(await queue(viewer)) == (0, 0, 0)
         for method, params in (("queue.set", {"paused": True}), ("queue.purge", {})):
             answer = await viewer.request(method, op=False, queue="q", **params)
             assert answer.error is not None

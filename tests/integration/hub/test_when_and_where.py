@@ -63,8 +63,31 @@ async def test_a_run_that_nobody_took_by_its_deadline_expires(calm: World) -> No
     async with calm.peer() as client:
         await client.identify(identify())
         run = await submit(client, deadline_ms=300)
-        assert (await ends(client, run))["state"] == "expired"
+        info = await ends(client, run)
+        assert (info["state"], info["reason"]) == ("expired", "its deadline passed while it was queued")
         assert (await client.request("run.cancel", run=run)).result == {"state": "expired"}
+
+
+@pytest.mark.parametrize("reason", ["not needed", None])
+async def test_a_run_that_was_cancelled_says_why(calm: World, reason: str | None) -> None:
+    async with calm.peer() as client:
+        await client.identify(identify())
+        run = await submit(client)
+        await client.request("run.cancel", run=run, reason=reason)
+        info = await shown(client, run)
+        assert (info["state"], info.get("reason")) == ("cancelled", reason)
+
+
+async def test_a_run_whose_delay_lasts_past_its_deadline_is_refused(calm: World) -> None:
+    async with calm.peer() as client:
+        await client.identify(identify())
+        wanted: dict[str, Any] = {"queue": "q", "handler": "h", "input": b"", "key": "k"}
+        for delay_ms in (300, 301):
+            answer = await client.request("run.submit", **wanted, delay_ms=delay_ms, deadline_ms=300)
+            assert answer.error is not None
+            assert answer.error.code == "invalid_params"
+            assert f"a delay of {delay_ms} ms is not over before the deadline, after 300 ms" in answer.error.message
+        await submit(client, delay_ms=299, deadline_ms=300)
 
 
 async def test_a_deadline_ends_a_run_that_is_being_worked_on_and_frees_its_slot(calm: World) -> None:

@@ -12,13 +12,14 @@ import pytest
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.inputs import (
-    pairs_of,
     parse_duration_s,
     parse_input,
     parse_kind,
+    parse_labels,
     parse_log,
     parse_name,
     parse_run,
+    parse_span_s,
 )
 from protocol.codec import pack_value, unpack_value
 
@@ -133,8 +134,33 @@ def test_other_durations_are_refused(text: str) -> None:
         parse_duration_s(text, "--expires")
 
 
-def test_pairs_are_read() -> None:
-    assert pairs_of(["a=1", "b=x=y", "c="], "--label") == {"a": "1", "b": "x=y", "c": ""}
-    for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("0.5", 0.5), ("0.001", 0.001), ("316224000", 316_224_000), ("2w", 1_209_600)]
+)
+def test_spans_are_seconds_or_a_number_and_a_unit(text: str, seconds: float) -> None:
+    assert parse_span_s(text, "--delay") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "5x", "0.0001", "1.5h", "1e3", "316224001", "99999w"])
+def test_what_is_no_span_is_told_what_is_one(text: str) -> None:
+    with pytest.raises(CliError) as caught:
+        parse_span_s(text, "--delay", or_none=True)
+    assert str(caught.value) == (
+        f"--delay: {text!r} is not a time; write seconds from 0 (none) to 316224000 (90, 0.5), "
+        "or a whole number and a unit (90s, 15m, 12h, 30d, 2w)"
+    )
+
+
+def test_a_span_of_nothing_is_none_where_there_need_be_none() -> None:
+    assert parse_span_s(None, "--timeout") is None
+    for text in ("0", "0.000", "0s"):
+        assert parse_span_s(text, "--delay", or_none=True) is None
+        with pytest.raises(CliError, match=r"--timeout: '0.*' is not a time; write seconds from 0\.001 to"):
+            parse_span_s(text, "--timeout")
+
+
+def test_labels_are_read() -> None:
+    assert parse_labels(["a=1", "b=x/y:z"], "--label") == {"a": "1", "b": "x/y:z"}
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["c="], ["b=x=y"], ["tier@@a=1"]):
         with pytest.raises(CliError, match="--label: "):
-            pairs_of(wrong, "--label")
+            parse_labels(wrong, "--label")

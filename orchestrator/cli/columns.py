@@ -1,0 +1,45 @@
+"""What the columns of the lists mean: the help of each list says it, and so does docs/guide.md, section "Lists"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["AGENTS", "LOGS", "QUEUES", "RUNS", "epilog"]
+
+RUNS = {
+    "RUN": "its id",
+    "STATE": "queued, running, succeeded, failed, cancelled, expired or dead",
+    "HANDLER": "what does it",
+    "QUEUE": "where agents take it from",
+    "ATTEMPT": "the number of its latest attempt, 0 before the first",
+    "AGENT": "who holds it, or held it last",
+    "SUBMITTED": "when",
+}
+QUEUES = {
+    "QUEUE": "its name",
+    "STATE": "open or paused",
+    "WAITING": "runs that an agent could take now",
+    "LATER": "runs that come to it later: delayed, or waiting for a further try",
+    "ACTIVE": "runs that agents work on",
+    "LIMIT": "how many may be active at once; any number where it is empty",
+}
+AGENTS = {
+    "AGENT": "its id",
+    "STATE": "connected or away",
+    "SINCE": "when that began",
+    "QUEUES": "where it takes runs from",
+    "SLOTS": "how many it works on at a time",
+    "LABELS": "what it says of itself, for `run submit --where`",
+}
+LOGS = {
+    "LOG": "run/ID, topic/NAME or agent/ID",
+    "HEAD": "its last offset",
+    "FIRST": "the first offset that is kept",
+    "LAST ENTRY": "when it was written",
+}
+
+
+def epilog(columns: Mapping[str, str]) -> str:
+    """Return the end of a list's help."""
+    said = ", ".join(f"{name} ({what})" for name, what in columns.items())
+    return f"Columns: {said}. Where the output is no terminal they stand between tabs, without a header."
