@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 import agent
 from agent import errors
+from agent.executors import program_lines
+from agent.operations import SLEEP_S_MAX
+from orchestrator.cli import columns
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.table import app
 from orchestrator.settings import Settings
+from protocol.selector import LABELS_MAX
 
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
@@ -76,6 +81,42 @@ def test_a_command_line_has_a_command_and_options_that_exist(page: str, line: st
 
 def test_exit_codes() -> None:
     assert [int(row[0]) for row in rows("Exit codes")] == [int(code) for code in Exit]
+
+
+def test_columns_of_lists() -> None:
+    lists = {"run ls": columns.RUNS, "queue ls": columns.QUEUES, "agent ls": columns.AGENTS, "log ls": columns.LOGS}
+    assert [tuple(row) for row in rows("Lists")] == [
+        (name if at == 0 else "", column, said.replace("`", ""))
+        for name, said_of in lists.items()
+        for at, (column, said) in enumerate(said_of.items())
+    ]
+
+
+def test_messages_of_programs() -> None:
+    documented, message = {}, ""
+    for word, field, kind, _ in rows("Programs"):
+        message = word or message
+        if field:
+            documented[message, field] = "optional" not in kind
+    models: dict[str, type[BaseModel]] = {
+        "event": program_lines.Event,
+        "progress": program_lines.Progress,
+        "checkpoint": program_lines.Mark,
+        "result": program_lines.Result,
+        "error": program_lines.Failure,
+    }
+    assert documented == {
+        (word, name): field.is_required()
+        for word, model in models.items()
+        for name, field in model.model_fields.items()
+        if name != "type"
+    }
+
+
+def test_numbers_in_the_text() -> None:
+    assert f"| 0 to {SLEEP_S_MAX:.0f}, ten years" in GUIDE
+    assert "`--priority` is 0 to 9" in GUIDE
+    assert f"An agent has {LABELS_MAX} labels at most" in GUIDE
 
 
 def test_settings() -> None:
