@@ -17,9 +17,10 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
+from socket import socket
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,7 +41,7 @@ from orchestrator.peers import Peers
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.retention import Retention
-from orchestrator.server import Server
+from orchestrator.server import Server, bind
 from orchestrator.services import Services
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store, StoreError, Wake
@@ -49,6 +50,7 @@ from orchestrator.telemetry import Counters
 from orchestrator.timekeeper import Timekeeper
 from orchestrator.web.health import Health
 from orchestrator.work import Work
+from orchestrator.workers import Workers
 from protocol.codec import encode
 from protocol.frames import Heartbeat
 from protocol.ids import LogKind
@@ -80,14 +82,24 @@ class Hub:
         settings: what it is told.
         store: an open or unopened store to use instead of the one that the settings name; the hub opens and
             closes it.
+        worker: which of its processes this is. The first owns the data directory and starts the others.
+        sockets: where the others listen, opened by the first.
 
     Attributes:
         url: where it listens, once it does.
         services: what its connections share.
     """
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store | None = None, *, worker: int = 1, sockets: Sequence[socket] = ()
+    ) -> None:
+        assert store is None or settings.workers == 1, "a store that is given is this process's alone"
+        assert (worker == 1) is (not sockets)
         self.settings = settings
+        self._worker = worker
+        self._sockets = sockets
+        self._store_url = ""
+        self._workers: Workers | None = None
         self.url = ""
         self.hub_id = secrets.token_hex(8)
         self._given_store = store
@@ -116,8 +128,14 @@ class Hub:
         store = await self._open_store()
         await self._stack.enter_async_context(self._tasks)
         self._build(store, tokens)
-        self.url = await self._server.start()
-        self._announce(data, tokens)
+        sockets = self._sockets or await bind(self.settings)
+        for each in sockets:
+            self._stack.callback(each.close)
+        if self._worker == 1 and self.settings.workers > 1:
+            await self._start_workers(sockets)
+        self.url = await self._server.start(sockets)
+        if self._worker == 1:
+            self._announce(data, tokens)
         log_.info("hub_started", url=self.url, hub=self.hub_id, durability=self.settings.durability.value)
 
     async def _open_store(self) -> Store:
@@ -126,8 +144,8 @@ class Hub:
         if store is None:
             from orchestrator.store.redis import RedisStore
 
-            url = self.settings.store or await self._embedded()
-            store = RedisStore(url, self.settings.durability, self.hub_id)
+            self._store_url = self.settings.store or await self._embedded()
+            store = RedisStore(self._store_url, self.settings.durability, self.hub_id)
         await store.open()
         self._stack.push_async_callback(store.close)
         return store
@@ -158,7 +176,7 @@ class Hub:
             settings, line, greeting, tokens, peers, registry, work, methods, acks, counters, self._spawn
         )
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
-        self._server = Server(self.services, Health(line))
+        self._server = Server(self.services, Health(line), self._worker)
         interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "clock": line.run,
@@ -176,12 +194,23 @@ class Hub:
         for name, run in loops.items():
             self._background.append(self._tasks.create_task(self._keep(name, run), name=name))
 
+    async def _start_workers(self, sockets: Sequence[socket]) -> None:
+        """Start the other processes; returns once they serve, so that whoever waits is shared out."""
+        settings = self.settings.model_copy(update={"store": self._store_url})
+        self._workers = Workers(settings, sockets)
+        for number in range(2, settings.workers + 1):
+            work = self._contain(self._workers.keep(number))
+            self._background.append(self._tasks.create_task(work, name=f"worker {number}"))
+        await self._workers.ready()
+
     def _announce(self, data: Path, tokens: Tokens) -> None:
         """Write down where the hub is and a token for this machine's user."""
         grant = Grant(LOCAL_NAME, "default", frozenset({Scope.OPERATOR, Scope.AGENT}), frozenset({ANY_AGENT}))
         token = tokens.issue(grant, now_s=int(time.time()), ttl_s=LOCAL_TOKEN_TTL_S, token_id=secrets.token_hex(8))
         replace_file(data / TOKEN_FILE, token.encode(), 0o600)
         place = {"url": self.url, "pid": os.getpid()}
+        if self.settings.workers > 1:
+            place["workers"] = self.settings.workers
         replace_file(data / HUB_FILE, (json.dumps(place) + "\n").encode(), 0o644)
 
     # ── running ──────────────────────────────────────────────────────────────
@@ -272,13 +301,18 @@ class Hub:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         log_.info("hub_stopping", connections=len(self.services.connections))
+        if self._workers is not None:
+            self._workers.dismiss()
         try:
             await self._drain()
+            if self._workers is not None:
+                await self._workers.gone(self.settings.drain_ms / 1000 + FAREWELL_S)
         finally:
             self._server.abort()
             self._cancel_all()
             await self._stack.__aexit__(kind, fault, trace)
-        self._withdraw()
+        if self._worker == 1:
+            self._withdraw()
         log_.info("hub_stopped", hub=self.hub_id)
 
     async def _drain(self) -> None:

@@ -6,9 +6,10 @@ Specification: docs/protocol.md, section "Transport".
 from __future__ import annotations
 
 import asyncio
+import socket as net
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
-from socket import fromfd
 
 from websockets.http11 import Request
 from websockets.typing import Subprotocol
@@ -16,12 +17,13 @@ from websockets.typing import Subprotocol
 from orchestrator.connection import Connection
 from orchestrator.room import Room
 from orchestrator.services import Services
+from orchestrator.settings import Settings
 from orchestrator.telemetry import exposition
 from orchestrator.web.health import Health
 from orchestrator.websocket import Socket
 from protocol.errors import FleetlineError
 
-__all__ = ["SUBPROTOCOL", "CannotListen", "Server"]
+__all__ = ["SUBPROTOCOL", "CannotListen", "Server", "bind"]
 
 SUBPROTOCOL = Subprotocol("fleetline.v1")
 BEARER = "Bearer "
@@ -35,12 +37,41 @@ class CannotListen(FleetlineError):
     """The address cannot be listened on."""
 
 
-class Server:
-    """The listening side of a hub."""
+async def bind(settings: Settings) -> Sequence[net.socket]:
+    """Listen on the address of the settings, for any number of hubs; whoever connects waits until one serves.
 
-    def __init__(self, hub: Services, health: Health) -> None:
+    Raises:
+        CannotListen: the address is in use, is not ours, or is no address.
+    """
+    host, port = settings.address
+    sockets: list[net.socket] = []
+    try:
+        found = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+        sockets += [net.fromfd(bound.fileno(), bound.family, bound.type) for bound in found.sockets]
+        found.close()
+        for each in sockets:
+            each.listen(BACKLOG)
+    except OSError as fault:
+        for each in sockets:
+            each.close()
+        raise CannotListen(f"cannot listen on {settings.listen}: {fault.strerror or fault}") from fault
+    return sockets
+
+
+class Server:
+    """The listening side of a hub.
+
+    Args:
+        hub: what connections share.
+        health: what `/healthz` answers.
+        worker: which of the hub's processes this is.
+    """
+
+    def __init__(self, hub: Services, health: Health, worker: int = 1) -> None:
         self._hub = hub
         self._health = health
+        self._worker = worker
+        self._bound: Sequence[net.socket] = ()
         self._listeners: list[asyncio.Server] = []
         self._room = Room(hub.settings)
         self._sockets: set[Socket] = set()
@@ -48,35 +79,29 @@ class Server:
         self._turns_away = False
         self._emptied = asyncio.Event()
 
-    async def start(self) -> str:
-        """Listen; return the address as a URL.
-
-        Raises:
-            CannotListen: the address is in use, is not ours, or is no address.
-        """
+    async def start(self, sockets: Sequence[net.socket]) -> str:
+        """Let in whoever connects to these sockets, which are this server's from now on; return their address."""
         settings = self._hub.settings
-        host, port = settings.address
+        host, _ = settings.address
         handshake_s = settings.handshake_ms / 1000
+        self._bound = sockets
         listen = partial(
             asyncio.get_running_loop().create_server,
             lambda: Socket(self, SUBPROTOCOL, handshake_s),
             backlog=BACKLOG,
         )
-        try:
-            first = await listen(host, port)
-            self._listeners.append(first)
-            for bound in first.sockets:
-                for _ in range(ACCEPTED_A_TURN - 1):
-                    self._listeners.append(await listen(sock=fromfd(bound.fileno(), bound.family, bound.type)))
-        except OSError as fault:
-            raise CannotListen(f"cannot listen on {settings.listen}: {fault.strerror or fault}") from fault
-        port = first.sockets[0].getsockname()[1]
+        for bound in sockets:
+            for _ in range(ACCEPTED_A_TURN):
+                self._listeners.append(await listen(sock=net.fromfd(bound.fileno(), bound.family, bound.type)))
+        port = sockets[0].getsockname()[1]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""
         for listener in self._listeners:
             listener.close()
+        for bound in self._bound:
+            bound.close()
 
     async def wait_closed(self) -> None:
         """Wait until every connection is gone."""
@@ -153,7 +178,8 @@ class Server:
             "tails": lambda: len(hub.line.tails),
             "tasks": lambda: len(asyncio.all_tasks()),
         }
-        return exposition(hub.counters, gauges)
+        labels = {"worker": str(self._worker)} if hub.settings.workers > 1 else {}
+        return exposition(hub.counters, gauges, hub.line.hub_id, labels)
 
 
 def _bearer(request: Request) -> str | None:

@@ -21,12 +21,13 @@ from orchestrator.store.base import Durability
 from protocol.errors import FleetlineError
 from protocol.limits import DEFAULT_LIMITS, Limits
 
-__all__ = ["CONFIG_NAME", "Loaded", "Settings", "SettingsInvalid", "data_dir", "load"]
+__all__ = ["CONFIG_NAME", "WORKERS_MAX", "Loaded", "Settings", "SettingsInvalid", "data_dir", "load"]
 
 ENV_PREFIX = "FLEETLINE_"
 CONFIG_ENV = "FLEETLINE_CONFIG"
 CONFIG_NAME = "fleetline.toml"
 LOCAL_DATA = Path(".fleetline")
+WORKERS_MAX = 64
 BEATS_A_LEASE = 3
 """A lease outlives at least this many heartbeats, so that one lost heartbeat loses no lease."""
 STORE_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -78,6 +79,12 @@ class Settings(BaseSettings):
     listen: Annotated[str, AfterValidator(_check_listen)] = Field(
         "127.0.0.1:7420", description="address to listen on; port 0 takes a free one"
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=WORKERS_MAX,
+        description="processes that serve the address, a core each; limits are for each of them",
+    )
     heartbeat_ms: int = Field(
         5_000, ge=50, le=600_000, description="longest silence of a side; never more than a third of the lease"
     )
@@ -126,8 +133,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Name the sources, the strongest first."""
+        """Name the sources, the strongest first; who says everything is not asked for what is said elsewhere."""
         del dotenv_settings, file_secret_settings
+        if init_settings().keys() >= settings_cls.model_fields.keys():
+            return (init_settings,)
         toml = TomlConfigSettingsSource(settings_cls, _config_file(init_settings(), env_settings()))
         return init_settings, toml, env_settings
 

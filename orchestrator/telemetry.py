@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import structlog
@@ -78,17 +78,29 @@ _HELP = {
 }
 
 
-def exposition(counters: Counters, gauges: dict[str, Callable[[], int]]) -> str:
-    """Return counters and gauges in Prometheus' text format."""
-    return "\n".join(_lines(counters, gauges)) + "\n"
+def exposition(
+    counters: Counters, gauges: Mapping[str, Callable[[], int]], hub_id: str, labels: Mapping[str, str]
+) -> str:
+    """Return counters and gauges in Prometheus' text format, with these labels, and which hub they are of."""
+    return "\n".join(_lines(counters, gauges, hub_id, labels)) + "\n"
 
 
-def _lines(counters: Counters, gauges: dict[str, Callable[[], int]]) -> Iterator[str]:
+def _lines(
+    counters: Counters, gauges: Mapping[str, Callable[[], int]], hub_id: str, labels: Mapping[str, str]
+) -> Iterator[str]:
+    of = _labelled(labels)
+    yield "# HELP fleetline_hub_info which hub answers"
+    yield "# TYPE fleetline_hub_info gauge"
+    yield f"fleetline_hub_info{_labelled({'hub': hub_id, **labels})} 1"
     for field in fields(counters):
         name = f"fleetline_{field.name}_total"
         yield f"# HELP {name} {_HELP[field.name]}"
         yield f"# TYPE {name} counter"
-        yield f"{name} {getattr(counters, field.name)}"
+        yield f"{name}{of} {getattr(counters, field.name)}"
     for gauge, read in gauges.items():
         yield f"# TYPE fleetline_{gauge} gauge"
-        yield f"fleetline_{gauge} {read()}"
+        yield f"fleetline_{gauge}{of} {read()}"
+
+
+def _labelled(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""

@@ -209,21 +209,24 @@ async def check_hub(settings: Settings) -> list[Check]:
     from agent.client import Client
     from protocol.errors import FleetlineError
 
-    url = _running_hub(settings.data)
-    if url is None:
+    place = _running_hub(settings.data)
+    if place is None:
         return [Check("hub", "connection", "no hub runs from this data directory", Verdict.ADVICE, "start one")]
     try:
         async with Client.connect(directory=settings.data, timeout=3.0) as client:
             await client.logs(limit=1)
     except FleetlineError as fault:
         return [Check("hub", "connection", str(fault), Verdict.WRONG, "see what the hub prints, or restart it")]
-    return [Check("hub", "connection", "answers"), _listening(url, settings)]
+    url, workers = place
+    several = [Check("hub", "workers", str(workers))] if workers > 1 else []
+    return [Check("hub", "connection", "answers"), _listening(url, settings), *several]
 
 
-def _running_hub(data: Path) -> str | None:
-    """Return where the hub of a data directory says that it listens; None where none runs."""
+def _running_hub(data: Path) -> tuple[str, int] | None:
+    """Return where the hub of a data directory says that it listens, and its workers; None where none runs."""
     try:
-        return str(json.loads((data / "hub.json").read_text())["url"])
+        said = json.loads((data / "hub.json").read_text())
+        return str(said["url"]), int(said.get("workers", 1))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -28,4 +28,4 @@ def dev(
         from orchestrator.cli.agents import agent_beside
 
         beside = agent_beside(app)
-    return serve(load_here({"data": data, "listen": listen}).settings, Output(as_json), beside)
+    return serve(load_here({"data": data, "listen": listen, "workers": 1}).settings, Output(as_json), beside)

@@ -32,6 +32,10 @@ def start(
         str | None,
         typer.Option("--durability", metavar="LEVEL", help="What an acknowledgement means: local (fsynced) or memory."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes that serve the address, a core each."),
+    ] = None,
     as_json: options.Json = False,
 ) -> int:
     """Start a hub, say where it listens, and serve until SIGTERM or Ctrl-C."""
@@ -39,5 +43,5 @@ def start(
 
     if durability is not None and durability.startswith("replicated"):
         raise CliError("--durability: replicated levels are not offered yet; take local (fsynced) or memory")
-    flags = {"data": data, "store": store, "listen": listen, "durability": durability}
+    flags = {"data": data, "store": store, "listen": listen, "durability": durability, "workers": workers}
     return serve(load_here(flags).settings, Output(as_json))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from ipaddress import ip_address
 from typing import Any
@@ -15,6 +15,7 @@ from orchestrator.cli.connect import check_log_level
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.output import Output
 from orchestrator.hub import Hub, calm_collector
+from orchestrator.process import loop_factory, told_to_stop
 from orchestrator.settings import Loaded, Settings, data_dir, load
 from orchestrator.store.datadir import DataDirectory
 from orchestrator.telemetry import configure_logs
@@ -43,21 +44,12 @@ def serve(settings: Settings, out: Output, beside: Beside | None = None) -> Exit
     configure_logs(check_log_level(settings.log_level, "log_level"))
     calm_collector()
     DataDirectory(settings.data).prepare()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(settings, out, beside or (lambda _hub: nullcontext())))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return the fastest event loop that is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
 async def _serve(settings: Settings, out: Output, beside: Beside) -> Exit:
-    told = _told_to_stop()
+    told = told_to_stop()
     async with Hub(settings) as hub:
         _announce(settings, hub, out)
         async with beside(hub):
@@ -65,28 +57,17 @@ async def _serve(settings: Settings, out: Output, beside: Beside) -> Exit:
     return Exit.INTERRUPTED if number is signal.SIGINT else Exit.DONE
 
 
-def _told_to_stop() -> Awaitable[signal.Signals]:
-    """Return what becomes the signal that this process is stopped with."""
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def tell(number: signal.Signals) -> None:
-        if not told.done():
-            told.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, tell, number)
-    return told
-
-
 def _announce(settings: Settings, hub: Hub, out: Output) -> None:
     data = settings.data.absolute()
     store = "embedded" if settings.store is None else "external"
     if out.as_json:
         facts = {"url": hub.url, "data": str(data), "store": store, "durability": settings.durability.value}
-        out.json({**facts, "pid": os.getpid()})
+        out.json({**facts, "workers": settings.workers, "pid": os.getpid()})
         return
-    out.line(f"hub listening at {hub.url} ({store} store, durability {settings.durability.value}, data in {data})")
+    workers = f"{settings.workers} workers, " if settings.workers > 1 else ""
+    out.line(
+        f"hub listening at {hub.url} ({workers}{store} store, durability {settings.durability.value}, data in {data})"
+    )
     near = "in this directory" if data == data_dir(here=True) else f"with FLEETLINE_DATA={data}"
     out.line(f"on this machine, {near}: fleetline run ls finds it by itself")
     host, _ = settings.address
