@@ -162,7 +162,7 @@ class Hub:
         return url
 
     def _build(self, store: Store, tokens: Tokens) -> None:
-        settings, counters, peers = self.settings, Counters(), Peers()
+        settings, counters, peers = self.settings, Counters(), Peers(self.settings.handshake_ms)
         tails = Tails(store, self._spawn, settings.replay_reads_max)
         line = Line(store, tails, self.hub_id, settings.durability.value, counters)
         registry = Registry(line)
@@ -273,9 +273,13 @@ class Hub:
             self._dispatch.hint(word)
         for name in wake.heads:
             namespace, kind, agent_id = name.split("/", 2)
-            peer = self.services.peers.agent(namespace, agent_id) if kind == LogKind.AGENT else None
+            if kind != LogKind.AGENT:
+                continue
+            peer = self.services.peers.agent(namespace, agent_id)
             if peer is not None:
                 self._spawn(check_fence(self.services, peer))
+            else:
+                self.services.peers.miss(namespace, agent_id, monotonic_ms())
 
     async def _tick(self, period_s: float) -> None:
         services = self.services

@@ -109,8 +109,8 @@ def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[Attemp
         connection.spawn(hub.work.opened(peer, claims))
     else:
         hub.work.offer(peer)
-    if len(hub.registry.live_hubs()) > 1:
-        hub.spawn(check_fence(hub, peer))  # while this session opened, another hub's hint found nobody to tell
+    if hub.peers.missed(peer):
+        hub.spawn(check_fence(hub, peer))
 
 
 async def check_fence(hub: Services, peer: Peer) -> None:

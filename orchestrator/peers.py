@@ -70,10 +70,18 @@ class Peer:
 
 
 class Peers:
-    """The agents that are connected to this hub, by namespace and id."""
+    """The agents that are connected to this hub, by namespace and id.
 
-    def __init__(self) -> None:
+    Args:
+        opening_ms: how long a session may take to open.
+    """
+
+    def __init__(self, opening_ms: int) -> None:
         self._agents: dict[tuple[str, str], Peer] = {}
+        self._opening_ms = opening_ms
+        self._missed: set[tuple[str, str]] = set()
+        self._missed_before: set[tuple[str, str]] = set()
+        self._turned_ms = 0
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(tuple(self._agents.values()))
@@ -93,3 +101,15 @@ class Peers:
         """Forget a session, unless a newer one has taken its place."""
         if self._agents.get((peer.namespace, peer.id)) is peer:
             del self._agents[peer.namespace, peer.id]
+
+    def miss(self, namespace: str, agent_id: str, now_ms: int) -> None:
+        """Note that another hub wrote to the log of an agent that is not here: a session of it may just be opening."""
+        if now_ms - self._turned_ms >= self._opening_ms:
+            self._turned_ms = now_ms
+            self._missed, self._missed_before = set(), self._missed
+        self._missed.add((namespace, agent_id))
+
+    def missed(self, peer: Peer) -> bool:
+        """Whether another hub may have opened a session of this agent while this one was opened."""
+        key = peer.namespace, peer.id
+        return key in self._missed or key in self._missed_before

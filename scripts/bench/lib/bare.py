@@ -1,6 +1,7 @@
 """A bare `websockets` server for comparison: it accepts connections, and reads them until they end.
 
-As lean as the library goes: no compression, no pings of its own, uvloop as in the hub.
+As lean as the library goes: no compression, no pings of its own, uvloop as in the hub. Started with a port, it shares
+that with the one that has it already.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ async def _main() -> None:
     async with serve(
         _read,
         "127.0.0.1",
-        0,
+        int(sys.argv[1]) if len(sys.argv) > 1 else 0,
+        reuse_port=True,
         subprotocols=[Subprotocol(SUBPROTOCOL)],
         compression=None,
         ping_interval=None,

@@ -44,23 +44,41 @@ class Rounds:
         note = f"µs of processor an agent: hub {hub:.0f}, store {store:.0f}, load {load:.0f}"
         return (
             summarise(name, "agents/s", self.rates, note),
-            summarise("… from listening until all are live", "s", self.live_s),
-            summarise("… from the kill until all are live", "s", self.from_kill_s),
+            summarise("… live, from listening", "s", self.live_s),
+            summarise("… live, from the kill", "s", self.from_kill_s),
             summarise("… hub's peak memory", "MiB", self.peak_mib),
         )
 
 
 @dataclass(slots=True)
 class Bare:
-    """What the rounds of the bare server came to."""
+    """A bare server of so many processes, and what its rounds came to."""
 
+    processes: int
     rates: list[float] = field(default_factory=list)
     server_us: list[float] = field(default_factory=list)
 
+    def handshakes(self, agents: int) -> float:
+        """Start it, and return at which rate so many connections opened."""
+        with ExitStack() as stack:
+            servers = [stack.enter_context(Child("scripts.bench.lib.bare"))]
+            url = servers[0].answer(OPEN_S)["url"]
+            for _ in range(self.processes - 1):
+                servers.append(stack.enter_context(Child("scripts.bench.lib.bare", url.rpartition(":")[2])))
+                servers[-1].answer(OPEN_S)
+            load = stack.enter_context(Child("scripts.bench.lib.connections"))
+            before = sum(cpu_seconds(server.pid) for server in servers)
+            opened = load.ask(OPEN_S, do="open", url=url, count=agents, concurrency=agents)
+            self.server_us.append((sum(cpu_seconds(server.pid) for server in servers) - before) / agents * 1e6)
+            self.rates.append(agents / float(opened["seconds"]))
+            load.ask(OPEN_S, do="close")
+        return self.rates[-1]
+
     def row(self) -> Figure:
         """Return what the table says of it."""
+        processes = "one process" if self.processes == 1 else f"{self.processes} processes"
         note = f"µs of processor a connection: server {summarise('', '', self.server_us).median:.0f}"
-        return summarise("bare websockets handshakes", "connections/s", self.rates, note)
+        return summarise(f"bare handshakes, {processes}", "connections/s", self.rates, note)
 
 
 class Fleet:
@@ -100,17 +118,6 @@ class Fleet:
         return agents / seconds
 
 
-def _bare(agents: int, bare: Bare) -> float:
-    with Child("scripts.bench.lib.bare") as server, Child("scripts.bench.lib.connections") as load:
-        url = server.answer(OPEN_S)["url"]
-        before = cpu_seconds(server.pid)
-        opened = load.ask(OPEN_S, do="open", url=url, count=agents, concurrency=agents)
-        bare.server_us.append((cpu_seconds(server.pid) - before) / agents * 1e6)
-        bare.rates.append(agents / float(opened["seconds"]))
-        load.ask(OPEN_S, do="close")
-    return bare.rates[-1]
-
-
 def main() -> int:
     """Run it."""
     options = parse("Agents coming back after the hub was killed, beside bare websockets handshakes.", rounds=5)
@@ -118,13 +125,16 @@ def main() -> int:
     began = time.monotonic()
     machine = describe()
     workers = max(2, machine.cores)
-    bare = Bare()
+    bare, bare_many = Bare(1), Bare(workers)
     with workspace() as folder, ExitStack() as stack:
         many = Fleet(stack, folder / "many", workers, agents)
         one = Fleet(stack, folder / "one", 1, agents)
         for number in range(1, options.rounds + 1):
-            rates = many.resume(), one.resume(), _bare(agents, bare)
-            said = "{:,.0f} agents/s resumed, {:,.0f} with one worker, {:,.0f} bare handshakes/s".format(*rates)
+            rates = many.resume(), one.resume(), bare.handshakes(agents), bare_many.handshakes(agents)
+            said = (
+                f"{rates[0]:,.0f} agents/s resumed, {rates[1]:,.0f} with one worker, "
+                f"{rates[2]:,.0f} bare handshakes/s, {rates[3]:,.0f} with {workers} processes"
+            )
             say(f"round {number}/{options.rounds}: {said}")
     report = Report(
         "resume",
@@ -134,6 +144,7 @@ def main() -> int:
             *many.rounds.rows(f"agents resumed, {workers} workers"),
             *one.rounds.rows("agents resumed, one worker"),
             bare.row(),
+            bare_many.row(),
         ),
         (Target("agents resumed to bare handshakes", ratio(many.rounds.rates, bare.rates), BARE_SHARE),),
         options.rounds,

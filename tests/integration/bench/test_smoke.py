@@ -18,7 +18,7 @@ RUN_S = 80.0
 FIGURES = {
     "ingest": 5,
     "idle": 3,
-    "resume": 5,
+    "resume": 10,
 }
 """How many figures each prints."""
 

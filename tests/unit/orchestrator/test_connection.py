@@ -85,7 +85,7 @@ class Desk:
     """A hub without a door: all that its connections use."""
 
     def __init__(self, line: Line) -> None:
-        peers, registry = Peers(), Registry(line)
+        peers, registry = Peers(1_000), Registry(line)
         work = Work(line, peers, Dispatch(line, peers, LEASE_MS), LEASE_MS)
         principal = Principal("p", "default", frozenset({"agent"}), frozenset({ANY_AGENT}), 1 << 40, "t")
         tokens = cast(Tokens, SimpleNamespace(verify=lambda *_: principal, mark=lambda _: "m"))

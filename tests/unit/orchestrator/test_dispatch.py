@@ -35,6 +35,6 @@ async def test_a_run_whose_time_has_not_come_or_has_passed_is_not_claimed(
     line = await line_to(MemoryServer(lambda: NOW_MS))
     log = await submitted(line, store_ms, **terms)
     peer = agent_peer(lambda _: None)
-    assert not await Dispatch(line, Peers(), 1_000)._try_claim(log, peer, "h", Terms())
+    assert not await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, peer, "h", Terms())
     meta = await meta_of(line, log)
     assert (meta.state, meta.attempt) == (state, 0)

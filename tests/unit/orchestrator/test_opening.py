@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -35,9 +36,9 @@ class Desk:
     """The part of a hub that counts agents in."""
 
     def __init__(self) -> None:
-        registry = SimpleNamespace(connected=lambda _: None, live_hubs=lambda: frozenset({"hub-1"}))
+        registry = SimpleNamespace(connected=lambda _: None)
         work = SimpleNamespace(offer=lambda _: None)
-        self.hub = SimpleNamespace(peers=Peers(), agents={}, registry=registry, work=work, counters=Counters())
+        self.hub = SimpleNamespace(peers=Peers(1_000), agents={}, registry=registry, work=work, counters=Counters())
 
     @property
     def services(self) -> Services:
@@ -82,6 +83,33 @@ async def test_a_session_that_another_hub_took_over_from_is_told_whether_to_come
     await _fence(desk, mine, 6, instance)
     await check_fence(desk.services, mine)
     assert connection.ended == [code]
+
+
+async def test_what_another_hub_hinted_at_while_a_session_opened_is_looked_up() -> None:
+    desk = Desk()
+    desk.hub.line = await line_to(MemoryServer(lambda: NOW_MS))
+    looked: list[Coroutine[Any, Any, None]] = []
+    desk.hub.spawn = looked.append
+    mine = session(5, MINE)
+    desk.join(mine)
+    assert looked == []
+    desk.hub.peers.remove(mine)
+    desk.hub.peers.miss("default", mine.id, 10_000)
+    await _fence(desk, mine, 6, OTHER)
+    connection = desk.join(mine)
+    await looked.pop()
+    assert connection.ended == [CloseCode.SUPERSEDED]
+
+
+def test_a_missed_hint_is_kept_for_as_long_as_a_session_takes_to_open() -> None:
+    peers, peer = Peers(1_000), session(5, MINE)
+    peers.miss("default", peer.id, 10_000)
+    peers.miss("default", "other", 10_999)
+    assert peers.missed(peer)
+    peers.miss("default", "other", 11_000)
+    assert peers.missed(peer)
+    peers.miss("default", "other", 12_000)
+    assert not peers.missed(peer)
 
 
 async def _fence(desk: Desk, peer: Peer, fence: int, instance: str) -> None:

@@ -25,7 +25,7 @@ async def line() -> Line:
 
 
 def work_on(line: Line) -> Work:
-    return Work(line, Peers(), Dispatch(line, Peers(), 1_000), 1_000)
+    return Work(line, Peers(1_000), Dispatch(line, Peers(1_000), 1_000), 1_000)
 
 
 def entries(log: LogName, held: Held, seq: int, count: int = 1, *, attempt: int = 1) -> Publish:
