@@ -6,6 +6,7 @@ Specification: docs/protocol.md, section "Transport".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket as net
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from orchestrator.room import Room
 from orchestrator.services import Services
 from orchestrator.settings import Settings
 from orchestrator.telemetry import exposition
+from orchestrator.turns import Turns
 from orchestrator.web.health import Health
 from orchestrator.websocket import Socket
 from protocol.errors import FleetlineError
@@ -72,7 +74,7 @@ class Server:
         self._health = health
         self._worker = worker
         self._bound: Sequence[net.socket] = ()
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | Turns] = []
         self._room = Room(hub.settings)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
@@ -83,18 +85,26 @@ class Server:
         """Let in whoever connects to these sockets, which are this server's from now on; return their address."""
         settings = self._hub.settings
         host, _ = settings.address
-        handshake_s = settings.handshake_ms / 1000
         self._bound = sockets
-        listen = partial(
-            asyncio.get_running_loop().create_server,
-            lambda: Socket(self, SUBPROTOCOL, handshake_s),
-            backlog=BACKLOG,
-        )
-        for bound in sockets:
-            for _ in range(ACCEPTED_A_TURN):
-                self._listeners.append(await listen(sock=net.fromfd(bound.fileno(), bound.family, bound.type)))
+        if settings.workers > 1:
+            self._listeners.append(Turns(sockets, self._take))
+        else:
+            listen = partial(asyncio.get_running_loop().create_server, self._socket, backlog=BACKLOG)
+            for bound in sockets:
+                for _ in range(ACCEPTED_A_TURN):
+                    self._listeners.append(await listen(sock=net.fromfd(bound.fileno(), bound.family, bound.type)))
         port = sockets[0].getsockname()[1]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+    def _socket(self) -> Socket:
+        return Socket(self, SUBPROTOCOL, self._hub.settings.handshake_ms / 1000)
+
+    def _take(self, connection: net.socket) -> None:
+        self._hub.spawn(self._serve(connection))
+
+    async def _serve(self, connection: net.socket) -> None:
+        with contextlib.suppress(OSError):  # whoever called has gone
+            await asyncio.get_running_loop().connect_accepted_socket(self._socket, connection)
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from structlog.testing import capture_logs
 from agent.client import Client
 from agent.context import RunContext
 from agent.worker import Agent
-from orchestrator import workers
+from orchestrator import turns, workers
 from orchestrator.settings import Settings
+from orchestrator.turns import Turns
 from orchestrator.workers import Orders, Workers
 from protocol.codec import pack_value
 from protocol.codes import CloseCode
@@ -228,6 +230,46 @@ async def test_a_frozen_worker_takes_no_connections_and_does_not_keep_the_hub() 
         assert await hub.ended(40) == 0
         assert [event["worker"] for event in events(hub, "worker_stop_failed")] == [3]
         assert all(gone(pid) for pid in others.values())
+
+
+class Exhausted(socket.socket):
+    """A listening socket of a process that may open no more files."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_workers_take_turns_with_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PAUSE_S", 60.0)
+    taken: dict[str, list[socket.socket]] = {"first": [], "second": []}
+    async with deadline(10):
+        with ExitStack() as stack:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+            also = stack.enter_context(listening.dup())
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(listening.getsockname()))
+            both = Turns([listening], taken["first"].append), Turns([also], taken["second"].append)
+            await eventually(lambda: all(taken.values()))
+            assert [len(each) for each in taken.values()] == [8, 8]
+            for one in both:
+                one.close()
+            last = Turns([listening], taken["second"].append)
+            await eventually(lambda: len(taken["second"]) == 12)
+            last.close()
+            for each in (*taken["first"], *taken["second"]):
+                each.close()
+
+
+async def test_a_process_without_files_leaves_what_waits_to_others() -> None:
+    async with deadline(10):
+        with Exhausted() as listening, capture_logs() as logs:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            with socket.create_connection(listening.getsockname()):
+                tried = Turns([listening], lambda _: pytest.fail("nothing was accepted"))
+                await eventually(lambda: logs)
+                tried.close()
+            assert logs == [{"event": "accept_failed", "log_level": "error", "reason": "Too many open files"}]
 
 
 async def test_a_worker_ends_when_its_standard_input_does() -> None:
