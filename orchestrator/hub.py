@@ -133,7 +133,7 @@ class Hub:
             self._stack.callback(each.close)
         if self._worker == 1 and self.settings.workers > 1:
             await self._start_workers(sockets)
-        self.url = await self._server.start(sockets)
+        self.url = self._server.start(sockets)
         if self._worker == 1:
             self._announce(data, tokens)
         log_.info("hub_started", url=self.url, hub=self.hub_id, durability=self.settings.durability.value)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import socket as net
 from collections.abc import Sequence
-from functools import partial
 from http import HTTPStatus
 
 from websockets.http11 import Request
@@ -30,9 +29,6 @@ __all__ = ["SUBPROTOCOL", "CannotListen", "Server", "bind"]
 SUBPROTOCOL = Subprotocol("fleetline.v1")
 BEARER = "Bearer "
 BACKLOG = 4096
-ACCEPTED_A_TURN = 8
-"""Connections accepted in one turn of the event loop. uvloop accepts one for each listening socket, so there are that
-many for the one address. Agents that come back together then ask the store together, which halves what that costs."""
 
 
 class CannotListen(FleetlineError):
@@ -74,25 +70,19 @@ class Server:
         self._health = health
         self._worker = worker
         self._bound: Sequence[net.socket] = ()
-        self._listeners: list[asyncio.Server | Turns] = []
+        self._turns: Turns | None = None
         self._room = Room(hub.settings)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
         self._turns_away = False
         self._emptied = asyncio.Event()
 
-    async def start(self, sockets: Sequence[net.socket]) -> str:
+    def start(self, sockets: Sequence[net.socket]) -> str:
         """Let in whoever connects to these sockets, which are this server's from now on; return their address."""
         settings = self._hub.settings
         host, _ = settings.address
         self._bound = sockets
-        if settings.workers > 1:
-            self._listeners.append(Turns(sockets, self._take))
-        else:
-            listen = partial(asyncio.get_running_loop().create_server, self._socket, backlog=BACKLOG)
-            for bound in sockets:
-                for _ in range(ACCEPTED_A_TURN):
-                    self._listeners.append(await listen(sock=net.fromfd(bound.fileno(), bound.family, bound.type)))
+        self._turns = Turns(sockets, self._take, shared=settings.workers > 1)
         port = sockets[0].getsockname()[1]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
@@ -100,6 +90,7 @@ class Server:
         return Socket(self, SUBPROTOCOL, self._hub.settings.handshake_ms / 1000)
 
     def _take(self, connection: net.socket) -> None:
+        connection.setsockopt(net.IPPROTO_TCP, net.TCP_NODELAY, 1)  # asyncio's loop does not, for one that is given
         self._hub.spawn(self._serve(connection))
 
     async def _serve(self, connection: net.socket) -> None:
@@ -108,8 +99,8 @@ class Server:
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""
-        for listener in self._listeners:
-            listener.close()
+        if self._turns is not None:
+            self._turns.close()
         for bound in self._bound:
             bound.close()
 

@@ -94,6 +94,15 @@ async def ask(world: World, data: bytes) -> bytes:
         return await rest(reader)
 
 
+async def test_a_small_message_does_not_wait_for_the_one_before(calm: World) -> None:
+    async with calm.peer() as peer:
+        await peer.identify(identify("a1", Role.AGENT))
+        link = connection_of(calm, "a1")
+        assert link is not None
+        transport = link._socket._transport
+        assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def sockets(hub: Hub) -> int:
     """Return how many connections of any kind a hub has."""
     return len(hub._server._sockets)

@@ -239,22 +239,25 @@ class Exhausted(socket.socket):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-async def test_workers_take_turns_with_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_take_turns_with_what_waits_and_one_alone_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "PAUSE_S", 60.0)
     taken: dict[str, list[socket.socket]] = {"first": [], "second": []}
     async with deadline(10):
         with ExitStack() as stack:
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
             also = stack.enter_context(listening.dup())
-            for _ in range(20):
+            for _ in range(40):
                 stack.enter_context(socket.create_connection(listening.getsockname()))
-            both = Turns([listening], taken["first"].append), Turns([also], taken["second"].append)
+            both = (
+                Turns([listening], taken["first"].append, shared=True),
+                Turns([also], taken["second"].append, shared=True),
+            )
             await eventually(lambda: all(taken.values()))
             assert [len(each) for each in taken.values()] == [8, 8]
             for one in both:
                 one.close()
-            last = Turns([listening], taken["second"].append)
-            await eventually(lambda: len(taken["second"]) == 12)
+            last = Turns([listening], taken["second"].append, shared=False)
+            await eventually(lambda: len(taken["second"]) == 32)
             last.close()
             for each in (*taken["first"], *taken["second"]):
                 each.close()
@@ -266,7 +269,7 @@ async def test_a_process_without_files_leaves_what_waits_to_others() -> None:
             listening.bind(("127.0.0.1", 0))
             listening.listen()
             with socket.create_connection(listening.getsockname()):
-                tried = Turns([listening], lambda _: pytest.fail("nothing was accepted"))
+                tried = Turns([listening], lambda _: pytest.fail("nothing was accepted"), shared=False)
                 await eventually(lambda: logs)
                 tried.close()
             assert logs == [{"event": "accept_failed", "log_level": "error", "reason": "Too many open files"}]
