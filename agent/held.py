@@ -137,10 +137,7 @@ class Attempts:
         """Hold an attempt no more: it has ended, or was handed back."""
         if self._held.get(held.assign.run) is held:
             del self._held[held.assign.run]
-        if error is not None:
-            with self._outbox.lock:
-                held.stream.kill(error)
-        self._outbox.remove(held.stream)
+        self._outbox.remove(held.stream, error)
 
     def stop_all(self, reason: str) -> None:
         """The link has ended: nothing is ours."""

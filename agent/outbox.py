@@ -99,6 +99,7 @@ class Outbox:
         with self.lock:
             if self._closed is not None:
                 feed.kill(self._closed)
+                return
             self._feeds[feed.log, feed.producer] = feed
             self.enqueue(feed)
 
@@ -112,17 +113,18 @@ class Outbox:
                     feed.resume(future.result().last, future.result().fence)
                 else:
                     feed.kill(error if isinstance(error, FleetlineError) else FleetlineError(str(error)))
+                self._forget_dead(feed)
                 self.let_in()
             self.wake()
 
         asked.add_done_callback(answered)
 
-    def remove(self, feed: Feed) -> None:
-        """Forget a producer, and what it still had."""
+    def remove(self, feed: Feed, why: FleetlineError | None = None) -> None:
+        """Forget a producer, and what it still had. Who waits for it, or comes later, is told `why`."""
+        given_up = ProducerFenced(feed.log, ErrorCode.FENCED, "this producer was given up by its own program")
         with self.lock:
-            if self._feeds.get((feed.log, feed.producer)) is feed:
-                del self._feeds[feed.log, feed.producer]
-            feed.kill(ProducerFenced(feed.log, ErrorCode.FENCED, "this producer was given up by its own program"))
+            feed.kill(why or given_up)
+            self._forget_dead(feed)
             self.let_in()
 
     def enqueue(self, feed: Feed) -> None:
@@ -187,12 +189,13 @@ class Outbox:
         """Take a refusal. Returns why the producer is dead, where it now is."""
         with self.lock:
             feed = self._feeds.get((frame.log, frame.producer))
-            if feed is None or feed.dead is not None:
+            if feed is None:
                 return None
             if frame.code in FENCED:
                 feed.kill(refusal(feed.log, frame, feed.acked))
             else:
                 feed.refused(frame, now_ms)
+            self._forget_dead(feed)
             self.let_in()
             return feed.dead
 
@@ -209,9 +212,15 @@ class Outbox:
     def validate(self) -> None:
         """Check what must hold at any time. A failure is a bug of ours."""
         with self.lock:
+            assert all(feed.dead is None for feed in self._feeds.values())
             streams = [feed for feed in self._feeds.values() if isinstance(feed, Stream)]
-            assert self.entries >= sum(stream.unacknowledged for stream in streams if stream.dead is None)
+            assert self.entries >= sum(stream.unacknowledged for stream in streams)
             assert (self.entries == 0) <= (self.bytes == 0), (self.entries, self.bytes)
+
+    def _forget_dead(self, feed: Feed) -> None:
+        """Listen no more to what the hub says of a feed that is dead: it has nothing left to settle or refuse."""
+        if feed.dead is not None and self._feeds.get((feed.log, feed.producer)) is feed:
+            del self._feeds[feed.log, feed.producer]
 
     def _has_room(self, size: int) -> bool:
         if not self.entries:

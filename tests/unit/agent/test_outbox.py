@@ -257,3 +257,14 @@ def test_a_publisher_that_waits_for_room_goes_on_when_a_reconnect_shows_that_all
     assert room.done()
     assert (stream.acked, box.entries) == (10, 0)
     box.validate()
+
+
+def test_what_was_taken_before_a_refusal_can_be_acknowledged_after_it() -> None:
+    box, stream = make(frame_entries_max=2)
+    fill(stream, 4)
+    box.take(0, 1 << 20)
+    nack(box, 3, "invalid_entry")
+    assert isinstance(stream.dead, PublishRefused)
+    ack(box, 2)
+    assert (box.entries, box.flying) == (0, 0)
+    box.validate()
