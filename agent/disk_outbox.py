@@ -14,8 +14,8 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,20 +68,15 @@ class DiskOutbox:
         self.last_mark: str | None = None
         self.acked_mark: str | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(directory)
-        self._database = sqlite3.connect(directory / FILE, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-        try:
-            self._prepare()
-            self._load(log)
-        except sqlite3.Error as fault:
-            self.close()
-            raise OutboxFailed(
-                f"the outbox in {directory} cannot be opened ({fault}); what it holds was not sent; "
-                "if the file is beyond repair, move it away and publish again from the source"
-            ) from fault
-        except OutboxFailed:
-            self.close()
-            raise
+        with ExitStack() as opening:
+            opening.callback(os.close, _lock(directory))
+            advice = "what it holds was not sent; if it is beyond repair, move it away and publish from the source"
+            with self._or_failed("opened", advice):
+                self._database = sqlite3.connect(directory / FILE, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+                opening.callback(self._database.close)
+                self._prepare()
+                self._load(log)
+            self._held = opening.pop_all()
 
     def append(self, rows: Sequence[Row]) -> int:
         """Store entries, all or none, and forget those that are acknowledged. Returns the first one's number.
@@ -92,18 +87,15 @@ class DiskOutbox:
         first = self.last + 1
         marks = [row.mark for row in rows if row.mark is not None]
         numbered = [(first + place, row.kind, row.body, row.cause, row.mark) for place, row in enumerate(rows)]
-        try:
+        advice = f"these {len(rows)} entries are not kept; make room on the disk and publish them again"
+        with self._or_failed("written", advice):
             with self._database as transaction:
                 transaction.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", numbered)
                 if marks:
                     self._put(last_mark=marks[-1])
                 self._put(last=str(first + len(rows) - 1))
-                self._forget()
-        except sqlite3.Error as fault:
-            raise OutboxFailed(
-                f"the outbox in {self.directory} cannot be written ({fault}); these {len(rows)} entries are not kept; "
-                "make room on the disk and publish them again"
-            ) from fault
+                forgotten = self._forget()
+            self._forgot(forgotten)
         self.last += len(rows)
         self.last_mark = marks[-1] if marks else self.last_mark
         self.bytes += sum(len(row.body) for row in rows)
@@ -114,34 +106,55 @@ class DiskOutbox:
         self.acked = max(self.acked, min(seq, self.last))
 
     def forget(self) -> None:
-        """Forget what is acknowledged now."""
-        with self._database:
-            self._forget()
+        """Forget what is acknowledged now.
+
+        Raises:
+            OutboxFailed: the disk does not take that.
+        """
+        with self._or_failed("written", "nothing is lost; make room on the disk"):
+            with self._database:
+                forgotten = self._forget()
+            self._forgot(forgotten)
 
     def after(self, seq: int, limit: int) -> list[tuple[int, Row]]:
-        """Return stored entries after a number, in order."""
-        found = self._database.execute(
-            "SELECT seq, kind, body, cause, mark FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit)
-        )
+        """Return stored entries after a number, in order.
+
+        Raises:
+            OutboxFailed: they cannot be read.
+        """
+        with self._or_failed("read", "what it holds is not sent; look at the disk and open the publisher again"):
+            found = self._database.execute(
+                "SELECT seq, kind, body, cause, mark FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit)
+            ).fetchall()
         return [(row[0], Row(*row[1:])) for row in found]
 
     def renew(self) -> None:
-        """Go on as a new producer: what is stored and not acknowledged is numbered from 1 again."""
-        with self._database as transaction:
-            self._forget()
-            transaction.execute("UPDATE entries SET seq = -seq")
-            transaction.execute("UPDATE entries SET seq = -seq - ?", (self.acked,))
-            self.last -= self.acked
-            self.acked = 0
-            self.producer = _new_producer()
-            self._put(last=str(self.last), acked="0", producer=self.producer)
+        """Go on as a new producer: what is stored and not acknowledged is numbered from 1 again.
+
+        Raises:
+            OutboxFailed: the disk does not take that; nothing was changed.
+        """
+        producer, last = _new_producer(), self.last - self.acked
+        with self._or_failed("written", "nothing was changed; make room on the disk"):
+            with self._database as transaction:
+                forgotten = self._forget()
+                transaction.execute("UPDATE entries SET seq = -seq")
+                transaction.execute("UPDATE entries SET seq = -seq - ?", (self.acked,))
+                self._put(last=str(last), acked="0", producer=producer)
+            self._forgot(forgotten)
+        self.acked, self.last, self.producer = 0, last, producer
 
     def close(self) -> None:
         """Let go of the file and the directory."""
-        with suppress(sqlite3.Error):  # what is not forgotten now is recognised by its number
+        with self._held, suppress(OutboxFailed):  # what is not forgotten now is recognised by its number
             self.forget()
-        self._database.close()
-        os.close(self._lock)
+
+    @contextmanager
+    def _or_failed(self, verb: str, advice: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as fault:
+            raise OutboxFailed(f"the outbox in {self.directory} cannot be {verb} ({fault}); {advice}") from fault
 
     def _prepare(self) -> None:
         self._database.execute("PRAGMA journal_mode=WAL")
@@ -167,19 +180,25 @@ class DiskOutbox:
     def _put(self, **values: str) -> None:
         self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
 
-    def _forget(self) -> None:
+    def _forget(self) -> tuple[int, str | None]:
+        """Forget what is acknowledged, in the caller's transaction. Returns its bytes and its last mark."""
         done = (self.acked,)
-        ((size,),) = self._database.execute(
+        (size,) = self._database.execute(
             "SELECT coalesce(sum(length(body)), 0) FROM entries WHERE seq <= ?", done
-        ).fetchall()
-        mark = self._database.execute(
+        ).fetchone()
+        marked = self._database.execute(
             "SELECT mark FROM entries WHERE seq <= ? AND mark IS NOT NULL ORDER BY seq DESC LIMIT 1", done
         ).fetchone()
+        mark: str | None = self.acked_mark if marked is None else marked[0]
         self._database.execute("DELETE FROM entries WHERE seq <= ?", done)
         self._put(acked=str(self.acked))
         if mark is not None:
-            self.acked_mark = mark[0]
-            self._put(acked_mark=mark[0])
+            self._put(acked_mark=mark)
+        return size, mark
+
+    def _forgot(self, forgotten: tuple[int, str | None]) -> None:
+        """Take over what `_forget` returned, now that the transaction is on disk."""
+        size, self.acked_mark = forgotten
         self.bytes -= size
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -76,3 +80,78 @@ def test_a_new_producer_numbers_what_is_left_from_one(tmp_path: Path) -> None:
     again = DiskOutbox(tmp_path, LOG)
     assert [seq for seq, _ in again.after(0, 10)] == [1, 2]
     again.close()
+
+
+class FailingCommit:
+    """A database whose disk is full whenever a transaction is to be kept."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        self._database.rollback()
+        raise sqlite3.OperationalError("database or disk is full")
+
+
+@contextmanager
+def full_disk(disk: DiskOutbox) -> Iterator[None]:
+    database = disk._database
+    disk._database = cast(sqlite3.Connection, FailingCommit(database))
+    yield
+    disk._database = database
+
+
+def test_a_directory_of_another_log_keeps_what_was_known_to_be_acknowledged(tmp_path: Path) -> None:
+    disk = DiskOutbox(tmp_path, LOG)
+    disk.append(rows("a", "b", "c"))
+    disk.acknowledge(3)
+    disk.close()
+    with pytest.raises(OutboxFailed, match="nothing was changed"):
+        DiskOutbox(tmp_path, "topic/other")
+    again = DiskOutbox(tmp_path, LOG)
+    assert (again.acked, again.last) == (3, 3)
+    again.close()
+
+
+def test_what_a_full_disk_did_not_forget_counts_on(tmp_path: Path) -> None:
+    disk = DiskOutbox(tmp_path, LOG)
+    disk.append(rows("a", "b", "c"))
+    disk.acknowledge(2)
+    with full_disk(disk):
+        for _ in range(2):
+            with pytest.raises(OutboxFailed, match="these 1 entries are not kept"):
+                disk.append(rows("d"))
+            with pytest.raises(OutboxFailed, match="cannot be written"):
+                disk.forget()
+    assert (disk.bytes, disk.last, disk.last_mark, disk.acked_mark) == (3, 3, "mark:c", None)
+    assert disk.append(rows("d")) == 4
+    assert (disk.bytes, disk.acked_mark) == (2, "mark:b")
+    disk.close()
+
+
+def test_a_new_producer_that_the_disk_did_not_take_is_none(tmp_path: Path) -> None:
+    disk = DiskOutbox(tmp_path, LOG)
+    disk.append(rows("a", "b", "c", "d"))
+    disk.acknowledge(2)
+    with full_disk(disk), pytest.raises(OutboxFailed, match="cannot be written"):
+        disk.renew()
+    before = disk.producer
+    disk.close()
+    again = DiskOutbox(tmp_path, LOG)
+    assert (again.producer, again.acked, again.last) == (before, 2, 4)
+    assert [seq for seq, _ in again.after(0, 10)] == [3, 4]
+    again.close()
+
+
+def test_a_database_that_cannot_be_opened_is_reported_and_its_directory_let_go(tmp_path: Path) -> None:
+    (tmp_path / "outbox.sqlite3").mkdir()
+    with pytest.raises(OutboxFailed, match="cannot be opened"):
+        DiskOutbox(tmp_path, LOG)
+    (tmp_path / "outbox.sqlite3").rmdir()
+    DiskOutbox(tmp_path, LOG).close()
