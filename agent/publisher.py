@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -70,9 +69,11 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            await self.flush()
-        await self.aclose()
+        try:
+            if error is None:
+                await self.flush()
+        finally:
+            await self.aclose()
 
     @property
     def acknowledged(self) -> int:
@@ -128,9 +129,11 @@ class DiskPublisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            await self.flush()
-        await self.aclose()
+        try:
+            if error is None:
+                await self.flush()
+        finally:
+            await self.aclose()
 
     @property
     def acknowledged(self) -> int:
@@ -176,7 +179,7 @@ class DiskPublisher:
         stored: Future[int] = Future()
         with self._changed:
             if self._closing:
-                raise LinkClosed("the publisher was closed")
+                raise self._why_not()
             self._asked.append((rows, stored))
             self._changed.notify()
         first = await asyncio.wrap_future(stored)
@@ -210,14 +213,18 @@ class DiskPublisher:
             while (asked := self._next()) is not None:
                 self._store(asked)
                 self._feed()
-        except sqlite3.Error as fault:
-            with self._stream.box.lock:
-                self._stream.kill(OutboxFailed(f"the outbox in {self._disk.directory} cannot be read ({fault})"))
+        except OutboxFailed as fault:
+            self._stream.box.remove(self._stream, fault)
         finally:
+            with self._changed:
+                self._closing = True  # from now on nobody would take what is asked
             for _, stored in self._asked:
-                reject(stored, self._stream.dead or LinkClosed("the publisher was closed"))
+                reject(stored, self._why_not())
             self._disk.acknowledge(self._acked)
             self._disk.close()
+
+    def _why_not(self) -> FleetlineError:
+        return self._stream.dead or LinkClosed("the publisher was closed")
 
     def _next(self) -> list[tuple[Sequence[Row], Future[int]]] | None:
         """Wait for something to do. Returns what to store, or None at the end."""
@@ -266,17 +273,16 @@ class DiskPublisher:
             self._stalled = True
             return
         for seq, row in self._disk.after(self._fed, FEED_ENTRIES):
-            if not self._offer(row):
+            try:
+                offered = self._stream.offer(row.kind, row.body, None, row.cause)
+            except FleetlineError as fault:  # dead, or too large for this hub: who publishes or flushes is told
+                self._stream.box.remove(self._stream, fault)
+                return
+            if not offered:
                 self._stalled = True
                 self._stream.box.room(len(row.body)).add_done_callback(self._on_room)
                 return
             self._fed = seq
-
-    def _offer(self, row: Row) -> bool:
-        try:
-            return bool(self._stream.offer(row.kind, row.body, None, row.cause))
-        except FleetlineError:  # dead: whoever publishes next, or flushes, is told
-            return False
 
 
 async def open_publisher(
@@ -285,9 +291,8 @@ async def open_publisher(
     """Open a producer and return its publisher. See `Client.publisher`."""
     outbox = client.links.main.peer.outbox
     if state_dir is None:
-        stream = Stream(outbox, log, f"p-{secrets.token_hex(8)}")
-        await _open_stream(client, stream)
-        return Publisher(stream)
+        producer = f"p-{secrets.token_hex(8)}"
+        return Publisher(_stream(outbox, log, producer, await _opened(client, log, producer)))
     disk = await asyncio.to_thread(DiskOutbox, Path(state_dir), log)
     try:
         opened = await _opened(client, log, disk.producer)
@@ -297,20 +302,12 @@ async def open_publisher(
         if loss is not None:
             disk.renew()
             opened = await _opened(client, log, disk.producer)
+        disk.acknowledge(opened.last)
+        disk.forget()
     except BaseException:
         disk.close()
         raise
-    disk.acknowledge(opened.last)
-    disk.forget()
-    stream = _stream(outbox, log, disk.producer, opened)
-    return DiskPublisher(disk, stream)
-
-
-async def _open_stream(client: Client, stream: Stream) -> None:
-    opened = await _opened(client, stream.log, stream.producer)
-    with stream.box.lock:
-        stream.resume(opened.last, opened.fence)
-    stream.box.add(stream)
+    return DiskPublisher(disk, _stream(outbox, log, disk.producer, opened))
 
 
 def _stream(outbox: Outbox, log: str, producer: str, opened: ProducerOpened) -> Stream:
