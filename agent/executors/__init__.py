@@ -41,4 +41,4 @@ async def execute(
         return await rooms.children.run(handler, state, arguments)
     if handler.isolation is Isolation.THREAD or not handler.is_async:
         return await run_in_thread(handler, state, arguments)
-    return await run_inline(handler, state, arguments)
+    return await run_inline(handler.function, state, arguments)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
 import queue
 import signal
@@ -25,12 +26,11 @@ from typing import Any
 
 from agent.attempt_state import AttemptState
 from agent.binding import pack_result
-from agent.context import RunContext
 from agent.errors import Cancelled, NonDeterminism, ProducerFenced
+from agent.executors.thread import run_here
 from agent.feed import too_large
 from agent.logs import ensure_logging
 from agent.operations import describe_error, failed_call_index
-from agent.plain_context import PlainRunContext
 from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError
@@ -39,6 +39,9 @@ __all__ = ["child_main"]
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
+
+_FLUSHES = itertools.count(1)
+"""Numbers of flushes, over all attempts: an answer may come when its attempt is over and another one runs."""
 
 
 class _PipeOutlet:
@@ -75,9 +78,7 @@ class _PipeOutlet:
         del seq
         future: Future[None] = Future()
         with self._lock:
-            number = len(self._waiting) + self.made
-            while number in self._waiting:
-                number += 1
+            number = next(_FLUSHES)
             self._waiting[number] = (self.made, future)
             self._pipe.send(("flush", number))
         return future
@@ -90,8 +91,10 @@ class _PipeOutlet:
         return future
 
     def on_flushed(self, number: int, error: str | None) -> None:
-        """The parent's answer to a flush."""
-        made, future = self._waiting.pop(number)
+        """The parent's answer to a flush; one of an attempt that ended without waiting for it is nothing to us."""
+        made, future = self._waiting.pop(number, (0, None))
+        if future is None:
+            return
         if error is None:
             self._flushed = max(self._flushed, made)
             resolve(future, None)
@@ -154,7 +157,7 @@ def _run(
 ) -> tuple[Any, ...]:
     """Run one handler. Returns what to tell the parent about its end."""
     try:
-        result = asyncio.run(_run_async(function, arguments, state)) if is_async else _plain(function, arguments, state)
+        result = run_here(function, is_async, state, arguments)
         if state.journal is not None:
             state.journal.returned()
         return "returned", pack_result(result)
@@ -164,22 +167,6 @@ def _run(
         broken = state.journal.broken if state.journal is not None else None
         retryable = broken is None and not isinstance(error, NonDeterminism)
         return "raised", describe_error(broken or error), failed_call_index(error), retryable
-
-
-def _plain(function: Callable[..., Any], arguments: dict[str, Any], state: AttemptState) -> Any:
-    return function(PlainRunContext(state), **arguments)
-
-
-async def _run_async(function: Callable[..., Any], arguments: dict[str, Any], state: AttemptState) -> Any:
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(function(RunContext(state), **arguments))
-
-    def stop() -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(task.cancel)
-
-    state.on_stop(stop)
-    return await task
 
 
 def _die_with_parent() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 from agent.attempt_state import AttemptState
-from agent.context import RunContext
 from agent.errors import Cancelled
+from agent.executors.inline import run_inline
 from agent.handlers import Handler
 from agent.plain_context import PlainRunContext
 from agent.threads import reject, resolve
 
-__all__ = ["run_in_thread"]
+__all__ = ["run_here", "run_in_thread"]
 
 
 async def run_in_thread(handler: Handler, state: AttemptState, arguments: dict[str, object]) -> object:
@@ -25,11 +27,10 @@ async def run_in_thread(handler: Handler, state: AttemptState, arguments: dict[s
     """
     done: Future[object] = Future()
     context = contextvars.copy_context()
-    work = _run_loop if handler.is_async else _run_plain
 
     def main() -> None:
         try:
-            resolve(done, context.run(work, handler, state, arguments))
+            resolve(done, context.run(run_here, handler.function, handler.is_async, state, arguments))
         except (Cancelled, asyncio.CancelledError):
             reject(done, Cancelled())
         except BaseException as error:  # noqa: BLE001 - the boundary between the handler and us
@@ -42,22 +43,9 @@ async def run_in_thread(handler: Handler, state: AttemptState, arguments: dict[s
         raise asyncio.CancelledError from None
 
 
-def _run_plain(handler: Handler, state: AttemptState, arguments: dict[str, object]) -> object:
-    result: object = handler.function(PlainRunContext(state), **arguments)
+def run_here(function: Callable[..., Any], is_async: bool, state: AttemptState, arguments: dict[str, object]) -> object:
+    """Run a handler in this thread until it returns, an async one on a loop of its own."""
+    if is_async:
+        return asyncio.run(run_inline(function, state, arguments))
+    result: object = function(PlainRunContext(state), **arguments)
     return result
-
-
-def _run_loop(handler: Handler, state: AttemptState, arguments: dict[str, object]) -> object:
-    async def main() -> object:
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(handler.function(RunContext(state), **arguments))
-        state.on_stop(lambda: _cancel(loop, task))
-        result: object = await task
-        return result
-
-    return asyncio.run(main())
-
-
-def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[object]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(task.cancel)
