@@ -93,6 +93,12 @@ class AttemptState:
         """How long it may still take; None where nothing says."""
         return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
 
+    @property
+    def fault(self) -> FleetlineError | None:
+        """What has ended the attempt under its handler: a journal that it does not repeat, or a log that is closed."""
+        broken = None if self.journal is None else self.journal.broken
+        return broken or self.outlet.dead
+
     def begin_at(self, checkpoint: Checkpointed | None) -> None:
         """Have the handler begin at a checkpoint."""
         self.checkpoint = checkpoint

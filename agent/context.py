@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast, overload
 from uuid import UUID
 
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
-from agent.errors import FleetlineError
 from agent.operations import (
     Begun,
     EffectKey,
@@ -88,7 +87,7 @@ class RunContext(ContextBase):
         only_operations(operations)
         async with asyncio.TaskGroup() as group:
             made = [group.create_task(_outcome(operation)) for operation in operations]
-        return outcomes([task.result() for task in made], return_exceptions)
+        return outcomes([task.result() for task in made], return_exceptions, self._state.fault)
 
     async def now(self) -> datetime:
         """Return the time, in UTC and whole milliseconds; on every attempt the same."""
@@ -150,10 +149,9 @@ class RunContext(ContextBase):
         try:
             value = await _make(fn, args, kwargs)
             body = begun.succeeded(value)
-        except FleetlineError:
-            raise
         except Exception as error:
-            await self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
+            if self._state.fault is None:
+                await self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
             raise
         await self._put(Kind.CALL, body, begun.index, None)
         return unpack_value(pack_value(value))

@@ -179,15 +179,16 @@ class Outcome(NamedTuple):
     error: Exception | None
 
 
-def outcomes(made: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
+def outcomes(made: Sequence[Outcome], return_exceptions: bool, fault: FleetlineError | None) -> list[Any]:
     """Return the values in the order of the operations, or raise the first failure in that order.
 
-    A fault of the attempt itself (a journal that does not fit, a fence) is raised in any case.
+    Where one failed and the attempt has a fault (see `AttemptState.fault`), that is raised in any case.
     """
     errors = [outcome.error for outcome in made if outcome.error is not None]
-    for error in errors:
-        if isinstance(error, FleetlineError) or not return_exceptions:
-            raise next((fault for fault in errors if isinstance(fault, FleetlineError)), error)
+    if errors and fault is not None:
+        raise fault
+    if errors and not return_exceptions:
+        raise errors[0]
     return [outcome.value if outcome.error is None else outcome.error for outcome in made]
 
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from agent.attempt_state import AttemptState
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
-from agent.errors import Cancelled, FleetlineError
+from agent.errors import Cancelled
 from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep_left_s, to_datetime
 from agent.threads import each_in_a_thread
 from protocol.codec import pack_value, unpack_value
@@ -79,7 +79,7 @@ class PlainRunContext(ContextBase):
         )
         if any(isinstance(future.exception(), Cancelled) for future in made):
             self.check_cancelled()
-        return outcomes([future.result() for future in made], return_exceptions)
+        return outcomes([future.result() for future in made], return_exceptions, self._state.fault)
 
     def now(self) -> datetime:
         """Return the time. See `RunContext.now`."""
@@ -145,10 +145,9 @@ class PlainRunContext(ContextBase):
         try:
             value = fn(*args, **kwargs)
             body = begun.succeeded(value)
-        except FleetlineError:
-            raise
         except Exception as error:
-            self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
+            if self._state.fault is None:
+                self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
             raise
         self._put(Kind.CALL, body, begun.index, None)
         return unpack_value(pack_value(value))

@@ -99,6 +99,8 @@ class MemoryOutlet:
 
     def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
         """Take an entry, or none from now on."""
+        if self.dead is not None:
+            raise self.dead
         if self.made == self._room:
             return 0
         self.made += 1
@@ -106,10 +108,13 @@ class MemoryOutlet:
         return self.made
 
     def acknowledged(self, seq: int) -> Future[None]:
-        """Everything is, at once."""
+        """Everything is, at once, unless the outlet is dead."""
         assert seq <= self.made
         future: Future[None] = Future()
-        future.set_result(None)
+        if self.dead is None:
+            future.set_result(None)
+        else:
+            future.set_exception(self.dead)
         return future
 
     def room(self, body_bytes: int) -> Future[None]:

@@ -14,12 +14,14 @@ import pytest
 
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.context import RunContext
-from agent.errors import Cancelled, NonDeterminism
+from agent.errors import Cancelled, NonDeterminism, ProducerFenced, RequestError
+from agent.journal import Journal
 from agent.operations import SLEEP_S_MAX, EffectKey
 from agent.plain_context import GATHER_THREADS_MAX, PlainRunContext
 from protocol.codec import pack_value, unpack_value
+from protocol.codes import ErrorCode
 from protocol.control import Call, Checkpoint, Kind, Marker, MarkerOp, read_control
-from tests.support.journaled import RUN, Killed, MemoryOutlet, RunLog, assignment
+from tests.support.journaled import RUN, Killed, MemoryOutlet, RunLog, assignment, begin
 from tests.support.timing import eventually_sync, scaled
 
 CALLS: list[str] = []
@@ -247,6 +249,52 @@ def test_failures_come_back_in_their_places_where_asked_for(journaled: bool) -> 
     assert (type(failed), slept) == (LookupError, None)
     failed, done = other.attempt(plain) if journaled else other.unrecorded(plain)
     assert (type(failed), done) == (LookupError, "B")
+
+
+def taken(what: str) -> str:
+    CALLS.append(what)
+    raise RequestError(ErrorCode.KEY_CONFLICT, f"{what} is another run's")
+
+
+async def submits(ctx: RunContext, together: bool) -> Any:
+    try:
+        if together:
+            return await ctx.gather(ctx.call("submit", taken, "a"), return_exceptions=True)
+        await ctx.call("submit", taken, "a")
+    except RequestError as error:
+        await ctx.emit("another-way")
+        return [error]
+
+
+def submits_plain(ctx: PlainRunContext, together: bool) -> Any:
+    try:
+        if together:
+            return ctx.gather(("submit", taken, "a"), return_exceptions=True)
+        ctx.call("submit", taken, "a")
+    except RequestError as error:
+        ctx.emit("another-way")
+        return [error]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("handler", [submits, submits_plain])
+def test_a_call_that_failed_with_an_error_of_ours_is_recorded_as_any_other(
+    handler: Callable[..., Any], together: bool
+) -> None:
+    log = RunLog()
+    for _ in range(2):
+        (error,) = log.attempt(handler, together)
+        assert (type(error), str(error)) == (RequestError, "a is another run's")
+    assert CALLS == ["a"]
+    assert [record.kind for record in log.records] == [Kind.CALL] if together else [Kind.CALL, "another-way"]
+
+
+@pytest.mark.parametrize("handler", [submits, submits_plain])
+def test_a_fence_among_concurrent_calls_is_not_taken_for_what_one_came_to(handler: Callable[..., Any]) -> None:
+    outlet = MemoryOutlet(RunLog(), None)
+    outlet.dead = ProducerFenced("run/r", "fenced", "it goes on elsewhere")
+    with pytest.raises(ProducerFenced):
+        begin(handler, AttemptState(assignment(1), outlet, Journal()), True)
 
 
 def test_a_coroutine_of_the_handler_s_own_has_no_place_in_the_journal_and_is_refused() -> None:
