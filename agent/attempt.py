@@ -22,9 +22,10 @@ from agent.attempt_state import AttemptState, Checkpointed
 from agent.binding import pack_result
 from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
 from agent.executors import Rooms, execute
+from agent.handlers import Isolation
 from agent.held import Held
 from agent.journal import Journal
-from agent.operations import describe_error, failed_call_index
+from agent.operations import describe_error, failed_call_index, run_error
 from agent.reading import PAGE_ENTRIES, pages
 from agent.sinks import Batch
 from agent.subscriptions import Subscription
@@ -142,7 +143,7 @@ class Attempt:
 
     def _check_journal(self, journal: Journal) -> None:
         """A handler in a child was checked there: this side's copy of its journal has seen nothing."""
-        if self._handler.isolation != "process":
+        if self._handler.isolation is not Isolation.PROCESS:
             journal.returned()
 
     def _errored(self, error: Exception) -> _Ending:
@@ -162,7 +163,7 @@ class Attempt:
         if isinstance(error, ChildRaised):
             return error.error
         if isinstance(error, (BadInput, NonDeterminism)):
-            return RunError(type=type(error).__name__, message=str(error))
+            return run_error(type(error).__name__, str(error))
         return describe_error(error)
 
     async def _say(self, ending: _Ending) -> None:
@@ -180,10 +181,8 @@ class Attempt:
         most = self._link.peer.limits.body_bytes_max
         if len(body) <= most:
             return ending.kind.value, body
-        error = RunError(
-            type="ResultTooLarge",
-            message=f"the result takes {len(body)} bytes packed; the hub takes {most}; keep it elsewhere",
-        )
+        message = f"the result takes {len(body)} bytes packed; the hub takes {most}; keep it elsewhere"
+        error = run_error("ResultTooLarge", message)
         return Kind.ERRORED.value, pack_value(Errored(error=error, retryable=False))
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "failed_call_index",
     "only_operations",
     "outcomes",
+    "run_error",
     "sleep_left_s",
     "to_datetime",
 ]
@@ -46,6 +47,7 @@ SLEEP_S_MAX = 10 * 366 * 24 * 3600.0
 
 TRACE_CHARS_MAX = 8000
 MESSAGE_CHARS_MAX = 2000
+NAME_CHARS_MAX = 200
 _INDEX = "_fleetline_index"
 
 
@@ -235,8 +237,25 @@ def describe_error(error: BaseException) -> RunError:
     """Return an exception as it goes into a log."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    trace = "".join(traceback.format_exception(error))
-    return RunError(type=name, message=str(error)[:MESSAGE_CHARS_MAX], trace=trace[-TRACE_CHARS_MAX:])
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - whatever its author wrote; the words are those of `traceback`
+        message = "<exception str() failed>"
+    return run_error(name, message, "".join(traceback.format_exception(error)))
+
+
+def run_error(name: str, message: str, trace: str | None = None) -> RunError:
+    """Return an error as it goes into a log: of a size that the hub takes, and of characters that can be packed."""
+    return RunError(
+        type=_packable(name[:NAME_CHARS_MAX]),
+        message=_packable(message[:MESSAGE_CHARS_MAX]),
+        trace=None if trace is None else _packable(trace[-TRACE_CHARS_MAX:]),
+    )
+
+
+def _packable(text: str) -> str:
+    """Return a text with its lone surrogates (in names of files, say) written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def failed_call_index(error: BaseException) -> int | None:
@@ -251,7 +270,7 @@ def failed_call_index(error: BaseException) -> int | None:
 
 
 def _mark(error: Exception, index: int) -> Exception:
-    setattr(error, _INDEX, index)
+    object.__setattr__(error, _INDEX, index)  # its class may allow no change
     return error
 
 

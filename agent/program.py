@@ -7,8 +7,8 @@ from typing import Any
 
 from agent.errors import BadHandler, ChildRaised
 from agent.handlers import Isolation
+from agent.operations import run_error
 from agent.submission import span_ms
-from protocol.control import RunError
 from protocol.errors import InvalidName
 from protocol.frames import HandlerSpec, Recover
 from protocol.ids import check_name
@@ -123,4 +123,4 @@ class ProgramHandler:
 
 def program_error(name: str, message: str, trace: str | None = None, *, retryable: bool = True) -> ChildRaised:
     """Return the error that a program's run fails with."""
-    return ChildRaised(RunError(type=name, message=message, trace=trace), None, retryable)
+    return ChildRaised(run_error(name, message, trace), None, retryable)

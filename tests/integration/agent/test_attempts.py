@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import structlog
 
+from agent import RunContext
 from agent.client import Client
 from agent.threads import LoopThread
 from agent.worker import Agent
@@ -99,6 +100,23 @@ async def test_an_exception_and_a_bad_input_say_whether_another_try_can_help(fak
         assert isinstance(said, dict)
         assert "a: Input should be a valid integer" in said["error"]["message"]
         assert said["retryable"] is False
+
+
+async def test_an_error_of_any_characters_ends_its_run_and_not_the_agent(fake: FakeHub) -> None:
+    agent = Agent("a")
+
+    @agent.handler("read")
+    async def read(ctx: RunContext, name: str) -> str:
+        if name:
+            raise ValueError(f"cannot read {bytes.fromhex(name).decode(errors='surrogateescape')}")
+        return "read"
+
+    async with serving(fake, agent) as client:
+        failed = await start(fake, client, "read", "ff")
+        await eventually(lambda: kinds(fake, failed)[-1:] == [Kind.ERRORED])
+        assert last(fake, failed)["error"]["message"] == r"cannot read \udcff"  # type: ignore[index]
+        run = await start(fake, client, "read", "")
+        await eventually(lambda: kinds(fake, run)[-1:] == [Kind.SUCCEEDED])
 
 
 async def test_an_attempt_goes_on_through_a_cut_and_lists_itself(fake: FakeHub) -> None:
