@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from agent.feed import too_large
 from agent.journal import Journal
 from protocol.codec import pack_value
 from protocol.control import Kind, Progress
@@ -21,7 +22,7 @@ __all__ = ["AttemptState", "Checkpointed", "Outlet"]
 
 
 class Outlet(Protocol):
-    """Where an attempt's entries go: `agent.outbox.Stream`, or a child process's pipe to it."""
+    """Where an attempt's entries go: `agent.stream.Stream`, or a child process's pipe to it."""
 
     made: int
     dead: FleetlineError | None
@@ -131,10 +132,17 @@ class AttemptState:
             self._on_stop.clear()
 
     def progress(self, current: float, total: float | None, message: str | None) -> None:
-        """Say how far the handler is. Never waits: while the window is full, only the latest is kept."""
-        self._progress = pack_value(
+        """Say how far the handler is. Never waits: while the window is full, only the latest is kept.
+
+        Raises:
+            PublishRefused: that is larger than the hub takes.
+        """
+        body = pack_value(
             Progress(current=float(current), total=None if total is None else float(total), message=message)
         )
+        if len(body) > self.outlet.body_bytes_max:
+            raise too_large(f"run/{self.assign.run}", len(body), self.outlet.body_bytes_max)
+        self._progress = body
         self.send_progress()
 
     def send_progress(self) -> None:

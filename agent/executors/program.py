@@ -194,22 +194,23 @@ class _Run:
         if self._outcome is not None and not isinstance(said, Refused):
             raise _bad_line(f"a message of type {said.type!r} came after its {self._outcome.type}, which is the last")
         match said:
-            case Event() | Mark():
+            case Event() | Mark() | Progress():
                 await self._emit(said)
-            case Progress():
-                self._context.progress(said.current, said.total, said.message)
             case Refused():
                 raise _bad_line(said.why)
             case _:
                 self._outcome = said
                 self._begin(Cause.FINISHED)
 
-    async def _emit(self, said: Event | Mark) -> None:
+    async def _emit(self, said: Event | Mark | Progress) -> None:
         try:
-            if isinstance(said, Mark):
-                await self._context.checkpoint(said.value)
-            else:
-                await self._context.emit(said.kind, said.body, cause=said.cause)
+            match said:
+                case Event():
+                    await self._context.emit(said.kind, said.body, cause=said.cause)
+                case Mark():
+                    await self._context.checkpoint(said.value)
+                case Progress():
+                    self._context.progress(said.current, said.total, said.message)
         except (TypeError, ValueError, OverflowError) as fault:
             raise _bad_line(f"a message of type {said.type!r} cannot be an entry: {fault}") from None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.context import RunContext
+from agent.feed import too_large
 from agent.journal import Journal
 from agent.operations import describe_error, failed_call_index
 from agent.plain_context import PlainRunContext
@@ -101,6 +102,8 @@ class MemoryOutlet:
         """Take an entry, or none from now on."""
         if self.dead is not None:
             raise self.dead
+        if len(body) > self.body_bytes_max:
+            raise too_large("run/r", len(body), self.body_bytes_max)
         if self.made == self._room:
             return 0
         self.made += 1

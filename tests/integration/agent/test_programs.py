@@ -181,6 +181,8 @@ BAD = [
     ('say(type="event", kind="a", body=2**70)', "a message of type 'event' cannot be an entry"),
     ('say(type="event", kind="a", body="\\ud800")', "a message of type 'event' cannot be an entry"),
     ('say(type="event", kind="a", body="x" * 1_100_000)', "the hub takes 1048576"),
+    ('say(type="progress", current=1, message="\\ud800")', "a message of type 'progress' cannot be an entry"),
+    ('say(type="progress", current=1, message="x" * 1_100_000)', "the hub takes 1048576"),
     ('say(type="result", result=1); say(type="event", kind="a")', "came after its result, which is the last"),
 ]
 

@@ -14,7 +14,7 @@ import pytest
 
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.context import RunContext
-from agent.errors import Cancelled, NonDeterminism, ProducerFenced, RequestError
+from agent.errors import Cancelled, NonDeterminism, ProducerFenced, PublishRefused, RequestError
 from agent.journal import Journal
 from agent.operations import SLEEP_S_MAX, EffectKey
 from agent.plain_context import GATHER_THREADS_MAX, PlainRunContext
@@ -637,3 +637,18 @@ def test_the_line_is_that_of_the_concurrent_call_that_differs() -> None:
     line = handler.__code__.co_firstlineno + 2
     assert diverged.value.source == f"{__file__}:{line}"
     assert (diverged.value.expected, diverged.value.actual) == ("call 'b'", "call 'c'")
+
+
+# Progress
+
+
+def test_progress_that_is_too_large_is_refused_and_holds_nothing_else_up() -> None:
+    log = RunLog()
+
+    async def handler(ctx: RunContext) -> None:
+        with pytest.raises(PublishRefused, match="the hub takes 1000000"):
+            ctx.progress(1, 2, "x" * 1_000_000)
+        await ctx.emit("said", 1)
+
+    log.unrecorded(handler)
+    assert [record.kind for record in log.records] == ["said"]
