@@ -140,6 +140,9 @@ class Link:
     # The link's thread
 
     def _begin(self) -> None:
+        if self.thread.over:
+            self._end(LinkClosed())
+            return
         self._task = asyncio.get_running_loop().create_task(self._run(), name="link")
 
     def _wake(self) -> None:

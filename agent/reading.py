@@ -98,7 +98,7 @@ class Reader(AsyncIterator[Entry]):
             self._finished = True
             self._acknowledge_given()
             self._links.unfollow(self._link, self._subscription)
-            self._channel.close(LinkClosed(f"reading {self.log} was ended"))
+            self.on_end(LinkClosed(f"reading {self.log} was ended"))
 
     async def caught_up(self) -> int:
         """Wait until all that was there has been received (not: handled). Returns the head at that moment."""

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from agent.client import CONNECT_TIMEOUT_S, Client
 from agent.entry import Entry
-from agent.errors import Reset
+from agent.errors import LinkClosed, Reset
 from agent.publisher import DiskPublisher, Publisher, Receipt
 from agent.reading import Reader
 from agent.runs import Run
@@ -41,7 +41,10 @@ class _Portal:
         self.thread = thread
 
     def __call__(self, work: Coroutine[Any, Any, T]) -> T:
-        future: Future[T] = self.thread.start(work)
+        try:
+            future: Future[T] = self.thread.start(work)
+        except RuntimeError:
+            raise LinkClosed from None
         try:
             return future.result()
         except KeyboardInterrupt:

@@ -67,6 +67,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
+        self._late = threading.RLock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
@@ -76,19 +77,35 @@ class LoopThread:
         """The loop that runs in the thread."""
         return self._loop
 
+    @property
+    def over(self) -> bool:
+        """The loop is closed."""
+        return self._loop.is_closed()
+
     def post(self, call: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Have `call` run in the thread, after what was posted before. A burst costs one wake-up."""
+        """Have `call` run in the thread, after what was posted before. A burst costs one wake-up.
+
+        When the loop is closed, it is run here and now: it is to tell whoever asks that there is nobody any more.
+        """
         self._calls.append((call, args))
         if not self._woken:
             self._woken = True
             try:
                 self._loop.call_soon_threadsafe(self._run_calls)
-            except RuntimeError:  # the loop is closed: the program is on its way out
-                self._calls.clear()
+            except RuntimeError:
+                self._run_late_calls()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine in the thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine in the thread.
+
+        Raises:
+            RuntimeError: the loop is closed.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            raise
 
     def stop(self) -> None:
         """End the loop and wait for the thread, unless called from it."""
@@ -103,6 +120,10 @@ class LoopThread:
         while self._calls:
             call, args = self._calls.popleft()
             call(*args)
+
+    def _run_late_calls(self) -> None:
+        with self._late:
+            self._run_calls()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -119,6 +140,7 @@ class LoopThread:
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=STOP_WAIT_S))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+        self._run_late_calls()  # what was posted when the loop ran no more
 
 
 class Channel(Generic[T]):

@@ -11,11 +11,13 @@ from agent.errors import (
     ExpectFailed,
     HistoryReset,
     HubUnreachable,
+    LinkClosed,
     LinkEnded,
     NotAuthenticated,
     PublisherLost,
     SessionSuperseded,
 )
+from agent.sync_client import SyncClient
 from protocol import frames as f
 from protocol.codec import unpack_record, unpack_value
 from protocol.codes import CloseCode
@@ -198,3 +200,40 @@ async def test_a_refusal_that_passes_keeps_the_order(fake: FakeHub) -> None:
         await publisher.flush()
     assert refusals == 0
     assert bodies(fake, "topic/feed") == list(range(ENTRIES))
+
+
+async def test_whoever_asks_after_the_end_is_told_and_does_not_wait(fake: FakeHub) -> None:
+    async with deadline(20):
+        client = await Client.connect(fake.url)
+        before = client.subscribe("topic/feed")
+        await client.close()
+        for late in (before, client.subscribe("topic/feed"), client.subscribe("topic/feed")):
+            with pytest.raises(LinkClosed):
+                await anext(late)
+            with pytest.raises(LinkClosed):
+                await late.caught_up()
+        for asked in (client.runs(), client.publish("room", "say", 1), client.publisher("room")):
+            with pytest.raises(LinkClosed):
+                await asked
+
+
+async def test_a_blocking_client_says_that_it_was_closed(fake: FakeHub) -> None:
+    def use() -> None:
+        client = SyncClient.connect(fake.url)
+        assert client.publish("room", "say", 1) == 1
+        client.close()
+        with pytest.raises(LinkClosed):
+            client.runs()
+
+    async with deadline(20):
+        await asyncio.to_thread(use)
+
+
+async def test_a_reader_that_is_closed_does_not_leave_those_waiting_who_wait_for_it_to_catch_up(fake: FakeHub) -> None:
+    async with deadline(20), Client.connect(fake.url) as client:
+        reader = client.subscribe("topic/feed")
+        waiting = asyncio.create_task(reader.caught_up())
+        reader.close()
+        with pytest.raises(LinkClosed):
+            await reader.caught_up()
+        await asyncio.wait((waiting,))

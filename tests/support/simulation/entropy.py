@@ -90,6 +90,8 @@ class Chance:
 class OneThread:
     """Stands in for `agent.threads.LoopThread`: the simulation's own loop, on the machine that made it."""
 
+    over = False
+
     def __init__(self, name: str = "link") -> None:
         del name
         machine = current_machine()
