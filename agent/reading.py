@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -28,12 +29,6 @@ __all__ = ["DEFAULT_WINDOW", "PAGE_ENTRIES", "Page", "Reader", "pages", "read_lo
 
 DEFAULT_WINDOW = Window(entries=4096, bytes=4 * 1024 * 1024)
 PAGE_ENTRIES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Restart:
-    reset: Reset
-    generation: int
 
 
 class Reader(AsyncIterator[Entry]):
@@ -66,11 +61,10 @@ class Reader(AsyncIterator[Entry]):
         self._auto_ack = auto_ack
         self._reset_taker = on_reset
         self._last_kinds = last_kinds
-        self._channel: Channel[Batch | _Restart] = Channel()
+        self._channel: Channel[Batch | Reset] = Channel()
         self._batch: Batch | None = None
         self._place = 0
-        self._generation = 0
-        self._given: int | None = None
+        self._ack = partial(self._on_ack, 0)
         self._handled = (0, 0)
         self._told = False
         self._finished = False
@@ -96,7 +90,6 @@ class Reader(AsyncIterator[Entry]):
         """Follow the log no more; may be called from any thread."""
         if not self._finished:
             self._finished = True
-            self._acknowledge_given()
             self._links.unfollow(self._link, self._subscription)
             self.on_end(LinkClosed(f"reading {self.log} was ended"))
 
@@ -115,13 +108,10 @@ class Reader(AsyncIterator[Entry]):
                 return entry
             item = await self._channel.get()
             if isinstance(item, Batch):
-                self._batch, self._place, self._generation = item, 0, item.generation
+                self._batch, self._place = item, 0
+                self._ack = partial(self._on_ack, item.generation)
             else:
-                self._restart(item)
-
-    def ack(self, entry: Entry) -> None:
-        """Say that everything up to this entry was handled. The subscription does it by itself with `auto_ack`."""
-        self._note(entry.offset)
+                self._on_restart(item)
 
     # In the link's thread
 
@@ -136,7 +126,8 @@ class Reader(AsyncIterator[Entry]):
 
     def on_reset(self, reset: Reset, generation: int) -> None:
         """See `agent.sinks.Sink`."""
-        self._channel.put(_Restart(reset, generation))
+        del generation  # the batches that follow carry it
+        self._channel.put(reset)
 
     def on_end(self, error: FleetlineError) -> None:
         """See `agent.sinks.Sink`."""
@@ -144,29 +135,25 @@ class Reader(AsyncIterator[Entry]):
         reject(self._live, error)
 
     def _next_held(self) -> Entry | None:
-        self._acknowledge_given()
+        """Return the next entry of the batch, if there is one; those before it count as handled with `auto_ack`."""
         batch = self._batch
         if batch is None:
             return None
-        if self._place == len(batch.entries):
-            if self._auto_ack:
-                self._note(batch.upto)
+        place, self._place = self._place, self._place + 1
+        over = place == len(batch.entries)
+        if self._auto_ack and place:
+            self._note(batch.generation, batch.upto if over else batch.entries[place - 1].offset)
+        if over:
             self._batch = None
             return None
-        place, self._place = self._place, self._place + 1
-        stored = batch.entries[place]
-        if self._auto_ack:
-            self._given = stored.offset
-        return read_entry(self.log, batch.epoch, stored, batch.tags[place], self.ack)
+        return read_entry(self.log, batch.epoch, batch.entries[place], batch.tags[place], self._ack)
 
-    def _acknowledge_given(self) -> None:
-        if self._given is not None:
-            self._note(self._given)
-            self._given = None
+    def _on_ack(self, generation: int, entry: Entry) -> None:
+        self._note(generation, entry.offset)
 
-    def _note(self, offset: int) -> None:
+    def _note(self, generation: int, offset: int) -> None:
         """Tell the link what was handled: a burst costs one call between the threads."""
-        self._handled = (self._generation, offset)
+        self._handled = max(self._handled, (generation, offset))
         if not self._told:
             self._told = True
             self._links.thread.post(self._tell)
@@ -175,11 +162,10 @@ class Reader(AsyncIterator[Entry]):
         self._told = False
         self._link.handled(self._subscription, *self._handled)
 
-    def _restart(self, item: _Restart) -> None:
-        self._generation = item.generation
+    def _on_restart(self, reset: Reset) -> None:
         if self._reset_taker is None:
-            raise HistoryReset(item.reset)
-        self._reset_taker(item.reset)
+            raise HistoryReset(reset)
+        self._reset_taker(reset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,10 @@ class Subscription:
         self._said = self._handled
         return Ack(log=self.log, offset=self._handled, resets=self._resets)
 
+    def last_ack(self) -> Ack | None:
+        """Return the acknowledgement that is still to be sent, due or not: there will be no more."""
+        return None if self.ack_due_ms is None else self.ack(self.ack_due_ms)
+
     @property
     def ack_due_ms(self) -> int | None:
         """When `ack` next has something to say."""
@@ -239,7 +243,7 @@ class Subscriptions:
         self._all: dict[str, Subscription] = {}
         self._wanted: dict[str, Subscription] = {}
         self._acking: dict[str, Subscription] = {}
-        self._given_up: list[str] = []
+        self._given_up: list[Part] = []
         self._next: dict[str, Subscription] = {}
 
     def __iter__(self) -> Iterator[Subscription]:
@@ -271,7 +275,8 @@ class Subscriptions:
         if subscription.state is _State.ASKED:  # the answer must not be taken for that to a later wish
             return
         if subscription.state not in (_State.WANTED, _State.ENDED):
-            self._given_up.append(log)
+            last = subscription.last_ack()
+            self._given_up += [Unsubscribe(log=log)] if last is None else [last, Unsubscribe(log=log)]
         subscription.state = _State.ENDED
         del self._all[log]
 
@@ -300,8 +305,7 @@ class Subscriptions:
 
     def take(self, now_ms: int) -> list[Part]:
         """Return what is to be said about subscriptions now."""
-        frames: list[Part] = [Unsubscribe(log=log) for log in self._given_up]
-        self._given_up.clear()
+        frames, self._given_up = self._given_up, []
         if self._wanted:
             frames.extend(self.take_wanted(now_ms))
         for log, subscription in tuple(self._acking.items()):
@@ -314,7 +318,7 @@ class Subscriptions:
 
     def last_acks(self) -> list[Part]:
         """Return every acknowledgement that is still to be said: the link is about to leave."""
-        acks = [sub.ack(sub.ack_due_ms) for sub in self._acking.values() if sub.ack_due_ms is not None]
+        acks = [subscription.last_ack() for subscription in self._acking.values()]
         return [ack for ack in acks if ack is not None]
 
     def due_ms(self) -> int | None:
@@ -330,7 +334,7 @@ class Subscriptions:
             return
         subscription.on_verdict(verdict, now_ms)
         if subscription.abandoned and subscription.state is not _State.ENDED:
-            self._given_up.append(verdict.log)
+            self._given_up.append(Unsubscribe(log=verdict.log))
             self._let_next(verdict.log)
         elif subscription.state is _State.WANTED:
             self._wanted[verdict.log] = subscription
@@ -345,7 +349,7 @@ class Subscriptions:
         if subscription is None:
             return
         if not subscription.on_entries(frame, now_ms):
-            self._given_up.append(frame.log)
+            self._given_up.append(Unsubscribe(log=frame.log))
             self._wanted[frame.log] = subscription
         elif subscription.ack_due_ms is not None:
             self._acking[frame.log] = subscription

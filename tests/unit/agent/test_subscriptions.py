@@ -309,3 +309,13 @@ def test_what_was_handled_around_a_cut_is_acknowledged_on_the_new_connection(whe
     if when == "after":
         subscriptions.handled(subscription, 0, 2, 0)
     assert subscriptions.take(1000) == [Ack(log=LOG, offset=2)]
+
+
+def test_what_was_handled_just_before_reading_ends_is_acknowledged() -> None:
+    history = History()
+    subscriptions, subscription, _ = follow(durable="inbox")
+    subscriptions.on_verdict(resumed(history.positions[0]), 0)
+    subscriptions.on_entries(history.frame(0, 4), 0)
+    subscriptions.handled(subscription, 0, 2, 0)
+    subscriptions.remove(subscription)
+    assert subscriptions.take(0) == [Ack(log=LOG, offset=2), Unsubscribe(log=LOG)]
