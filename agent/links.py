@@ -30,7 +30,6 @@ class Links:
         self._lock = threading.Lock()
         self.thread = thread
         self.main = Link(identity, locate, thread)
-        self._more: list[Link] = []
         self._logs: dict[Link, set[str]] = {self.main: set()}
 
     def follow(self, subscription: Subscription) -> Link:
@@ -39,7 +38,6 @@ class Links:
             link = next((link for link, logs in self._logs.items() if subscription.log not in logs), None)
             if link is None:
                 link = Link(self._identity, self._locate, self.thread)
-                self._more.append(link)
                 self._logs[link] = set()
                 link.open()
             self._logs[link].add(subscription.log)
@@ -47,18 +45,12 @@ class Links:
         return link
 
     def unfollow(self, link: Link, subscription: Subscription) -> None:
-        """Follow it no more."""
+        """Follow it no more. The link is free for the log again: what it is told comes after."""
         link.unfollow(subscription)
-        self.thread.post(self._free, link, subscription.log)
+        with self._lock:
+            self._logs[link].discard(subscription.log)
 
     def close(self, reason: str) -> None:
         """Say goodbye on every link."""
-        for link in (*self._more, self.main):
+        for link in reversed(tuple(self._logs)):  # the main one last: its end is waited for
             link.leave(reason)
-
-    def _free(self, link: Link, log: str) -> None:
-        """Let the log be followed on this link again, once the link has forgotten it."""
-        if link.peer.subscriptions.follows(log):
-            return  # its answer is still to come: the link is not used for this log again
-        with self._lock:
-            self._logs[link].discard(log)

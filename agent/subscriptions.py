@@ -246,8 +246,9 @@ class Subscriptions:
         self._given_up: list[Part] = []
         self._next: dict[str, Subscription] = {}
 
-    def __iter__(self) -> Iterator[Subscription]:
-        return iter(self._all.values())
+    def __contains__(self, log: str) -> bool:
+        """Whether the log is followed, or was until a moment ago."""
+        return log in self._all
 
     def add(self, subscription: Subscription) -> None:
         """Follow a log. There is one subscription to a log on a link: another one gives way.
@@ -279,10 +280,6 @@ class Subscriptions:
             self._given_up += [Unsubscribe(log=log)] if last is None else [last, Unsubscribe(log=log)]
         subscription.state = _State.ENDED
         del self._all[log]
-
-    def follows(self, log: str) -> bool:
-        """Whether the log is followed, or was until a moment ago."""
-        return log in self._all
 
     def disconnected(self) -> None:
         """Begin a new connection: every log is asked for again."""

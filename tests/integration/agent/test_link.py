@@ -237,3 +237,13 @@ async def test_a_reader_that_is_closed_does_not_leave_those_waiting_who_wait_for
         with pytest.raises(LinkClosed):
             await reader.caught_up()
         await asyncio.wait((waiting,))
+
+
+async def test_readers_that_come_and_go_share_a_connection(fake: FakeHub) -> None:
+    async with deadline(20), Client.connect(fake.url) as client:
+        await fake.append("topic/feed", "k", 1)
+        for _ in range(20):
+            client.subscribe("topic/feed").close()  # before the hub has answered
+        async with client.subscribe("topic/feed") as reader:
+            assert (await anext(reader)).body == 1
+        assert len(fake.identified) == 1

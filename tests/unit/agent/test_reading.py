@@ -41,7 +41,7 @@ async def test_a_log_that_is_gone_is_told_to_its_reader_after_all_that_was_recei
     subscriptions.on_entries(frame, 0)
     refused = Resumption.REFUSED
     subscriptions.on_verdict(SubscriptionVerdict(log=LOG, verdict=refused, code="not_found", message="it is gone"), 0)
-    assert not subscriptions.follows(LOG)
+    assert LOG not in subscriptions
     assert (await anext(reader)).offset == 1
     with pytest.raises(SubscriptionRefused, match="it is gone") as told:
         await anext(reader)

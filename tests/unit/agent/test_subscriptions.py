@@ -218,17 +218,17 @@ def test_a_refusal_ends_the_subscription_unless_it_passes() -> None:
     no = SubscriptionVerdict(log=LOG, verdict=Resumption.REFUSED, code="forbidden", message="no")
     subscriptions.on_verdict(no, 0)
     assert "forbidden" in str(sink.ended[0])
-    assert not subscriptions.follows(LOG)
+    assert LOG not in subscriptions
 
 
 def test_the_answer_to_a_wish_that_was_given_up_is_not_taken_for_the_next_ones() -> None:
     history = History()
     subscriptions, subscription, sink = follow(Start.LATEST)
     subscriptions.remove(subscription)
-    assert subscriptions.follows(LOG)
+    assert LOG in subscriptions
     subscriptions.on_verdict(resumed(history.positions[20]), 0)
     assert subscriptions.take(0) == [Unsubscribe(log=LOG)]
-    assert not subscriptions.follows(LOG)
+    assert LOG not in subscriptions
     assert sink.live == []
 
 
@@ -282,7 +282,7 @@ def test_a_log_that_is_gone_ends_its_subscription() -> None:
     (error,) = sink.ended
     assert isinstance(error, SubscriptionRefused)
     assert (error.log, error.code) == (LOG, "not_found")
-    assert not subscriptions.follows(LOG)
+    assert LOG not in subscriptions
 
 
 def test_a_log_that_is_gone_ends_the_search_for_where_its_histories_parted() -> None:
