@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import structlog
 
-from agent.peer import Identity
 from protocol.backoff import backoff_ms
-from protocol.frames import Ready, Role
+from protocol.frames import Identify, Ready, Role
 
 __all__ = ["READY_FAILURES_MAX", "Absence"]
 
@@ -26,7 +25,7 @@ class Absence:
         reason: why there is no session; "" while there is one.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identify) -> None:
         self.reason = "not tried yet"
         self._identity = identity
         self._failures = 0

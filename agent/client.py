@@ -16,11 +16,10 @@ from pydantic import SecretStr
 from agent.discovery import locator
 from agent.entry import Entry
 from agent.errors import Reset
-from agent.feed import check_kind, too_large
+from agent.feed import check_kind, check_offset, too_large
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.offers import Offers
-from agent.peer import Identity
 from agent.publisher import DiskPublisher, Publisher, open_publisher
 from agent.reading import Reader, read_log
 from agent.runs import Run
@@ -28,7 +27,7 @@ from agent.submission import SubmitOptions, submission
 from agent.threads import LoopThread
 from protocol.codec import pack_value
 from protocol.entry import Position
-from protocol.frames import Part, Role, Start
+from protocol.frames import Identify, Part, Role, Start
 from protocol.ids import LogName
 from protocol.requests import (
     METHODS,
@@ -48,6 +47,7 @@ from protocol.requests import (
     RunInfo,
     RunList,
 )
+from protocol.version import VERSION
 
 __all__ = ["CONNECT_TIMEOUT_S", "Client", "topic_log"]
 
@@ -98,8 +98,11 @@ class Client:
             NotAuthenticated, NotPermitted: the token is no good.
         """
         ensure_logging()
-        identity = Identity(
-            role=Role.CLIENT, id=name or f"client-{secrets.token_hex(4)}", instance=secrets.token_hex(8)
+        identity = Identify(
+            version=VERSION,
+            role=Role.CLIENT,
+            id=name or f"client-{secrets.token_hex(4)}",
+            instance=secrets.token_hex(8),
         )
         locate = locator(hub, token, token_file, directory=directory)
         return _Connecting(cls, identity, locate, timeout)
@@ -265,6 +268,8 @@ class Client:
         """
         log = topic_log(topic)
         check_kind(kind)
+        check_offset("cause", cause)
+        check_offset("expect", expect)
         packed = self._pack(body, log)
         while True:
             offers = self._offers_of(log)
@@ -339,7 +344,7 @@ class _Connecting:
     """What `Client.connect()` returns: await it, or enter it."""
 
     def __init__(
-        self, kind: type[Client], identity: Identity, locate: Callable[[], Any], timeout: float | None
+        self, kind: type[Client], identity: Identify, locate: Callable[[], Any], timeout: float | None
     ) -> None:
         self._kind = kind
         self._identity = identity

@@ -51,7 +51,7 @@ class RunContext(ContextBase):
             value: anything msgpack can hold.
             cause: the offset of the entry that it answers.
         """
-        begun = self._begin_emit(kind, value)
+        begun = self._begin_emit(kind, value, cause)
         if begun is not None:
             body, index = begun
             await self._put(kind, body, index, cause)

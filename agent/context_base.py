@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from agent.attempt_state import AttemptState
-from agent.feed import check_kind
+from agent.feed import check_kind, check_offset
 from agent.journal import digest_arguments
 from agent.operations import Begun, EffectKey, Marking, check_seconds
 from protocol.codec import pack_value, unpack_value
@@ -84,9 +84,10 @@ class ContextBase:
         """Say how far the handler is. Never waits; when there is no room, the latest one is sent later."""
         self._state.progress(current, total, message)
 
-    def _begin_emit(self, kind: str, value: Any) -> tuple[bytes, int | None] | None:
+    def _begin_emit(self, kind: str, value: Any, cause: int | None) -> tuple[bytes, int | None] | None:
         """Return body and index of an entry to let out, or None where the log has it."""
         check_kind(kind)
+        check_offset("cause", cause)
         body = pack_value(value)
         journal = self._state.journal
         if journal is None:

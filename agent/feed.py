@@ -27,6 +27,7 @@ __all__ = [
     "Feed",
     "WireEntry",
     "check_kind",
+    "check_offset",
     "refusal",
     "too_large",
 ]
@@ -77,6 +78,12 @@ def check_kind(kind: str) -> str:
         raise ValueError(
             f"{kind!r:.140} is no kind for an entry: it is 1 to 128 of a-z 0-9 . _ - and begins with a letter or digit"
         ) from None
+
+
+def check_offset(name: str, offset: int | None) -> None:
+    """Raise `ValueError` where that cannot be an offset in a `publish`: the hub would end the session for it."""
+    if offset is not None and (type(offset) is not int or not 0 <= offset < 2**63):
+        raise ValueError(f"{name} is {offset!r:.140}, which is no offset of an entry")
 
 
 class Feed(ABC):

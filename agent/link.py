@@ -31,14 +31,27 @@ from agent.discovery import Endpoint
 from agent.drops import Dropped, first_cause, messages, now_ms
 from agent.errors import FleetlineError, HubUnreachable, LinkClosed, link_ended
 from agent.held import Held
-from agent.peer import Identity, Peer
+from agent.peer import Peer
 from agent.requests import Asked
 from agent.subscriptions import Subscription
 from agent.threads import LoopThread, reject, resolve
 from protocol.codes import CloseCode, explain, is_terminal
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
-from protocol.frames import Assign, Bye, Entries, Heartbeat, Hello, Part, Puback, Ready, ReleaseReason, Response, Role
+from protocol.frames import (
+    Assign,
+    Bye,
+    Entries,
+    Heartbeat,
+    Hello,
+    Identify,
+    Part,
+    Puback,
+    Ready,
+    ReleaseReason,
+    Response,
+    Role,
+)
 from protocol.frames import Error as ErrorFrame
 from protocol.session import DEFAULT_HANDSHAKE_MS, Phase, Session, Side
 from protocol.version import SUBPROTOCOL
@@ -64,12 +77,12 @@ class Link:
     """One peer's connection, kept open. Methods may be called from any thread unless they say otherwise.
 
     Args:
-        identity: who we are.
+        identity: who we are; what changes from one connection to the next is added to it.
         locate: where the hub is and with what token; asked before every connection.
         thread: where the link lives; it is not the link's to stop.
     """
 
-    def __init__(self, identity: Identity, locate: Callable[[], Endpoint], thread: LoopThread) -> None:
+    def __init__(self, identity: Identify, locate: Callable[[], Endpoint], thread: LoopThread) -> None:
         self.peer = Peer(identity)
         self.thread = thread
         self.url = ""

@@ -14,9 +14,9 @@ from agent.link import Link
 
 if TYPE_CHECKING:
     from agent.discovery import Endpoint
-    from agent.peer import Identity
     from agent.subscriptions import Subscription
     from agent.threads import LoopThread
+    from protocol.frames import Identify
 
 __all__ = ["Links"]
 
@@ -24,7 +24,7 @@ __all__ = ["Links"]
 class Links:
     """The links of one client or agent, on one thread."""
 
-    def __init__(self, identity: Identity, locate: Callable[[], Endpoint], thread: LoopThread) -> None:
+    def __init__(self, identity: Identify, locate: Callable[[], Endpoint], thread: LoopThread) -> None:
         self._identity = identity
         self._locate = locate
         self._lock = threading.Lock()

@@ -13,7 +13,6 @@ Specification: docs/protocol.md, section "Sessions".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from agent.held import Attempts, Event
@@ -28,7 +27,6 @@ from protocol.frames import (
     Assign,
     Entries,
     Goaway,
-    HandlerSpec,
     Heartbeat,
     Hello,
     Identify,
@@ -48,29 +46,14 @@ from protocol.frames import Reset as ResetFrame
 from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
 from protocol.version import VERSION
 
-__all__ = ["Identity", "Peer"]
-
-IDENTIFY_BYTES_MAX = UNIDENTIFIED_BYTES_MAX * 3 // 4
-"""What subscriptions and attempts may take of `identify`; the others are said after `ready`."""
+__all__ = ["Peer"]
 
 CLAIM_BYTES = 96
-"""What an attempt takes of `identify`, at most."""
+WISH_BYTES = 12 * 1024
+"""What an attempt and a subscription take of `identify`, at most."""
 
 MESSAGE_BYTES_MAX = 256 * 1024
 """Of publishes in one message; more goes into the next, so that the hub begins while we go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this peer is. Queues, slots, labels and handlers are an agent's."""
-
-    role: Role
-    id: str
-    instance: str
-    labels: dict[str, str] = field(default_factory=dict)
-    queues: tuple[str, ...] = ()
-    slots: int = 0
-    handlers: tuple[HandlerSpec, ...] = ()
 
 
 class Peer:
@@ -82,7 +65,7 @@ class Peer:
         goaway_ms: the hub asked us to come back after so long; None where it did not.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identify) -> None:
         self.identity = identity
         self.outbox = Outbox()
         self.requests = Requests()
@@ -134,21 +117,11 @@ class Peer:
         self.outbox.announce(hello.limits)
         self.outbox.disconnected(self.attempts.producers())
         self.requests.open_max = hello.limits.requests_max
-        attempts = self.attempts.claims(IDENTIFY_BYTES_MAX // 2 // CLAIM_BYTES)
-        identity = self.identity
-        return Identify(
-            version=VERSION,
-            role=identity.role,
-            id=identity.id,
-            instance=identity.instance,
-            session=self.session,
-            labels=identity.labels,
-            queues=identity.queues,
-            slots=identity.slots,
-            handlers=identity.handlers,
-            subscriptions=self._first_subscriptions(IDENTIFY_BYTES_MAX - CLAIM_BYTES * len(attempts)),
-            attempts=attempts,
-        )
+        said = self.identity.model_copy(update={"session": self.session})
+        room = UNIDENTIFIED_BYTES_MAX - len(encode(said))
+        attempts = self.attempts.claims(max(0, room) // 2 // CLAIM_BYTES)
+        subscriptions = self._first_subscriptions(room - CLAIM_BYTES * len(attempts))
+        return said.model_copy(update={"attempts": attempts, "subscriptions": subscriptions})
 
     def on_frame(self, frame: Part, now_ms: int) -> Part | None:
         """Take a frame. Returns what to answer at once, if anything."""
@@ -203,12 +176,15 @@ class Peer:
         self.events.close(error)
 
     def _first_subscriptions(self, bytes_max: int) -> tuple[Subscribe, ...]:
+        """Return the subscriptions that `identify` has room for; the others are asked for after `ready`."""
         asked: list[Subscribe] = []
-        for wish in self.subscriptions.take_wanted(0):
+        wanted = self.subscriptions.take_wanted(0)
+        while bytes_max >= WISH_BYTES and len(asked) < self.limits.subscriptions_max:
+            wish = next(wanted, None)
+            if wish is None:
+                break
             asked.append(wish)
             bytes_max -= len(encode(wish))
-            if bytes_max < 1024 or len(asked) >= self.limits.subscriptions_max:
-                break
         return tuple(asked)
 
     def _on_ready(self, frame: Ready, now_ms: int) -> None:

@@ -50,7 +50,7 @@ class PlainRunContext(ContextBase):
     def emit(self, kind: str, value: Any = None, *, cause: int | None = None) -> None:
         """Append an entry to the run's log. See `RunContext.emit`."""
         self.check_cancelled()
-        begun = self._begin_emit(kind, value)
+        begun = self._begin_emit(kind, value, cause)
         if begun is not None:
             body, index = begun
             self._put(kind, body, index, cause)

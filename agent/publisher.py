@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agent.disk_outbox import DiskOutbox, Row
 from agent.errors import FleetlineError, LinkClosed, OutboxFailed, PublisherLost, PublishRefused
-from agent.feed import check_kind, too_large
+from agent.feed import check_kind, check_offset, too_large
 from agent.outbox import Outbox
 from agent.stream import Stream
 from agent.threads import reject, resolve
@@ -87,6 +87,7 @@ class Publisher:
             PublishRefused: the log takes no more of this publisher.
         """
         check_kind(kind)
+        check_offset("cause", cause)
         body = pack_value(value)
         while not (seq := self._stream.offer(kind, body, None, cause)):
             await asyncio.wrap_future(self._stream.box.room(len(body)))
@@ -174,6 +175,7 @@ class DiskPublisher:
             return []
         for row in rows:
             check_kind(row.kind)
+            check_offset("cause", row.cause)
             if len(row.body) > self._stream.body_bytes_max:
                 raise too_large(self._stream.log, len(row.body), self._stream.body_bytes_max)
         stored: Future[int] = Future()

@@ -58,7 +58,10 @@ class _State(Enum):
 
 
 class Subscription:
-    """One log that is followed. Used by the link's thread only, but for `log` and `window`."""
+    """One log that is followed. Used by the link's thread only, but for `log`.
+
+    Making one raises `ValueError` where the protocol has no words for it: `kinds` without any, say.
+    """
 
     def __init__(
         self,
@@ -71,14 +74,11 @@ class Subscription:
         durable: str | None = None,
     ) -> None:
         self.log = log
-        self.window = window or Window()
+        self._wish = Subscribe(log=log, from_=start, window=window or Window(), kinds=kinds, durable=durable)
         self.state = _State.WANTED
         self.not_before_ms = 0
         self.generation = 0
-        self._start: Position | Start = start
         self._sink = sink
-        self._kinds = kinds
-        self._durable = durable
         self._cursor = Cursor(start if isinstance(start, Position) else None, filtered=kinds is not None)
         self._unhandled: deque[tuple[int, int]] = deque()
         self._handled = 0
@@ -96,13 +96,9 @@ class Subscription:
         """Return the wish to follow the log from where it is."""
         self.state = _State.ASKED
         self._resets = 0
-        return Subscribe(
-            log=self.log,
-            from_=self._cursor.position or self._start,
-            window=self.window,
-            kinds=self._kinds,
-            durable=self._durable,
-        )
+        if self._cursor.position is None:
+            return self._wish
+        return self._wish.model_copy(update={"from_": self._cursor.position})
 
     def disconnected(self) -> None:
         """Begin a new connection: ask again, from the verified position."""
@@ -175,7 +171,7 @@ class Subscription:
         """Return the acknowledgement to send now, if one is due."""
         if self.state is not _State.OPEN or self._ack_due_ms is None:
             return None
-        half = self._handled - self._said >= max(1, self.window.entries // 2)
+        half = self._handled - self._said >= max(1, self._wish.window.entries // 2)
         if now_ms < self._ack_due_ms and not half:
             return None
         self._ack_due_ms = None
@@ -202,7 +198,7 @@ class Subscription:
         if verdict.at is not None and self._cursor.position is None:
             self._cursor.start(verdict.at)
             self._said = self._handled = verdict.at.offset
-        elif self._durable is not None and self._handled:
+        elif self._wish.durable is not None and self._handled:
             self._ack_due_ms = now_ms  # handled before, or while there was no connection; what was said may be lost
         if self._cursor.position is not None and verdict.head == self._cursor.position.offset:
             self._sink.on_live(verdict.head)
@@ -223,7 +219,7 @@ class Subscription:
         self._sink.on_reset(reset, self.generation)
 
     def _tags(self, frame: Entries) -> tuple[str | None, ...]:
-        if self._kinds is not None:
+        if self._wish.kinds is not None:
             return (None,) * len(frame.entries)
         if len(frame.entries) == 1:
             return (frame.tag,)

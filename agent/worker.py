@@ -28,15 +28,15 @@ from agent.held import Assigned, Event
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.messages import Messages
-from agent.peer import Identity
 from agent.program import Program, ProgramHandler
 from agent.threads import LoopThread
 from agent.watchdog import watch
 from protocol.control import is_control
 from protocol.errors import FleetlineError
-from protocol.frames import ReleaseReason, Role
+from protocol.frames import Identify, ReleaseReason, Role
 from protocol.ids import check_name
 from protocol.selector import check_labels
+from protocol.version import VERSION
 
 __all__ = ["DRAIN_S", "Agent"]
 
@@ -257,8 +257,8 @@ class _Service:
         self._handlers = handlers
         self._slots = agent.slots
         self._loop = asyncio.get_running_loop()
-        self._thread = LoopThread("fleetline-link")
-        identity = Identity(
+        identity = Identify(
+            version=VERSION,
             role=Role.AGENT,
             id=agent.name,
             instance=secrets.token_hex(8),
@@ -267,6 +267,7 @@ class _Service:
             slots=agent.slots,
             handlers=tuple(handler.spec for handler in handlers.values()),
         )
+        self._thread = LoopThread("fleetline-link")
         self._links = Links(identity, locate, self._thread)
         self._link = self._links.main
         self._rooms = Rooms()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +20,11 @@ from agent.errors import (
     SessionSuperseded,
 )
 from agent.sync_client import SyncClient
+from agent.worker import Agent
 from protocol import frames as f
 from protocol.codec import unpack_record, unpack_value
 from protocol.codes import CloseCode
+from protocol.entry import Position
 from tests.support.fake_hub import FakeHub
 from tests.support.timing import deadline, eventually
 
@@ -247,3 +251,42 @@ async def test_readers_that_come_and_go_share_a_connection(fake: FakeHub) -> Non
         async with client.subscribe("topic/feed") as reader:
             assert (await anext(reader)).body == 1
         assert len(fake.identified) == 1
+
+
+@pytest.mark.parametrize(
+    "wish", [{"kinds": []}, {"kinds": ["k"] * 65}, {"durable": "x" * 161}, {"from_": Position("e", -1, "0" * 16)}]
+)
+async def test_a_wish_that_the_protocol_has_no_words_for_is_refused_where_it_is_made(
+    fake: FakeHub, wish: dict[str, Any]
+) -> None:
+    async with deadline(20), Client.connect(fake.url) as client:
+        with pytest.raises(ValueError, match="validation error"):
+            client.subscribe("topic/feed", **wish)
+        assert await client.publish("room", "say", 1) == 1
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, True, "1"])
+async def test_a_number_that_is_no_offset_is_refused_where_it_is_given(
+    fake: FakeHub, number: Any, tmp_path: Path
+) -> None:
+    async with deadline(20), Client.connect(fake.url) as client:
+        publisher, on_disk = await client.publisher("room"), await client.publisher("room", tmp_path)
+        for asked in (
+            client.publish("room", "say", 1, cause=number),
+            client.publish("room", "say", 1, expect=number),
+            publisher.publish("say", 1, cause=number),
+            on_disk.publish("say", 1, cause=number),
+        ):
+            with pytest.raises(ValueError, match="is no offset"):
+                await asked
+        await on_disk.aclose()
+        assert await client.publish("room", "say", 1, cause=0, expect=0) == 1
+
+
+@pytest.mark.parametrize("facts", [{"labels": {"gpu": "x" * 161}}, {"labels": {"gpu": 8}}, {"slots": -1}])
+async def test_an_agent_that_cannot_be_announced_is_refused_before_it_connects(
+    fake: FakeHub, facts: dict[str, Any]
+) -> None:
+    async with deadline(20):
+        with pytest.raises(ValueError, match="validation error"):
+            await Agent("a", **facts).serve(fake.url)

@@ -12,13 +12,13 @@ from agent.client import Client
 from agent.discovery import Endpoint
 from agent.errors import ExpectFailed, PublisherLost, PublishRefused, RequestError, RunEnded, SubscriptionRefused
 from agent.links import Links
-from agent.peer import Identity
 from agent.publisher import Publisher
 from agent.runs import Run
 from agent.worker import Agent
 from protocol.codec import pack_value
 from protocol.codes import ErrorCode
-from protocol.frames import Role
+from protocol.frames import Identify, Role
+from protocol.version import VERSION
 from tests.support.checkers import Acknowledged
 from tests.support.simulation.entropy import OneThread
 from tests.support.simulation.hubs import token_for
@@ -37,7 +37,7 @@ ROOM = "topic/room"
 def make_client(machine: Machine, name: str) -> Client:
     """Make a client that connects to whichever hub answers. Call it on its machine."""
     endpoint = Endpoint(HUBS_URL, SecretStr(token_for(name)))
-    identity = Identity(role=Role.CLIENT, id=name, instance=machine.name.replace("#", "-"))
+    identity = Identify(version=VERSION, role=Role.CLIENT, id=name, instance=machine.name.replace("#", "-"))
     thread: Any = OneThread()
     links = Links(identity, lambda: endpoint, thread)
     links.main.open()

@@ -6,15 +6,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.absence import READY_FAILURES_MAX, Absence
-from agent.peer import Identity
 from protocol.backoff import backoff_ms
-from protocol.frames import Ready, Role
+from protocol.frames import Identify, Ready, Role
+from protocol.version import VERSION
 
 READY = Ready(session="s", fence=1, resumed=False, principal="p", namespace="default", scopes=())
 
 
 def new_absence(role: Role) -> Absence:
-    return Absence(Identity(role=role, id="a", instance="i"))
+    return Absence(Identify(version=VERSION, role=role, id="a", instance="i"))
 
 
 def failures(absence: Absence, count: int) -> list[str]:

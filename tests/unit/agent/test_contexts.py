@@ -652,3 +652,18 @@ def test_progress_that_is_too_large_is_refused_and_holds_nothing_else_up() -> No
 
     log.unrecorded(handler)
     assert [record.kind for record in log.records] == ["said"]
+
+
+# Causes
+
+
+def test_a_cause_is_an_offset() -> None:
+    async def handler(ctx: RunContext) -> None:
+        await ctx.emit("answer", 1, cause=-1)
+
+    def plain(ctx: PlainRunContext) -> None:
+        ctx.emit("answer", 1, cause=2**63)
+
+    for refused in (handler, plain):
+        with pytest.raises(ValueError, match="cause is .*, which is no offset of an entry"):
+            RunLog().unrecorded(refused)

@@ -7,12 +7,13 @@ import pytest
 from agent.errors import LinkClosed
 from agent.held import Assigned, Attempts, Event, Stopped
 from agent.outbox import Outbox
-from agent.peer import Identity, Peer
+from agent.peer import Peer
 from agent.threads import Channel
 from protocol.codes import ErrorCode
 from protocol.entry import Position
-from protocol.frames import Assign, HeldAttempt, Nack, Ready, Recover, Release, ReleaseReason, Role
+from protocol.frames import Assign, HeldAttempt, Identify, Nack, Ready, Recover, Release, ReleaseReason, Role
 from protocol.limits import Limits
+from protocol.version import VERSION
 
 RUN = "01-00000000001-0000000000000001"
 
@@ -51,7 +52,7 @@ def assigned(attempt: int = 3, fence: int = 7, seq: int = 0) -> Assign:
 
 def ready_agent() -> Peer:
     """Return an agent whose session is open."""
-    peer = Peer(Identity(Role.AGENT, "a", "i", slots=2))
+    peer = Peer(Identify(version=VERSION, role=Role.AGENT, id="a", instance="i", slots=2))
     ready = Ready(session="s", fence=1, resumed=False, principal="agent:a", namespace="default", scopes=("agent",))
     peer.on_frame(ready, 0)
     return peer
