@@ -21,7 +21,7 @@ from agent.links import Links
 from agent.logs import ensure_logging
 from agent.offers import Offers
 from agent.publisher import DiskPublisher, Publisher, open_publisher
-from agent.reading import Reader, read_log
+from agent.reading import Reader, read_log, start_of
 from agent.runs import Run
 from agent.submission import SubmitOptions, submission
 from agent.threads import LoopThread
@@ -228,10 +228,9 @@ class Client:
             on_reset: called where history was lost, instead of raising `HistoryReset`.
         """
         path = LogName.parse(log).path
-        start: Position | Start | None = from_.position if isinstance(from_, Entry) else _start(from_)
-        if start is None:
-            raise ValueError("an entry of a subscription with `kinds` has no verified tag to go on after")
-        return Reader(self.links, path, start, kinds=kinds, durable=durable, auto_ack=auto_ack, on_reset=on_reset)
+        return Reader(
+            self.links, path, start_of(from_), kinds=kinds, durable=durable, auto_ack=auto_ack, on_reset=on_reset
+        )
 
     def read(self, log: str, after: int = 0, upto: int | None = None) -> AsyncIterator[Entry]:
         """Return the entries of a log as it is now, after an offset, each verified.
@@ -334,10 +333,6 @@ class Client:
         main = self.links.main
         asked = main.request("producer.open", ProducerOpen(log=offers.log, producer=offers.producer), offers.producer)
         main.peer.outbox.opens(offers, asked)
-
-
-def _start(text: Start | str | Position) -> Start | Position:
-    return text if isinstance(text, (Start, Position)) else Start(text)
 
 
 class _Connecting:

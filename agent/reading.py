@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.link import Link
     from agent.links import Links
 
-__all__ = ["DEFAULT_WINDOW", "PAGE_ENTRIES", "Page", "Reader", "pages", "read_log"]
+__all__ = ["DEFAULT_WINDOW", "PAGE_ENTRIES", "Page", "Reader", "pages", "read_log", "start_of"]
 
 DEFAULT_WINDOW = Window(entries=4096, bytes=4 * 1024 * 1024)
 PAGE_ENTRIES = 1000
@@ -201,6 +201,19 @@ async def pages(link: Link, log: str, after: int, upto: int | None = None) -> As
         yield Page(page.before.epoch, page.entries, tags)
         if last:
             return
+
+
+def start_of(place: Start | str | Position | Entry) -> Position | Start:
+    """Return where a subscription starts: at a named place, or after a position or entry.
+
+    Raises:
+        ValueError: that names no place, or the entry is of a subscription that leaves kinds out.
+    """
+    if isinstance(place, Entry):
+        if place.position is None:
+            raise ValueError("an entry of a subscription with `kinds` has no verified tag to go on after")
+        return place.position
+    return place if isinstance(place, (Start, Position)) else Start(place)
 
 
 async def read_log(link: Link, log: str, after: int = 0, upto: int | None = None) -> AsyncIterator[Entry]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.entry import Entry
 from agent.errors import HistoryReset, Reset, RunCancelled, RunDead, RunEnded, RunExpired, RunFailed
-from agent.reading import Reader
+from agent.reading import Reader, start_of
 from protocol.codec import unpack_value
 from protocol.control import CONTROL
 from protocol.entry import Position
@@ -65,10 +65,8 @@ class Run:
             after: an entry or position to go on after; from the beginning without.
             on_reset: called where history was lost, instead of raising `HistoryReset`.
         """
-        start = after.position if isinstance(after, Entry) else after
-        return Reader(
-            self._client.links, self.log, start or Start.EARLIEST, on_reset=on_reset, last_kinds=TERMINAL_KINDS
-        )
+        start = start_of(Start.EARLIEST if after is None else after)
+        return Reader(self._client.links, self.log, start, on_reset=on_reset, last_kinds=TERMINAL_KINDS)
 
     async def get(self) -> RunInfo:
         """Return the run as it is now."""

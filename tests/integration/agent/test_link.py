@@ -290,3 +290,13 @@ async def test_an_agent_that_cannot_be_announced_is_refused_before_it_connects(
     async with deadline(20):
         with pytest.raises(ValueError, match="validation error"):
             await Agent("a", **facts).serve(fake.url)
+
+
+async def test_an_entry_without_a_verified_tag_is_no_place_to_go_on_after(fake: FakeHub) -> None:
+    async with deadline(20), Client.connect(fake.url) as client:
+        run = await client.submit("h", 1)
+        async with client.subscribe(run.log, kinds=["$submitted"]) as reader:
+            entry = await anext(reader)
+        for follow in (run.watch, lambda after: client.subscribe(run.log, after)):
+            with pytest.raises(ValueError, match="no verified tag"):
+                follow(entry)

@@ -665,5 +665,5 @@ def test_a_cause_is_an_offset() -> None:
         ctx.emit("answer", 1, cause=2**63)
 
     for refused in (handler, plain):
-        with pytest.raises(ValueError, match="cause is .*, which is no offset of an entry"):
+        with pytest.raises(ValueError, match="which is no offset of an entry"):
             RunLog().unrecorded(refused)
