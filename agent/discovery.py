@@ -64,9 +64,12 @@ def locator(
     def locate() -> Endpoint:
         local = next((found for place in places if (found := _local_hub(place)) is not None), None)
         asked = hub or os.environ.get("FLEETLINE_HUB")
-        if asked is None and local is None:
+        if asked:
+            url = _as_url(asked)
+        elif local is not None:
+            url = local.url
+        else:
             raise HubNotFound(", ".join(str(place) for place in places))
-        url = local.url if asked is None and local is not None else _as_url(asked or "")
         own = local.token if local is not None and local.url == url else None
         return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from math import inf
 from typing import TypedDict
 
 from protocol.requests import RunSubmit
@@ -81,10 +82,10 @@ def span_ms(name: str, seconds: float | None) -> int | None:
     """Return a time in whole milliseconds, at least one.
 
     Raises:
-        ValueError: it is not positive.
+        ValueError: it is not positive, or has no end.
     """
     if seconds is None:
         return None
-    if not seconds > 0:
-        raise ValueError(f"{name} is {seconds:g} s; it must be more than none")
+    if not 0 < seconds < inf:
+        raise ValueError(f"{name} is {seconds:g} s; it must be more than none, and have an end")
     return max(1, round(seconds * 1000))

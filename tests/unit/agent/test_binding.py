@@ -96,6 +96,12 @@ def test_a_handler_that_cannot_be_is_refused(name: str, recover: str, retries: i
         Handler.make(bare, name, recover=recover, retries=retries, isolation=isolation)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e15])
+def test_a_timeout_is_a_time_with_an_end(seconds: float) -> None:
+    with pytest.raises(BadHandler, match=r"handler 'h': .*timeout"):
+        Handler.make(bare, "h", timeout=seconds)
+
+
 def test_a_result_that_cannot_be_packed_is_named() -> None:
     with pytest.raises(TypeError, match="the handler returned a value of type set, which cannot be packed"):
         pack_result({1, 2})

@@ -100,3 +100,9 @@ def test_a_token_does_not_show(tmp_path: Path) -> None:
 def test_what_is_no_address_is_refused(hub: str) -> None:
     with pytest.raises(ValueError, match="not the address of a hub"):
         locator(hub)()
+
+
+def test_a_variable_that_is_empty_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_in(tmp_path / "work" / ".fleetline", "ws://127.0.0.1:1")
+    monkeypatch.setenv("FLEETLINE_HUB", "")
+    assert locator()().url == "ws://127.0.0.1:1/"
