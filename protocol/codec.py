@@ -178,8 +178,6 @@ def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
         budget.frame()
         try:
             value = unpacker.unpack()
-        except RemoteProtocolError:
-            raise
         except msgpack.OutOfData:
             _malformed("the message ends inside a frame")
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as fault:

@@ -3,9 +3,9 @@
     gpu=h200, region!=eu, tier in (a, b), ssd
 
 Requirements stand between commas, and all of them must hold: a label has a value, has another one or is not there
-(`!=`), has one of several (`in`), or is there. The canonical form is sorted and has no spaces, so that selectors which
-ask for the same are the same text. Labels are checked by the same rule where an agent announces them, so that a
-selector can say every label that there is.
+(`!=`), has one of several (`in`), or is there. The canonical form is sorted and has no spaces but around `in`, so that
+selectors which ask for the same are the same text. Labels are checked by the same rule where an agent announces them,
+so that a selector can say every label that there is.
 
 Specification: docs/protocol.md, section "Selectors".
 """

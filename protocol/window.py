@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from protocol.codes import CloseCode
 from protocol.entry import Entry, Position, next_tag
 from protocol.errors import FleetlineError, RemoteProtocolError
-from protocol.frames import Entries, Reset, Window
+from protocol.frames import Entries, Window
 from protocol.limits import KEPT_TAGS_MAX
 
 __all__ = ["Cursor", "Mismatch", "SendWindow"]
@@ -139,10 +139,6 @@ class Cursor:
             self._tags.append(tag)
         self.position = Position(position.epoch, frame.upto, frame.tag)
         return frame.entries
-
-    def reset(self, frame: Reset) -> None:
-        """Take over the position at which delivery restarts."""
-        self.start(frame.at)
 
     def tags_at(self, offsets: Sequence[int]) -> tuple[str | None, ...]:
         """Return the tags kept at these offsets; None where none is kept."""

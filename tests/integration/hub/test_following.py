@@ -215,7 +215,7 @@ async def test_a_live_subscription_is_reset_when_the_store_goes_back(line: World
         line.server.restore(snapshot)
         reset, _ = await answer_probes(peer, cursor)
         assert (reset.reason, reset.lost.from_, reset.lost.to, reset.at.offset) == (ResetReason.DIVERGED, 6, 10, 5)
-        cursor.reset(reset)
+        cursor.start(reset.at)
         await fill(line, 2, producer="others")
         assert len(await drain(peer, cursor, 7)) == 2
 

@@ -98,7 +98,7 @@ def test_a_handler_that_cannot_be_is_refused(name: str, recover: str, retries: i
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e15])
 def test_a_timeout_is_a_time_with_an_end(seconds: float) -> None:
-    with pytest.raises(BadHandler, match=r"handler 'h': .*timeout"):
+    with pytest.raises(BadHandler, match=r"(?s)handler 'h': .*timeout"):
         Handler.make(bare, "h", timeout=seconds)
 
 

@@ -7,7 +7,7 @@ import pytest
 from protocol.codes import CloseCode
 from protocol.entry import Entry, Position, chain, origin
 from protocol.errors import RemoteProtocolError
-from protocol.frames import Entries, Lost, Reset, ResetReason, Window
+from protocol.frames import Entries, Window
 from protocol.limits import KEPT_TAGS_MAX
 from protocol.window import Cursor, Mismatch, SendWindow
 from tests.support.samples import EPOCH, TOPIC_LOG, position, story
@@ -207,7 +207,7 @@ def test_a_reset_forgets_the_tags_of_the_other_history() -> None:
     cursor = Cursor(origin(EPOCH))
     cursor.accept(entries(0, 3))
     at = Position("f" * 16, 1, OTHER_TAG)
-    cursor.reset(Reset(log=TOPIC_LOG, reason=ResetReason.UNKNOWN, lost=Lost(from_=1, to=3, exact=True), at=at))
+    cursor.start(at)
     assert cursor.position == at
     assert cursor.tags_at([0, 1, 2, 3]) == (None, OTHER_TAG, None, None)
 
