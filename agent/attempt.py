@@ -112,7 +112,9 @@ class Attempt:
                 self._check_journal(self.state.journal)
             return _Ending(Kind.SUCCEEDED, Succeeded(result=pack_result(result)))
         except asyncio.CancelledError:
-            if not self.state.cancelled:
+            task = asyncio.current_task()
+            ours = task is not None and task.cancelling() > 0  # it is not the handler only that is to stop
+            if ours or not self.state.cancelled:
                 raise
             return _Ending(Kind.CANCELLED, Cancelled(reason=self.state.reason))
         except Exception as error:  # noqa: BLE001 - the boundary between the handler and us

@@ -151,6 +151,30 @@ async def test_an_attempt_that_is_not_ours_any_more_is_stopped_and_says_nothing(
         assert len(kinds(fake, run)) == before
 
 
+async def test_an_agent_whose_task_is_cancelled_ends_whatever_its_runs_were_told_before(fake: FakeHub) -> None:
+    agent, stopping = Agent("a"), asyncio.Event()
+
+    @agent.handler("slow")
+    async def slow(ctx: RunContext) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            stopping.set()
+            await asyncio.sleep(3600)
+
+    async with deadline(20), Client.connect(fake.url) as client:
+        serving = asyncio.create_task(agent.serve(fake.url))
+        await eventually(lambda: agents(fake) == 1)
+        run = await start(fake, client, "slow")
+        await eventually(lambda: any(isinstance(frame, f.Subscribe) for frame in fake.heard))
+        await client.run(run).cancel()
+        await stopping.wait()
+        fake.mute_pubacks = True
+        serving.cancel()
+        await asyncio.wait((serving,), timeout=10)
+        assert serving.cancelled()
+
+
 async def test_a_fenced_publish_stops_the_handler(fake: FakeHub) -> None:
     async with serving(fake) as client:
         run = await start(fake, client, "wait_plain")
@@ -217,7 +241,7 @@ async def test_a_journalled_run_repeats_neither_calls_nor_entries(fake: FakeHub,
     async with serving(fake) as client:
         run = await start(fake, client, handler, {"upto": 6, "stop_at": 3}, recover="journal")
         await eventually(lambda: kinds(fake, run).count("step") == 3)
-        fake.verdicts = lambda claim: f.Verdict.FENCED
+        fake.verdicts = lambda claim: f.Verdict.FENCED if claim.fence == 101 else f.Verdict.CONTINUE
         fake.cut()
         await idle(fake)
         await fake.append(f"run/{run}", Kind.LOST, {"attempt": 1, "reason": "lease", "losses": 1})
@@ -236,7 +260,7 @@ async def test_a_journalled_handler_that_does_something_else_fails_for_good(fake
     async with serving(fake) as client:
         run = await start(fake, client, handler, recover="journal")
         await eventually(lambda: "attempt" in kinds(fake, run))
-        fake.verdicts = lambda claim: f.Verdict.FENCED
+        fake.verdicts = lambda claim: f.Verdict.FENCED if claim.fence == 101 else f.Verdict.CONTINUE
         fake.cut()
         await idle(fake)
         await fake.append(f"run/{run}", Kind.LOST, {"attempt": 1, "reason": "lease", "losses": 1})
