@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from pydantic import SecretStr
 
+from agent.connecting import Connecting
 from agent.discovery import locator
 from agent.entry import Entry
 from agent.errors import Reset
@@ -23,18 +23,20 @@ from agent.offers import Offers
 from agent.publisher import DiskPublisher, Publisher, open_publisher
 from agent.reading import Reader, read_log, start_of
 from agent.runs import Run
-from agent.submission import SubmitOptions, submission
-from agent.threads import LoopThread
+from agent.submission import SubmitOptions, span_ms, submission
 from protocol.codec import pack_value
 from protocol.entry import Position
 from protocol.frames import Identify, Part, Role, Start
 from protocol.ids import LogName
 from protocol.requests import (
     METHODS,
+    AgentChange,
+    AgentDrain,
     AgentGet,
     AgentInfo,
     AgentList,
     AgentSend,
+    AgentStanding,
     LogGet,
     LogInfo,
     LogList,
@@ -81,7 +83,7 @@ class Client:
         directory: str | Path | None = None,
         name: str | None = None,
         timeout: float | None = CONNECT_TIMEOUT_S,
-    ) -> _Connecting:
+    ) -> Connecting:
         """Connect to the hub.
 
         Args:
@@ -105,7 +107,7 @@ class Client:
             instance=secrets.token_hex(8),
         )
         locate = locator(hub, token, token_file, directory=directory)
-        return _Connecting(cls, identity, locate, timeout)
+        return Connecting(cls, identity, locate, timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -311,6 +313,27 @@ class Client:
         params = AgentSend(agent=agent_id, kind=kind, body=self._pack(body, f"agent/{agent_id}"))
         return int((await self.ask("agent.send", params)).offset)
 
+    async def cordon(self, agent_id: str) -> AgentStanding:
+        """Let an agent be given no more work until `uncordon`, whatever process has its id; what runs goes on."""
+        standing: AgentStanding = await self.ask("agent.cordon", AgentChange(agent=agent_id))
+        return standing
+
+    async def uncordon(self, agent_id: str) -> AgentStanding:
+        """Let an agent be given work again."""
+        standing: AgentStanding = await self.ask("agent.uncordon", AgentChange(agent=agent_id))
+        return standing
+
+    async def drain(self, agent_id: str, grace: float | None = None) -> AgentStanding:
+        """Let the process of an agent take nothing more, finish what it works on, and end.
+
+        Args:
+            agent_id: the agent.
+            grace: how many seconds what it works on may take; what is not done then is handed back. Any time without.
+        """
+        params = AgentDrain(agent=agent_id, grace_ms=span_ms("grace", grace))
+        standing: AgentStanding = await self.ask("agent.drain", params)
+        return standing
+
     def _pack(self, value: Any, log: str) -> bytes:
         """Pack a value. Raises `PublishRefused` where it is larger than the hub takes."""
         packed = pack_value(value)
@@ -333,55 +356,3 @@ class Client:
         main = self.links.main
         asked = main.request("producer.open", ProducerOpen(log=offers.log, producer=offers.producer), offers.producer)
         main.peer.outbox.opens(offers, asked)
-
-
-class _Connecting:
-    """What `Client.connect()` returns: await it, or enter it."""
-
-    def __init__(
-        self, kind: type[Client], identity: Identify, locate: Callable[[], Any], timeout: float | None
-    ) -> None:
-        self._kind = kind
-        self._identity = identity
-        self._locate = locate
-        self._timeout = timeout
-        self._client: Client | None = None
-
-    def __await__(self) -> Generator[Any, None, Client]:
-        return self._connect().__await__()
-
-    async def __aenter__(self) -> Client:
-        self._client = await self._connect()
-        return self._client
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            await self._client.close()
-
-    async def _connect(self) -> Client:
-        with self._begun() as links:
-            await asyncio.wait_for(asyncio.wrap_future(links.main.opened), self._timeout)
-        return self._kind(links)
-
-    def blocking(self) -> Client:
-        """Connect, for a program without a loop."""
-        with self._begun() as links:
-            links.main.opened.result(self._timeout)
-        return self._kind(links)
-
-    @contextmanager
-    def _begun(self) -> Iterator[Links]:
-        """Begin to connect; the body waits for it. What goes wrong in that ends the links."""
-        self._locate()
-        links = Links(self._identity, self._locate, LoopThread("fleetline-link"))
-        links.main.open()
-        try:
-            yield links
-        except TimeoutError:
-            links.thread.stop()
-            raise links.main.unreachable(self._timeout) from None
-        except BaseException:
-            links.thread.stop()
-            raise

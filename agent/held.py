@@ -19,7 +19,7 @@ from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError
 from protocol.frames import Assign, AttemptClaim, AttemptVerdict, HeldAttempt, Verdict
 
-__all__ = ["Assigned", "Attempts", "Event", "Held", "Stopped"]
+__all__ = ["Assigned", "Attempts", "DrainAsked", "Event", "Held", "Stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,14 @@ class Stopped:
     reason: str
 
 
-Event = Assigned | Stopped
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """This process is to finish what it works on, within so long where that is said, and to end."""
+
+    within_ms: int | None
+
+
+Event = Assigned | Stopped | DrainAsked
 
 
 class Attempts:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agent.held import Attempts, Event
+from agent.held import Attempts, DrainAsked, Event
 from agent.outbox import Outbox
 from agent.requests import Requests
 from agent.subscriptions import Subscriptions
@@ -89,6 +89,7 @@ class Peer:
             Puback: self.outbox.on_puback,
             Assign: self._on_assign,
             Goaway: self._on_goaway,
+            Heartbeat: self._on_heartbeat,
         }
 
     def connected(self) -> None:
@@ -206,6 +207,10 @@ class Peer:
     def _on_assign(self, frame: Assign) -> None:
         if not self.attempts.on_assign(frame):
             self.release(frame.run, frame.fence, ReleaseReason.REFUSED)
+
+    def _on_heartbeat(self, frame: Heartbeat) -> None:
+        if frame.drain:
+            self.events.put(DrainAsked(frame.drain_ms))
 
     def _on_goaway(self, frame: Goaway) -> None:
         self.goaway_ms = frame.after_ms

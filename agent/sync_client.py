@@ -24,7 +24,7 @@ from agent.submission import SubmitOptions
 from agent.threads import LoopThread
 from protocol.entry import Position
 from protocol.frames import Start
-from protocol.requests import AgentInfo, LogInfo, QueueInfo, RunInfo
+from protocol.requests import AgentInfo, AgentStanding, LogInfo, QueueInfo, RunInfo
 
 __all__ = ["SyncClient", "SyncPublisher", "SyncReader", "SyncRun"]
 
@@ -300,3 +300,15 @@ class SyncClient(_Closing):
     def send(self, agent_id: str, kind: str, body: Any = None) -> int:
         """Put a message into an agent's log. See `Client.send`."""
         return self._portal(self._client.send(agent_id, kind, body))
+
+    def cordon(self, agent_id: str) -> AgentStanding:
+        """Let an agent be given no more work. See `Client.cordon`."""
+        return self._portal(self._client.cordon(agent_id))
+
+    def uncordon(self, agent_id: str) -> AgentStanding:
+        """Let an agent be given work again."""
+        return self._portal(self._client.uncordon(agent_id))
+
+    def drain(self, agent_id: str, grace: float | None = None) -> AgentStanding:
+        """Let the process of an agent finish and end. See `Client.drain`."""
+        return self._portal(self._client.drain(agent_id, grace))

@@ -8,10 +8,9 @@ within its time, hands back the rest, and says goodbye.
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import secrets
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +23,12 @@ from agent.discovery import locator
 from agent.errors import BadHandler
 from agent.executors import Rooms
 from agent.handlers import BACKOFF_MAX_S, BACKOFF_S, Handler
-from agent.held import Assigned, Event
+from agent.held import Assigned, DrainAsked, Event
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.messages import Messages
 from agent.program import Program, ProgramHandler
+from agent.signals import Signals
 from agent.threads import LoopThread
 from agent.watchdog import watch
 from protocol.control import is_control
@@ -171,7 +171,9 @@ class Agent:
         directory: str | Path | None = None,
         drain_s: float = DRAIN_S,
     ) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. A second signal does not wait for what runs.
+        """Serve until SIGTERM or SIGINT, or until the hub asks for it, then drain.
+
+        A second signal does not wait for what runs.
 
         In a child process that imports the program's main module this does nothing, so that
         `isolation="process"` needs no guard around it.
@@ -196,7 +198,7 @@ class Agent:
         signals: bool = False,
         on_ready: Callable[[], object] | None = None,
     ) -> None:
-        """Serve until `stop` is called (or, with `signals`, a signal comes), then drain.
+        """Serve until `stop` is called, the hub asks for it or, with `signals`, a signal comes; then drain.
 
         `on_ready` is called once, when the hub has accepted the agent for the first time.
 
@@ -209,7 +211,7 @@ class Agent:
         locate()
         service = self._service = _Service(self, locate, self._handlers, self._on_message)
         try:
-            with _Signals(self, drain_s) if signals else _Signals(None, drain_s):
+            with Signals(self, drain_s) if signals else Signals(None, drain_s):
                 await service.run(on_ready)
         finally:
             self._service = None
@@ -218,30 +220,6 @@ class Agent:
         """Take no more work, let what runs finish within `drain_s` seconds, and return from `serve`."""
         if self._service is not None:
             self._service.drain(drain_s)
-
-
-class _Signals:
-    """SIGTERM and SIGINT ask for a drain; the second one for an end."""
-
-    def __init__(self, agent: Agent | None, drain_s: float) -> None:
-        self._agent = agent
-        self._drain_s = drain_s
-        self._asked = False
-
-    def __enter__(self) -> None:
-        if self._agent is not None and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-
-    def __exit__(self, *_: object) -> None:
-        if self._agent is not None and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        assert self._agent is not None
-        self._agent.stop(0.0 if self._asked else self._drain_s)
-        self._asked = True
 
 
 class _Service:
@@ -274,7 +252,7 @@ class _Service:
         self._messages = Messages(self._links, agent.name, on_message) if on_message else None
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._drain: asyncio.Future[None] = self._loop.create_future()
-        self._drain_until = 0.0
+        self._drain_until = math.inf
         self._hurry = asyncio.Event()
 
     async def run(self, on_ready: Callable[[], object] | None = None) -> None:
@@ -300,8 +278,8 @@ class _Service:
             await self._leave()
 
     def drain(self, drain_s: float) -> None:
-        """Stop taking work. May be called again, to hurry."""
-        self._drain_until = self._loop.time() + drain_s
+        """Stop taking work. May be called again, to hurry: the earliest end that was asked for counts."""
+        self._drain_until = min(self._drain_until, self._loop.time() + drain_s)
         self._hurry.set()
         if not self._drain.done():
             log.info("agent_draining", running=self._running(), drain_s=drain_s)
@@ -316,6 +294,9 @@ class _Service:
             self._on_event(event, tasks)
 
     def _on_event(self, event: Event, tasks: asyncio.TaskGroup) -> None:
+        if isinstance(event, DrainAsked):
+            self.drain(math.inf if event.within_ms is None else event.within_ms / 1000)
+            return
         if not isinstance(event, Assigned):
             for attempt in self._attempts:
                 if attempt.held is event.held:
@@ -341,7 +322,9 @@ class _Service:
             self._hurry.clear()
             hurry = self._loop.create_task(self._hurry.wait())
             waited: tuple[asyncio.Future[Any], ...] = (*self._attempts.values(), hurry, self._link_ended())
-            await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                waited, timeout=None if math.isinf(left_s) else left_s, return_when=asyncio.FIRST_COMPLETED
+            )
             hurry.cancel()
         for attempt, task in tuple(self._attempts.items()):
             self._hand_back(attempt, task)

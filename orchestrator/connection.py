@@ -22,7 +22,7 @@ from orchestrator.follows import Follows
 from orchestrator.incoming import Incoming
 from orchestrator.intake import Intake
 from orchestrator.line import monotonic_ms
-from orchestrator.opening import Opened, join, leave, open_session, refresh
+from orchestrator.opening import BYE, Opened, join, leave, open_session, refresh
 from orchestrator.outgoing import Outgoing
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -203,7 +203,7 @@ class Connection:
             case Refresh():
                 self._on_refresh(frame)
             case Bye():
-                self._close(WEBSOCKET_NORMAL, f"bye: {frame.reason[:BYE_CHARACTERS_MAX]}")
+                self._close(WEBSOCKET_NORMAL, f"{BYE}{frame.reason[:BYE_CHARACTERS_MAX]}")
 
     @property
     def _followed(self) -> Follows:

@@ -16,7 +16,8 @@ import structlog
 from orchestrator.core import attempts, runs
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, parse_bucket
-from orchestrator.line import Line
+from orchestrator.core.standing import Standing
+from orchestrator.line import Line, monotonic_ms
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
@@ -25,7 +26,7 @@ from orchestrator.store.commits import Refused
 from protocol.codec import unpack_record
 from protocol.control import Submitted, read_control
 from protocol.entry import Position
-from protocol.frames import Assign, Recover
+from protocol.frames import Assign, Heartbeat, Recover
 from protocol.ids import LogKind, LogName
 from protocol.run import RunState
 
@@ -66,6 +67,27 @@ class Dispatch:
         if peer.slots_free:
             for name in peer.queues:
                 self._mark(Queue(peer.namespace, name))
+
+    def told(self, log: LogName, standing: Standing) -> None:
+        """Heed what this hub has just said of the agent whose log this is."""
+        self._peers.miss(log.namespace, log.name, monotonic_ms())
+        peer = self._peers.agent(log.namespace, log.name)
+        if peer is not None:
+            self.heed(peer, standing)
+
+    def heed(self, peer: Peer, standing: Standing) -> None:
+        """Take note of what is said of an agent, and tell it where it is to finish; an older word changes nothing."""
+        if standing.told > peer.standing.told:
+            peer.standing = standing
+            self.tell_drain(peer)
+            self.offer(peer)
+
+    def tell_drain(self, peer: Peer) -> None:
+        """Tell an agent that it is to finish, where that is so."""
+        if peer.draining:
+            now_ms, until_ms = self._line.now_ms(), peer.standing.drain_until_ms
+            left_ms = None if until_ms is None else max(0, until_ms - now_ms)
+            peer.send(Heartbeat(store_ms=now_ms, drain=True, drain_ms=left_ms))
 
     async def run(self) -> None:
         """Claim until cancelled."""
@@ -195,8 +217,9 @@ class Dispatch:
             after = RunMeta.parse(log, fields) if fields else meta
             if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
                 return False
-        if peer.leaving:  # its session ended meanwhile: nobody would work on it until its lease ran out
-            await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, "its session ended"))
+        if peer.shut:  # since it was claimed; where its session ended, nobody would work on it until its lease ran out
+            why = "its session ended" if peer.leaving else "its agent is given no more work"
+            await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, why))
             return False
         assign = await assignment(line, run, self._lease_ms)
         if assign is None:

@@ -275,11 +275,10 @@ class Hub:
             namespace, kind, agent_id = name.split("/", 2)
             if kind != LogKind.AGENT:
                 continue
+            self.services.peers.miss(namespace, agent_id, monotonic_ms())
             peer = self.services.peers.agent(namespace, agent_id)
             if peer is not None:
                 self._spawn(check_fence(self.services, peer))
-            else:
-                self.services.peers.miss(namespace, agent_id, monotonic_ms())
 
     async def _tick(self, period_s: float) -> None:
         services = self.services

@@ -27,6 +27,7 @@ from orchestrator.queueing import Queueing
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.settle import settle
+from orchestrator.standings import Standings
 from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashSet, Outcome
@@ -39,11 +40,14 @@ from protocol.frames import Fault, Part, Request, Response
 from protocol.ids import LogKind, LogName, check_name, make_run_id, partition_of, queue_partition
 from protocol.requests import (
     METHODS,
+    AgentChange,
+    AgentDrain,
     AgentGet,
     AgentInfo,
     AgentList,
     AgentListed,
     AgentSend,
+    AgentStanding,
     LogGet,
     LogInfo,
     LogList,
@@ -100,6 +104,7 @@ class Methods:
         self._reading = reading
         self._queueing = Queueing(line, registry)
         self._registry = registry
+        self._standings = Standings(line, dispatch, self._answer, self._answered)
         self._dispatch = dispatch
         self._body_bytes_max = body_bytes_max
         self._handlers: dict[str, Callable[[Peer, str, Any], Awaitable[Part]]] = {
@@ -119,6 +124,9 @@ class Methods:
             "agent.list": self._agent_list,
             "agent.get": self._agent_get,
             "agent.send": self._agent_send,
+            "agent.cordon": self._agent_cordon,
+            "agent.uncordon": self._agent_uncordon,
+            "agent.drain": self._agent_drain,
         }
 
     async def call(self, peer: Peer, request: Request) -> Response:
@@ -281,7 +289,7 @@ class Methods:
     async def _agent_list(self, peer: Peer, _op: str, params: AgentList) -> AgentListed:
         require(peer.scopes, Action.READ)
         agents = await self._registry.agents(peer.namespace)
-        return AgentListed(agents=tuple(agents[: params.limit]))
+        return AgentListed(agents=await self._reading.standing(peer.namespace, agents[: params.limit]))
 
     async def _agent_get(self, peer: Peer, _op: str, params: AgentGet) -> AgentInfo:
         require(peer.scopes, Action.READ)
@@ -289,6 +297,7 @@ class Methods:
         if info is None:
             raise RequestError(ErrorCode.NOT_FOUND, f"no agent {params.agent!r} was ever seen")
         held = await self._reading.held(peer.namespace, info)
+        (info,) = await self._reading.standing(peer.namespace, [info])
         return info.model_copy(update={"runs": held})
 
     async def _agent_send(self, peer: Peer, op: str, params: AgentSend) -> Place:
@@ -315,6 +324,18 @@ class Methods:
             )
             if isinstance(await settle(self._line, commit), Outcome):
                 return answer
+
+    async def _agent_cordon(self, peer: Peer, op: str, params: AgentChange) -> AgentStanding:
+        require(peer.scopes, Action.CONTROL)
+        return await self._standings.cordon(peer, op, params.agent, cordoned=True)
+
+    async def _agent_uncordon(self, peer: Peer, op: str, params: AgentChange) -> AgentStanding:
+        require(peer.scopes, Action.CONTROL)
+        return await self._standings.cordon(peer, op, params.agent, cordoned=False)
+
+    async def _agent_drain(self, peer: Peer, op: str, params: AgentDrain) -> AgentStanding:
+        require(peer.scopes, Action.CONTROL)
+        return await self._standings.drain(peer, op, params.agent, params.grace_ms)
 
     # Answers that are kept
 

@@ -18,6 +18,7 @@ from orchestrator.auth.scopes import may_open
 from orchestrator.auth.tokens import TokenRefused, Tokens, claimed_namespace
 from orchestrator.core import sessions
 from orchestrator.core.sessions import Denied, Newcomer
+from orchestrator.core.standing import Standing
 from orchestrator.follows import Follows
 from orchestrator.line import Line
 from orchestrator.peers import Peer
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from orchestrator.connection import Connection
     from orchestrator.services import Services
 
-__all__ = ["Opened", "check_fence", "join", "leave", "open_session", "refresh", "supersede"]
+__all__ = ["BYE", "Opened", "check_fence", "join", "leave", "open_session", "refresh", "supersede"]
 
 OPEN_TRIES_MAX = 8
+BYE = "bye: "
+"""What the reason begins with for which a session ended that its peer ended on purpose."""
 
 log_ = structlog.get_logger()
 
@@ -103,6 +106,7 @@ def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[Attemp
         return
     hub.peers.add(peer)
     hub.registry.connected(peer)
+    hub.work.joined(peer)
     if before is not None:
         supersede(hub, before, peer.instance)
     if peer.held:
@@ -114,13 +118,15 @@ def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[Attemp
 
 
 async def check_fence(hub: Services, peer: Peer) -> None:
-    """End the session if a newer one of the same agent has opened, here or on another hub."""
+    """End the session if a newer one of the same agent has opened, here or on another hub; else heed what is said."""
     try:
         meta = await hub.line.store.meta(sessions.agent_log(peer.namespace, peer.id))
     except StoreError:
         return
     if meta is not None and int(meta.get("fence", 0)) > peer.fence:
         supersede(hub, peer, meta.get("instance", ""))
+    else:
+        hub.work.heed(peer, Standing.parse(meta))
 
 
 def leave(hub: Services, peer: Peer, reason: str) -> None:
@@ -170,7 +176,8 @@ def refresh(tokens: Tokens, peer: Peer, token: str, now_s: int) -> int:
 
 async def _close(line: Line, peer: Peer, reason: str) -> None:
     log = sessions.agent_log(peer.namespace, peer.id)
-    commit = sessions.close_session(log, peer.session, reason, line.src, line.new_commit_id())
+    drained = peer.instance if peer.draining and reason.startswith(BYE) else ""
+    commit = sessions.close_session(log, peer.session, reason, line.src, line.new_commit_id(), drained_instance=drained)
     try:
         await line.commit(commit)
     except StoreError as fault:
@@ -237,7 +244,7 @@ async def _fence(
         opening = sessions.open_session(log, meta, newcomer, line.now_ms())
         outcome = await line.commit(opening.commit)
         if isinstance(outcome, Outcome):
-            peer.fence = opening.fence
+            peer.fence, peer.standing = opening.fence, Standing.parse(meta)
             left = None if outcome.repeated else Known.after(meta, outcome.appended[0])
             if left is not None:
                 known[log] = left

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.attempts import Holder
+from orchestrator.core.standing import NOTHING_SAID, Standing
 from protocol.frames import HandlerSpec, Role
 from protocol.frames import Part as FramePart
 
@@ -38,7 +39,8 @@ class Peer:
         held: attempts that it holds, by run.
         doubted: runs that its last heartbeat listed, with their fences, of which this hub knows no attempt.
         send: put a frame on its way, in order; never blocks.
-        leaving: it is drained or about to close; it is given no more work.
+        leaving: it is about to close; it is given no more work.
+        standing: what is said of the agent.
     """
 
     namespace: str
@@ -57,6 +59,7 @@ class Peer:
     held: dict[str, Held] = field(default_factory=dict)
     doubted: set[tuple[str, int]] = field(default_factory=set)
     leaving: bool = False
+    standing: Standing = NOTHING_SAID
 
     @property
     def holder(self) -> Holder:
@@ -64,9 +67,19 @@ class Peer:
         return Holder(self.id, self.instance, self.session, self.fence)
 
     @property
+    def draining(self) -> bool:
+        """Whether this process is to finish what it works on, and to end."""
+        return self.standing.drains(self.instance)
+
+    @property
+    def shut(self) -> bool:
+        """Whether it is given no more work, however many slots are free."""
+        return self.leaving or self.standing.cordoned or self.draining
+
+    @property
     def slots_free(self) -> int:
         """How many more attempts it may be given."""
-        return 0 if self.leaving else max(0, self.slots - len(self.held))
+        return 0 if self.shut else max(0, self.slots - len(self.held))
 
 
 class Peers:
@@ -103,13 +116,15 @@ class Peers:
             del self._agents[peer.namespace, peer.id]
 
     def miss(self, namespace: str, agent_id: str, now_ms: int) -> None:
-        """Note that another hub wrote to the log of an agent that is not here: a session of it may just be opening."""
+        """Note that something was said of an agent, or that its log grew on another hub: a session of it may just be
+        opening, which nobody can tell yet.
+        """
         if now_ms - self._turned_ms >= self._opening_ms:
             self._turned_ms = now_ms
             self._missed, self._missed_before = set(), self._missed
         self._missed.add((namespace, agent_id))
 
     def missed(self, peer: Peer) -> bool:
-        """Whether another hub may have opened a session of this agent while this one was opened."""
+        """Whether something may have been said of this agent, or another session of it opened, while this one was."""
         key = peer.namespace, peer.id
         return key in self._missed or key in self._missed_before

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.core import runs
-from orchestrator.core.queues import Queue, Terms, set_terms, why_untaken
+from orchestrator.core.queues import Queue, Terms, set_terms, who_takes
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.line import Line
 from orchestrator.registry import Registry
@@ -65,9 +65,10 @@ class Queueing:
         if not info.buckets:
             return info
         agents = await self._registry.agents(queue.namespace)
-        reasons = [why_untaken(agents, queue.name, bucket.handler, bucket.where) for bucket in info.buckets]
+        takers = [who_takes(agents, queue.name, bucket.handler, bucket.where) for bucket in info.buckets]
         buckets = (
-            bucket.model_copy(update={"reason": reason}) for bucket, reason in zip(info.buckets, reasons, strict=True)
+            bucket.model_copy(update={"reason": why}) if isinstance(why, str) else bucket
+            for bucket, why in zip(info.buckets, takers, strict=True)
         )
         return info.model_copy(update={"buckets": tuple(buckets)})
 

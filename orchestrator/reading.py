@@ -7,10 +7,13 @@ claimed it, the one that ended it. So showing a run costs the same however long 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from orchestrator.core.queues import why_untaken
+from orchestrator.core.queues import who_takes
 from orchestrator.core.resume import LogState
 from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.sessions import agent_log
+from orchestrator.core.standing import Standing
 from orchestrator.line import Line
 from orchestrator.registry import Registry
 from orchestrator.store import keys
@@ -173,6 +176,11 @@ class Reading:
         )
         return tuple(sorted(run for held in found for run in held))
 
+    async def standing(self, namespace: str, agents: Sequence[AgentInfo]) -> tuple[AgentInfo, ...]:
+        """Return agents with what is said of them, as their own logs have it."""
+        metas = await asyncio.gather(*(self._store.meta(agent_log(namespace, agent.agent)) for agent in agents))
+        return tuple(_standing(agent, Standing.parse(meta)) for agent, meta in zip(agents, metas, strict=True))
+
     async def _entry(self, log: LogName, offset: int) -> Entry | None:
         if offset < 1:
             return None
@@ -184,7 +192,18 @@ class Reading:
         if meta.not_before_ms:
             return "it was tried and failed, and is tried again later" if meta.failures else "it was delayed"
         agents = await self._registry.agents(meta.log.namespace)
-        return why_untaken(agents, meta.queue, meta.handler, meta.where)
+        takers = who_takes(agents, meta.queue, meta.handler, meta.where)
+        if isinstance(takers, str):
+            return takers
+        looked_at = await self.standing(meta.log.namespace, takers[:CHUNK])
+        if len(looked_at) == len(takers) and all(agent.cordoned or agent.draining for agent in looked_at):
+            return "every connected agent that could take it is cordoned or draining"
+        return None
+
+
+def _standing(agent: AgentInfo, standing: Standing) -> AgentInfo:
+    draining = agent.connected and standing.drains(agent.instance)
+    return agent.model_copy(update={"cordoned": standing.cordoned, "draining": draining})
 
 
 def _no_log(log: LogName) -> RequestError:

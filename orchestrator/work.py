@@ -17,6 +17,7 @@ import structlog
 from orchestrator.core import attempts, runs
 from orchestrator.core import publish as publishing
 from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.standing import Standing
 from orchestrator.dispatch import Dispatch, assignment
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
@@ -92,6 +93,14 @@ class Work:
     def offer(self, peer: Peer) -> None:
         """Let an agent have work: it was told `ready`, and holds nothing."""
         self._dispatch.offer(peer)
+
+    def heed(self, peer: Peer, standing: Standing) -> None:
+        """Take note of what is said of an agent."""
+        self._dispatch.heed(peer, standing)
+
+    def joined(self, peer: Peer) -> None:
+        """Tell an agent that comes back while it is to finish: it was told `ready`."""
+        self._dispatch.tell_drain(peer)
 
     async def opened(self, peer: Peer, claims: tuple[AttemptClaim, ...]) -> None:
         """Assign what the agent holds and did not list, once it was told `ready`; then let it have more."""

@@ -31,8 +31,11 @@ __all__ = [
     "Claimed",
     "Connected",
     "Control",
+    "Cordoned",
     "Dead",
     "Disconnected",
+    "Drained",
+    "Draining",
     "Errored",
     "Expired",
     "Failed",
@@ -79,6 +82,10 @@ class Kind(StrEnum):
     CONNECTED = "$connected"
     DISCONNECTED = "$disconnected"
     SUPERSEDED = "$superseded"
+    CORDONED = "$cordoned"
+    UNCORDONED = "$uncordoned"
+    DRAINING = "$draining"
+    DRAINED = "$drained"
 
 
 class Writer(StrEnum):
@@ -281,6 +288,23 @@ class Superseded(Part):
     by: Name
 
 
+class Cordoned(Part):
+    """The agent is given no work from here on, or is again; there is nothing more to say of it."""
+
+
+class Draining(Part):
+    """The agent's process is to finish what it works on, within `grace_ms` where that is said, and to end."""
+
+    instance: Name
+    grace_ms: Span | None = None
+
+
+class Drained(Part):
+    """A process of the agent that was told to finish has done so."""
+
+    instance: Name
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """One row of the table: the log that a kind belongs in, its body, its writer."""
@@ -312,6 +336,10 @@ CONTROL: dict[str, Control] = {
     Kind.CONNECTED: Control(LogKind.AGENT, Connected, Writer.HUB),
     Kind.DISCONNECTED: Control(LogKind.AGENT, Disconnected, Writer.HUB),
     Kind.SUPERSEDED: Control(LogKind.AGENT, Superseded, Writer.HUB),
+    Kind.CORDONED: Control(LogKind.AGENT, Cordoned, Writer.HUB),
+    Kind.UNCORDONED: Control(LogKind.AGENT, Cordoned, Writer.HUB),
+    Kind.DRAINING: Control(LogKind.AGENT, Draining, Writer.HUB),
+    Kind.DRAINED: Control(LogKind.AGENT, Drained, Writer.HUB),
 }
 
 PACKED_FIELDS: dict[str, str] = {

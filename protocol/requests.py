@@ -14,16 +14,30 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from protocol.entry import Entry, Position
-from protocol.frames import HandlerSpec, Name, Part, Span, UInt
+from protocol.frames import Name, Part, Span, UInt
+from protocol.requests_agents import (
+    LIST_MAX,
+    AgentChange,
+    AgentDrain,
+    AgentGet,
+    AgentInfo,
+    AgentList,
+    AgentListed,
+    AgentSend,
+    AgentStanding,
+)
 from protocol.selector import SELECTOR_CHARS_MAX
 
 __all__ = [
     "METHODS",
+    "AgentChange",
+    "AgentDrain",
     "AgentGet",
     "AgentInfo",
     "AgentList",
     "AgentListed",
     "AgentSend",
+    "AgentStanding",
     "Bucket",
     "LogGet",
     "LogInfo",
@@ -52,8 +66,6 @@ __all__ = [
     "RunSubmit",
     "RunSubmitted",
 ]
-
-LIST_MAX = 1000
 
 
 class RunSubmit(Part):
@@ -282,48 +294,6 @@ class LogListed(Part):
     logs: tuple[LogInfo, ...]
 
 
-class AgentList(Part):
-    """`agent.list`: every agent that was ever seen."""
-
-    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
-
-
-class AgentGet(Part):
-    """`agent.get`: one agent. Errors: `not_found`."""
-
-    agent: Name
-
-
-class AgentInfo(Part):
-    """An agent as it last announced itself; `connected` says whether a session is open."""
-
-    agent: Name
-    connected: bool
-    hub: str
-    instance: str
-    session: str
-    since_ms: UInt
-    labels: dict[str, str] = {}
-    queues: tuple[str, ...] = ()
-    handlers: tuple[HandlerSpec, ...] = ()
-    slots: UInt = 0
-    runs: tuple[str, ...] = ()
-
-
-class AgentListed(Part):
-    """Agents by name."""
-
-    agents: tuple[AgentInfo, ...]
-
-
-class AgentSend(Part):
-    """`agent.send`: put a message into an agent's log; it is given it when it is connected."""
-
-    agent: Name
-    kind: Name
-    body: bytes = b""
-
-
 class Place(Part):
     """Where an entry came to stand."""
 
@@ -357,5 +327,8 @@ METHODS: dict[str, Method] = {
     "agent.list": Method(AgentList, AgentListed),
     "agent.get": Method(AgentGet, AgentInfo),
     "agent.send": Method(AgentSend, Place, mutates=True),
+    "agent.cordon": Method(AgentChange, AgentStanding, mutates=True),
+    "agent.uncordon": Method(AgentChange, AgentStanding, mutates=True),
+    "agent.drain": Method(AgentDrain, AgentStanding, mutates=True),
 }
 """Every method. `mutates` asks for an `op`; `run.submit` has its key, and what is said of a queue may be said again."""

@@ -1,4 +1,4 @@
-"""`fleetline agent`: start agents, list them, look at them, send them messages."""
+"""`fleetline agent`: start agents, list them, look at them, send them messages, and take them out of work."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from orchestrator.cli import columns, options
 from orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from agent.client import Client
     from orchestrator.cli.agents import AgentFlags
-    from protocol.requests import AgentInfo
+    from protocol.requests import AgentInfo, AgentStanding
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Start agents, list them, look at them, send them messages.")
+app = typer.Typer(help="Start agents, list them, look at them, send them messages, cordon and drain them.")
 AGENT = typer.Argument(metavar="AGENT", help="Id of an agent.")
 Queues = Annotated[list[str] | None, typer.Option("--queue", metavar="Q", help="Queue to serve; repeatable.")]
 Labels = Annotated[
@@ -205,8 +206,77 @@ def send(
         out.line(str(offset))
 
 
+@app.command("cordon")
+def cordon(
+    agent: Annotated[str, AGENT],
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Let an agent be given no more work, whatever process has its id, until it is uncordoned."""
+    _change(agent, as_json, hub, token_file, lambda client, name: client.cordon(name))
+
+
+@app.command("uncordon")
+def uncordon(
+    agent: Annotated[str, AGENT],
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Let an agent be given work again."""
+    _change(agent, as_json, hub, token_file, lambda client, name: client.uncordon(name))
+
+
+@app.command("drain")
+def drain(
+    agent: Annotated[str, AGENT],
+    grace: Annotated[
+        str | None,
+        typer.Option("--grace", metavar="S", help="Time for what it works on; then that is handed back. Any without."),
+    ] = None,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Let an agent's process take nothing more, finish what it works on, and end. The next one is given work again."""
+    from orchestrator.cli.inputs import parse_span_s
+
+    grace_s = parse_span_s(grace, "--grace")
+    _change(agent, as_json, hub, token_file, lambda client, name: client.drain(name, grace_s))
+
+
+def _change(
+    agent: str,
+    as_json: bool,
+    hub: str | None,
+    token_file: Path | None,
+    change: Callable[[Client, str], Awaitable[AgentStanding]],
+) -> None:
+    """Say something of an agent, and print what is said of it now."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name
+
+    name = parse_name(agent, "AGENT")
+    out = Output(as_json)
+
+    async def use(client: Client) -> AgentStanding:
+        return await change(client, name)
+
+    standing = with_client(hub, token_file, use)
+    if as_json:
+        out.json({"agent": name, **standing.model_dump()})
+    else:
+        out.line(_said(standing) or "may be given work")
+
+
+def _said(standing: AgentStanding | AgentInfo) -> str:
+    words = {"cordoned": standing.cordoned, "draining": standing.draining}
+    return ",".join(word for word, is_so in words.items() if is_so)
+
+
 def _presence(info: AgentInfo) -> str:
-    return "connected" if info.connected else "away"
+    return ",".join(filter(None, ("connected" if info.connected else "away", _said(info))))
 
 
 def _labels(info: AgentInfo) -> str:

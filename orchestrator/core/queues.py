@@ -18,7 +18,7 @@ from protocol.ids import queue_partition
 from protocol.requests import AgentInfo
 from protocol.selector import parse_selector
 
-__all__ = ["Queue", "Terms", "set_terms", "why_untaken"]
+__all__ = ["Queue", "Terms", "set_terms", "who_takes"]
 
 _PAUSED = "paused"
 _LIMIT = "limit"
@@ -98,14 +98,13 @@ def set_terms(ids: Ids, queue: Queue, paused: bool | None, limit: int | None) ->
     )
 
 
-def why_untaken(agents: Sequence[AgentInfo], queue: str, handler: str, where: str) -> str | None:
-    """Say why none of these agents would ever take such a run as they are; None where one would."""
+def who_takes(agents: Sequence[AgentInfo], queue: str, handler: str, where: str) -> Sequence[AgentInfo] | str:
+    """Return which of these agents would take such a run as they are, or say why none ever would."""
     serving = [agent for agent in agents if agent.connected and queue in agent.queues]
     if not serving:
         return f"no connected agent serves the queue {queue!r}"
     able = [agent for agent in serving if any(spec.name == handler for spec in agent.handlers)]
     if not able:
         return f"no connected agent on the queue {queue!r} has the handler {handler!r}"
-    if not any(parse_selector(where).fits(agent.labels) for agent in able):
-        return f"no connected agent that has the handler {handler!r} has the labels {where}"
-    return None
+    fit = [agent for agent in able if parse_selector(where).fits(agent.labels)]
+    return fit or f"no connected agent that has the handler {handler!r} has the labels {where}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.auth.principal import Principal
 from orchestrator.auth.scopes import may_open
+from orchestrator.core.standing import TOLD_FIELD, drained, undrained
 from orchestrator.store import keys
 from orchestrator.store.commits import Append, Commit, Guard, HashSet
 from protocol.codes import CloseCode
@@ -142,7 +143,7 @@ def open_session(log: LogName, meta: Mapping[str, str] | None, newcomer: Newcome
     commit = Commit(
         id=newcomer.commit,
         partition=partition_of(log),
-        guards=(Guard(key, "fence", known.get("fence")),),
+        guards=(Guard(key, "fence", known.get("fence")), Guard(key, TOLD_FIELD, known.get(TOLD_FIELD))),
         appends=(Append(log, tuple(entries), newcomer.epoch),),
         ops=(HashSet(key, fields),),
     )
@@ -161,14 +162,20 @@ def _superseded(meta: Mapping[str, str]) -> list[str]:
     return meta.get("superseded", "").split()
 
 
-def close_session(log: LogName, session: str, reason: str, src: str, commit: str) -> Commit:
-    """Propose to write down that a session ended; refused where a newer one opened."""
+def close_session(
+    log: LogName, session: str, reason: str, src: str, commit: str, *, drained_instance: str = ""
+) -> Commit:
+    """Propose to write down that a session ended; refused where a newer one opened.
+
+    `drained_instance` is the process that ended it, having been told to finish.
+    """
     entry = pack_control(Kind.DISCONNECTED, src, Disconnected(session=session, reason=reason))
+    over = (drained(src, drained_instance),) if drained_instance else ()
     key = keys.meta(log)
     return Commit(
         id=commit,
         partition=partition_of(log),
         guards=(Guard(key, "session", session),),
-        appends=(Append(log, (entry,), ""),),
-        ops=(HashSet(key, {"open": CLOSED}),),
+        appends=(Append(log, (entry, *over), ""),),
+        ops=(HashSet(key, {"open": CLOSED}), *((undrained(log),) if over else ())),
     )

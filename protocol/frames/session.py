@@ -27,6 +27,8 @@ class Role(StrEnum):
 
 
 WireRole = Annotated[Role, Field(strict=False)]
+Load = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""How busy an agent says it is, whatever its slots: from 0 to 1, where it is given nothing."""
 
 
 class Hello(Part):
@@ -62,6 +64,7 @@ class Identify(Part):
     handlers: Annotated[tuple[HandlerSpec, ...], Field(max_length=1024)] = ()
     subscriptions: tuple[Subscribe, ...] = ()
     attempts: tuple[AttemptClaim, ...] = ()
+    load: Load | None = None
 
 
 class Ready(Part):
@@ -80,12 +83,18 @@ class Ready(Part):
 
 
 class Heartbeat(Part):
-    """Either way, when nothing else was sent for an interval. An agent's renews its leases."""
+    """Either way, when nothing else was sent for an interval. An agent's renews its leases.
+
+    A hub's with `drain` tells an agent to finish, within `drain_ms` where it says so, and to leave.
+    """
 
     t: Literal["heartbeat"] = "heartbeat"
     store_ms: UInt | None = None
     attempts: tuple[HeldAttempt, ...] | None = None
     slots_free: UInt | None = None
+    load: Load | None = None
+    drain: bool | None = None
+    drain_ms: UInt | None = None
 
 
 class Refresh(Part):

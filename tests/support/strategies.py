@@ -83,7 +83,7 @@ def _plain(annotation: Any, bounds: dict[str, Any]) -> st.SearchStrategy[Any]:
         Any: values(),
         bool: st.booleans(),
         bytes: st.binary(max_size=40),
-        float: st.floats(allow_nan=False),
+        float: st.floats(bounds.get("ge"), bounds.get("le"), allow_nan=False),
         type(None): st.none(),
     }
     return plain[annotation]

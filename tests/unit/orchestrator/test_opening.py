@@ -37,7 +37,7 @@ class Desk:
 
     def __init__(self) -> None:
         registry = SimpleNamespace(connected=lambda _: None)
-        work = SimpleNamespace(offer=lambda _: None)
+        work = SimpleNamespace(offer=lambda _: None, joined=lambda _: None, heed=lambda *_: None)
         self.hub = SimpleNamespace(peers=Peers(1_000), agents={}, registry=registry, work=work, counters=Counters())
 
     @property

@@ -70,7 +70,9 @@ def test_a_client_is_who_its_token_says_whatever_its_id() -> None:
 def test_the_first_session_of_an_agent_has_the_stores_time_as_its_fence() -> None:
     opening = open_session(LOG, None, NEWCOMER, 5000)
     assert (opening.fence, opening.takeover, opening.previous) == (5000, False, "")
-    assert opening.commit.guards == (Guard(opening.commit.guards[0].key, "fence", None),)
+    assert opening.commit.guards == tuple(
+        Guard(opening.commit.guards[0].key, field, None) for field in ("fence", "told")
+    )
     (entry,) = opening.commit.appends[0].entries
     record = unpack_record(entry)
     assert record.kind == "$connected"

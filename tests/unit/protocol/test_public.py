@@ -21,9 +21,9 @@ PUBLIC = {
         TERMINAL_FROM CloseCode ErrorCode explain is_terminal
     """,
     "control": """
-        COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Checkpoint Claimed Connected Control Dead
-        Disconnected Errored Expired Failed Kind Marker MarkerOp Progress Released Retry RunError Submitted
-        Succeeded Superseded TimedOut Writer is_control pack_control read_control
+        COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Checkpoint Claimed Connected Control Cordoned
+        Dead Disconnected Drained Draining Errored Expired Failed Kind Marker MarkerOp Progress Released Retry RunError
+        Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
     "effects": """
         Deliver Fail SendHeartbeat
@@ -52,10 +52,13 @@ PUBLIC = {
         READABLE_DEPTH_MAX entry_object json_line readable readable_body
     """,
     "requests": """
-        METHODS AgentGet AgentInfo AgentList AgentListed AgentSend Bucket LogGet LogInfo LogList LogListed
-        LogRead LogReadPage Method Place ProducerOpen ProducerOpened QueueGet QueueInfo QueueList QueueListed
-        QueuePurge QueuePurged QueueSet RunCancel RunCancelled RunGet RunInfo RunList
+        METHODS AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding Bucket
+        LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen ProducerOpened QueueGet
+        QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueSet RunCancel RunCancelled RunGet RunInfo RunList
         RunListed RunRetry RunSubmit RunSubmitted
+    """,
+    "requests_agents": """
+        LIST_MAX AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding
     """,
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error

@@ -16,7 +16,7 @@ from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 
 ATTEMPTS_WRITE = {"$progress", "$call", "$marker", "$checkpoint", "$errored", "$succeeded", "$cancelled"}
-AGENT_KINDS = {"$connected", "$disconnected", "$superseded"}
+AGENT_KINDS = {"$connected", "$disconnected", "$superseded", "$cordoned", "$uncordoned", "$draining", "$drained"}
 
 
 def test_every_kind_has_its_row() -> None:
@@ -75,6 +75,9 @@ def test_methods_that_change_something() -> None:
         "run.retry",
         "producer.open",
         "agent.send",
+        "agent.cordon",
+        "agent.uncordon",
+        "agent.drain",
     }
 
 
