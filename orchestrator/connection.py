@@ -22,7 +22,7 @@ from orchestrator.follows import Follows
 from orchestrator.incoming import Incoming
 from orchestrator.intake import Intake
 from orchestrator.line import monotonic_ms
-from orchestrator.opening import BYE, Opened, join, leave, open_session, refresh
+from orchestrator.opening import BYE, Opened, hear, join, leave, open_session, refresh
 from orchestrator.outgoing import Outgoing
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -188,9 +188,8 @@ class Connection:
             case Ack():
                 self._followed.ack(frame)
             case Heartbeat():
-                holds = self.peer is not None and bool(self.peer.held)
-                if frame.attempts or (holds and frame.attempts is not None):
-                    self._taken_on.renew(frame.attempts)  # one that lists nothing may have lost all it held
+                if self.peer is not None and hear(self._hub, self.peer, frame):
+                    self._taken_on.renew(frame.attempts or ())
             case Subscribe():
                 self._followed.subscribe(frame)
             case Unsubscribe():

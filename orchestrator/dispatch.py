@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Set
+from itertools import islice
 
 import structlog
 
 from orchestrator.core import attempts, runs
+from orchestrator.core.matching import Refusals, free_part
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.core.standing import Standing
@@ -34,6 +36,8 @@ __all__ = ["Dispatch", "assignment"]
 
 POLL_S = 1.0
 CLAIMS_AT_ONCE_MAX = 64
+LOOKED_PAST_MAX = 1024
+"""Runs that wait and were refused by agents which could take others: these are looked past."""
 
 log_ = structlog.get_logger()
 
@@ -51,6 +55,7 @@ class Dispatch:
         self._line = line
         self._peers = peers
         self._lease_ms = lease_ms
+        self._refusals = Refusals()
         self._dirty: set[Queue] = set()
         self._busy: set[Queue] = set()
         self._woken = asyncio.Event()
@@ -67,6 +72,11 @@ class Dispatch:
         if peer.slots_free:
             for name in peer.queues:
                 self._mark(Queue(peer.namespace, name))
+
+    def refused(self, peer: Peer, run: str) -> None:
+        """Note that an agent does not want a run: it is not given it for a while, others are."""
+        wait_ms = self._refusals.note((peer.namespace, peer.id), run, monotonic_ms())
+        log_.info("run_refused", run=run, agent=peer.id, not_again_for_ms=wait_ms)
 
     def told(self, log: LogName, standing: Standing) -> None:
         """Heed what this hub has just said of the agent whose log this is."""
@@ -149,18 +159,25 @@ class Dispatch:
         room = sum(peer.slots_free for peer in able)
         if terms.limit is not None:
             room = min(room, terms.limit - await store.hash_size(queue.active))
-        waiting = await self._waiting(queue, offered, room)
-        claims = list(self._match(queue, waiting, able))
+        waiting = await self._waiting(queue, offered, room, self._refused_by(able))
+        claims = list(islice(self._match(queue, waiting, able), max(0, min(room, CLAIMS_AT_ONCE_MAX))))
         if not claims:
             return False
         made = await asyncio.gather(*(self._claim(log, peer, handler, terms) for log, peer, handler in claims))
         return any(made)
 
-    async def _waiting(self, queue: Queue, buckets: Set[str], room: int) -> list[tuple[int, str, str]]:
+    def _refused_by(self, able: list[Peer]) -> int:
+        """Return how many runs these agents refused lately, at most: those may be the first that wait."""
+        if not self._refusals:
+            return 0
+        now_ms = monotonic_ms()
+        return sum(self._refusals.count((peer.namespace, peer.id), now_ms) for peer in able)
+
+    async def _waiting(self, queue: Queue, buckets: Set[str], room: int, refused: int) -> list[tuple[int, str, str]]:
         """Return what waits in these buckets, as (score, run, bucket), in order, as far as there is room."""
         if room <= 0:
             return []
-        limit = min(room, CLAIMS_AT_ONCE_MAX)
+        limit = min(room, CLAIMS_AT_ONCE_MAX) + min(refused, LOOKED_PAST_MAX)
         ranges = await asyncio.gather(
             *(
                 self._line.store.sorted_range(keys.queue(queue.partition, queue.namespace, queue.name, bucket), limit)
@@ -172,15 +189,22 @@ class Dispatch:
         ]
         return sorted(found)[:limit]
 
-    @staticmethod
     def _match(
-        queue: Queue, waiting: Iterable[tuple[int, str, str]], able: list[Peer]
+        self, queue: Queue, waiting: Iterable[tuple[int, str, str]], able: list[Peer]
     ) -> Iterator[tuple[LogName, Peer, str]]:
         """Give each run to the least loaded agent that may take it, and hold a slot for it."""
+        now_ms = monotonic_ms()
         for _, run, bucket in waiting:
-            fit = [peer for peer in able if peer.slots_free and run not in peer.held and _takes(peer, bucket)]
+            fit = [
+                peer
+                for peer in able
+                if peer.slots_free
+                and run not in peer.held
+                and _takes(peer, bucket)
+                and not self._refusals.holds((peer.namespace, peer.id), run, now_ms)
+            ]
             if fit:
-                peer = min(fit, key=lambda one: len(one.held) / one.slots)
+                peer = max(fit, key=lambda one: (free_part(len(one.held), one.slots, one.load or 0), one.slots_free))
                 peer.held[run] = Held(attempt=0, fence=0, queue=queue.name)
                 yield LogName(queue.namespace, LogKind.RUN, run), peer, parse_bucket(bucket)[0]
 

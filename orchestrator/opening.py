@@ -27,14 +27,23 @@ from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
 from protocol.errors import InvalidName, RemoteProtocolError
-from protocol.frames import AttemptClaim, AttemptVerdict, Identify, Ready, Role, Subscribe, SubscriptionVerdict
+from protocol.frames import (
+    AttemptClaim,
+    AttemptVerdict,
+    Heartbeat,
+    Identify,
+    Ready,
+    Role,
+    Subscribe,
+    SubscriptionVerdict,
+)
 from protocol.ids import LogKind, LogName
 
 if TYPE_CHECKING:
     from orchestrator.connection import Connection
     from orchestrator.services import Services
 
-__all__ = ["BYE", "Opened", "check_fence", "join", "leave", "open_session", "refresh", "supersede"]
+__all__ = ["BYE", "Opened", "check_fence", "hear", "join", "leave", "open_session", "refresh", "supersede"]
 
 OPEN_TRIES_MAX = 8
 BYE = "bye: "
@@ -115,6 +124,15 @@ def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[Attemp
         hub.work.offer(peer)
     if hub.peers.missed(peer):
         hub.spawn(check_fence(hub, peer))
+
+
+def hear(hub: Services, peer: Peer, beat: Heartbeat) -> bool:
+    """Take what a heartbeat says of an agent's load. Returns whether there are leases to renew or to doubt."""
+    if beat.load is not None and beat.load != peer.load and hub.peers.agent(peer.namespace, peer.id) is peer:
+        peer.load = beat.load
+        hub.registry.loaded(peer)
+        hub.work.offer(peer)
+    return bool(beat.attempts) or (bool(peer.held) and beat.attempts is not None)  # it may have lost all it held
 
 
 async def check_fence(hub: Services, peer: Peer) -> None:
@@ -227,6 +245,7 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, attempt
         queues=frame.queues,
         handlers={handler.name: handler for handler in frame.handlers},
         slots=min(frame.slots, attempts_max),  # it could not list more
+        load=frame.load,
     )
 
 

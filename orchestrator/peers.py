@@ -39,6 +39,7 @@ class Peer:
         held: attempts that it holds, by run.
         doubted: runs that its last heartbeat listed, with their fences, of which this hub knows no attempt.
         send: put a frame on its way, in order; never blocks.
+        load: how busy it says it is, from 0 to 1, where it does; `since_ms` is when its session opened.
         leaving: it is about to close; it is given no more work.
         standing: what is said of the agent.
     """
@@ -58,6 +59,8 @@ class Peer:
     slots: int = 0
     held: dict[str, Held] = field(default_factory=dict)
     doubted: set[tuple[str, int]] = field(default_factory=set)
+    load: float | None = None
+    since_ms: int = 0
     leaving: bool = False
     standing: Standing = NOTHING_SAID
 
@@ -79,7 +82,7 @@ class Peer:
     @property
     def slots_free(self) -> int:
         """How many more attempts it may be given."""
-        return 0 if self.shut else max(0, self.slots - len(self.held))
+        return 0 if self.shut or (self.load or 0) >= 1 else max(0, self.slots - len(self.held))
 
 
 class Peers:

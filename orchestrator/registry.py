@@ -35,16 +35,22 @@ class Registry:
     def __init__(self, line: Line) -> None:
         self._line = line
         self._pending: dict[str, str] = {}
+        self._loads: dict[str, Peer] = {}
         self._woken = asyncio.Event()
         self._hubs = frozenset({line.hub_id})
 
     def connected(self, peer: Peer) -> None:
         """Note that a session of an agent opened on this hub."""
+        peer.since_ms = self._line.now_ms()
         self._note(peer, connected=True)
 
     def disconnected(self, peer: Peer) -> None:
         """Note that an agent's session ended."""
         self._note(peer, connected=False)
+
+    def loaded(self, peer: Peer) -> None:
+        """Note that an agent's load has changed; it is shown with the next period."""
+        self._loads[_field(peer)] = peer
 
     def live_hubs(self) -> frozenset[str]:
         """Return the ids of the hubs that are live, this one among them."""
@@ -73,6 +79,7 @@ class Registry:
         while True:
             try:
                 await self._beat()
+                await self._note_loads()
                 await self._flush()
             except StoreError as fault:
                 log_.warning("registry_behind", reason=str(fault))
@@ -88,20 +95,37 @@ class Registry:
         await self._line.store.sorted_put(keys.HUBS, self._line.hub_id, None)
 
     def _note(self, peer: Peer, *, connected: bool) -> None:
-        info = AgentInfo(
+        since_ms = peer.since_ms if connected else self._line.now_ms()
+        self._pending[_field(peer)] = self._info(peer, connected, since_ms).model_dump_json()
+        self._woken.set()
+
+    def _info(self, peer: Peer, connected: bool, since_ms: int) -> AgentInfo:
+        return AgentInfo(
             agent=peer.id,
             connected=connected,
             hub=self._line.hub_id,
             instance=peer.instance,
             session=peer.session,
-            since_ms=self._line.now_ms(),
+            since_ms=since_ms,
             labels=dict(peer.labels),
             queues=peer.queues,
             handlers=tuple(peer.handlers.values()),
             slots=peer.slots,
+            load=peer.load if connected else None,
         )
-        self._pending[f"{peer.namespace}/{peer.id}"] = info.model_dump_json()
-        self._woken.set()
+
+    async def _note_loads(self) -> None:
+        """Show the loads that changed, of the sessions that are still what is shown of their agents."""
+        changed = dict(self._loads)
+        if not changed:
+            return
+        known = await self._line.store.hash_get(keys.AGENTS, *changed)
+        for (field, peer), value in zip(changed.items(), known, strict=True):
+            if self._loads.get(field) is peer:
+                del self._loads[field]
+            shown = AgentInfo.model_validate_json(value, strict=False) if value else None
+            if shown is not None and shown.connected and shown.session == peer.session and field not in self._pending:
+                self._pending[field] = self._info(peer, True, peer.since_ms).model_dump_json()
 
     async def _flush(self) -> None:
         self._woken.clear()
@@ -131,6 +155,10 @@ class Registry:
             else:
                 await store.sorted_put(keys.HUBS, hub, None)
         self._hubs = frozenset(live)
+
+
+def _field(peer: Peer) -> str:
+    return f"{peer.namespace}/{peer.id}"
 
 
 def _read(value: bytes, live: Set[str]) -> AgentInfo:

@@ -224,6 +224,8 @@ class Work:
             if isinstance(await settle(self._line, commit), Outcome):
                 break
         peer.held.pop(frame.run, None)
+        if frame.reason is ReleaseReason.REFUSED:
+            self._dispatch.refused(peer, frame.run)
         peer.leaving = peer.leaving or frame.reason is ReleaseReason.DRAIN  # else it would be given this run again
         self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue) if meta else "")
         self._dispatch.offer(peer)

@@ -54,3 +54,24 @@ async def test_the_agents_of_a_hub_that_was_killed_count_as_gone_once_it_is_not_
     info = await other.agent("default", "a")
     assert info is not None
     assert not info.connected
+
+
+async def test_a_load_is_shown_of_the_session_that_is_shown_and_of_no_older_one() -> None:
+    registry = Registry(await line_to(MemoryServer(lambda: NOW_MS)))
+    older, newer = agent_peer(lambda _: None), agent_peer(lambda _: None, session="s2", fence=2)
+    registry.connected(older)
+    assert [info.load for info in await registry.agents("default")] == [None]
+    older.load = 0.5
+    registry.loaded(older)
+    await registry._note_loads()
+    assert [(info.session, info.load, info.since_ms) for info in await registry.agents("default")] == [
+        ("s1", 0.5, older.since_ms)
+    ]
+    registry.connected(newer)
+    await registry.agents("default")
+    older.load = 0.75
+    registry.loaded(older)
+    await registry._note_loads()
+    assert [(info.session, info.load) for info in await registry.agents("default")] == [("s2", None)]
+    registry.disconnected(newer)
+    assert [(info.connected, info.load) for info in await registry.agents("default")] == [(False, None)]
