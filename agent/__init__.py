@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from agent.plain_context import PlainRunContext
     from agent.runs import Run
     from agent.sync_client import SyncClient
+    from agent.willing import Offer
     from agent.worker import Agent
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "NonDeterminism",
     "NotAuthenticated",
     "NotPermitted",
+    "Offer",
     "OutboxBusy",
     "OutboxFailed",
     "PlainRunContext",
@@ -89,6 +91,7 @@ _MODULES = {
     "Client": "agent.client",
     "EffectKey": "agent.operations",
     "Entry": "agent.entry",
+    "Offer": "agent.willing",
     "PlainRunContext": "agent.plain_context",
     "Run": "agent.runs",
     "RunContext": "agent.context",

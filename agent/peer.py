@@ -62,6 +62,7 @@ class Peer:
     Attributes:
         session: id of the latest session.
         ready: a session is open.
+        load: how busy the agent says it is, from 0 to 1; None where it does not.
         goaway_ms: the hub asked us to come back after so long; None where it did not.
     """
 
@@ -75,6 +76,7 @@ class Peer:
         self.limits = DEFAULT_LIMITS
         self.session: str | None = None
         self.ready = False
+        self.load: float | None = None
         self.goaway_ms: int | None = None
         self._releases: list[Release] = []
         self._handlers: dict[type[Part], Callable[[Any, int], None]] = {
@@ -118,7 +120,7 @@ class Peer:
         self.outbox.announce(hello.limits)
         self.outbox.disconnected(self.attempts.producers())
         self.requests.open_max = hello.limits.requests_max
-        said = self.identity.model_copy(update={"session": self.session})
+        said = self.identity.model_copy(update={"session": self.session, "load": self.load})
         room = UNIDENTIFIED_BYTES_MAX - len(encode(said))
         attempts = self.attempts.claims(max(0, room) // 2 // CLAIM_BYTES)
         subscriptions = self._first_subscriptions(room - CLAIM_BYTES * len(attempts))
@@ -160,7 +162,7 @@ class Peer:
         if self.identity.role is Role.CLIENT:
             return Heartbeat()
         slots_free = max(0, self.identity.slots - self.attempts.count)
-        return Heartbeat(attempts=self.attempts.heartbeat(), slots_free=slots_free)
+        return Heartbeat(attempts=self.attempts.heartbeat(), slots_free=slots_free, load=self.load)
 
     def release(self, run: str, fence: int, reason: ReleaseReason) -> None:
         """Hand an attempt back. One that is not said before the connection breaks is not listed on the next."""

@@ -24,6 +24,7 @@ from agent.errors import BadHandler
 from agent.executors import Rooms
 from agent.handlers import BACKOFF_MAX_S, BACKOFF_S, Handler
 from agent.held import Assigned, DrainAsked, Event
+from agent.labels import with_version
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.messages import Messages
@@ -31,11 +32,11 @@ from agent.program import Program, ProgramHandler
 from agent.signals import Signals
 from agent.threads import LoopThread
 from agent.watchdog import watch
+from agent.willing import LoadMeter, Offer, accepts
 from protocol.control import is_control
 from protocol.errors import FleetlineError
 from protocol.frames import Identify, ReleaseReason, Role
 from protocol.ids import check_name
-from protocol.selector import check_labels
 from protocol.version import VERSION
 
 __all__ = ["DRAIN_S", "Agent"]
@@ -59,6 +60,7 @@ class Agent:
             "Selectors", says.
         slots: how many runs it works on at a time.
         queues: where its runs come from.
+        version: of its code: a label called `version`.
 
     Raises:
         InvalidName, InvalidLabel: a name or label is none.
@@ -70,13 +72,16 @@ class Agent:
         labels: Mapping[str, str] | None = None,
         slots: int = 1,
         queues: Sequence[str] = ("default",),
+        version: str | None = None,
     ) -> None:
         self.name = check_name(name)
-        self.labels = check_labels(labels or {})
+        self.labels = with_version(labels or {}, version)
         self.slots = slots
         self.queues = tuple(check_name(queue) for queue in queues)
         self._handlers: dict[str, Handler | ProgramHandler] = {}
         self._on_message: dict[str, Callable[..., Any]] = {}
+        self._accept: Callable[[Offer], Any] | None = None
+        self._load: Callable[[], Any] | None = None
         self._service: _Service | None = None
 
     def handler(
@@ -152,6 +157,24 @@ class Agent:
 
         return register
 
+    def accept(self, function: Function) -> Function:
+        """Register what looks at each run that is given to this agent, an `Offer`, before its handler starts.
+
+        Where it returns nothing true, or raises, the run goes back to its queue, for others, and that costs it nothing.
+        This agent is not given it again for a while, which doubles each time. Either kind of function will do.
+        """
+        if self._accept is not None:
+            raise BadHandler(f"agent {self.name} has an accept function already")
+        self._accept = function
+        return function
+
+    def load(self, function: Function) -> Function:
+        """Register what is asked, every second, how busy this agent is: 0 is not at all, at 1 it is given nothing."""
+        if self._load is not None:
+            raise BadHandler(f"agent {self.name} has a load function already")
+        self._load = function
+        return function
+
     @property
     def handlers(self) -> tuple[Handler | ProgramHandler, ...]:
         """The handlers registered."""
@@ -209,7 +232,7 @@ class Agent:
         ensure_logging()
         locate = locator(hub, token, token_file, directory=directory)
         locate()
-        service = self._service = _Service(self, locate, self._handlers, self._on_message)
+        service = self._service = _Service(self, locate, self._on_message, self._accept, self._load)
         try:
             with Signals(self, drain_s) if signals else Signals(None, drain_s):
                 await service.run(on_ready)
@@ -229,10 +252,12 @@ class _Service:
         self,
         agent: Agent,
         locate: Callable[[], Any],
-        handlers: Mapping[str, Handler | ProgramHandler],
         on_message: Mapping[str, Callable[..., Any]],
+        accept: Callable[[Offer], Any] | None,
+        load: Callable[[], Any] | None,
     ) -> None:
-        self._handlers = handlers
+        self._handlers = {handler.name: handler for handler in agent.handlers}
+        self._accept = accept
         self._slots = agent.slots
         self._loop = asyncio.get_running_loop()
         identity = Identify(
@@ -243,13 +268,14 @@ class _Service:
             labels=agent.labels,
             queues=agent.queues,
             slots=agent.slots,
-            handlers=tuple(handler.spec for handler in handlers.values()),
+            handlers=tuple(handler.spec for handler in agent.handlers),
         )
         self._thread = LoopThread("fleetline-link")
         self._links = Links(identity, locate, self._thread)
         self._link = self._links.main
         self._rooms = Rooms()
         self._messages = Messages(self._links, agent.name, on_message) if on_message else None
+        self._meter = None if load is None else LoadMeter(load, self._say_load)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._drain: asyncio.Future[None] = self._loop.create_future()
         self._drain_until = math.inf
@@ -261,12 +287,16 @@ class _Service:
         asyncio.wrap_future(self._link.opened).add_done_callback(
             lambda opened: None if opened.cancelled() or opened.exception() or on_ready is None else on_ready()
         )
+        if self._meter is not None:
+            await self._meter.measure()  # known before the hub gives anything
         self._link.open()
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._take_events(tasks))]
                 if self._messages is not None:
                     helpers.append(tasks.create_task(self._messages.run()))
+                if self._meter is not None:
+                    helpers.append(tasks.create_task(self._meter.run()))
                 await asyncio.wait((self._drain, self._link_ended()), return_when=asyncio.FIRST_COMPLETED)
                 await self._finish(helpers)
         except* FleetlineError as group:
@@ -312,9 +342,24 @@ class _Service:
             self._link.release(event.held, ReleaseReason.NO_SLOT)
         else:
             attempt = Attempt(event.held, handler, self._link, self._rooms)
-            task = tasks.create_task(attempt.run(), name=f"attempt of {event.held.assign.run}")
+            task = tasks.create_task(self._work_on(attempt), name=f"attempt of {event.held.assign.run}")
             self._attempts[attempt] = task
             task.add_done_callback(lambda _: self._attempts.pop(attempt))
+
+    async def _work_on(self, attempt: Attempt) -> None:
+        """Live through an attempt, if the agent takes it. Its slot is held while that is decided."""
+        if self._accept is not None and attempt.held.assign.seq == 0:
+            taken = await accepts(self._accept, attempt.held.assign)
+            if attempt.state.fenced:
+                return  # it is another's already
+            if not taken or self._drain.done():
+                attempt.over = True
+                self._link.release(attempt.held, ReleaseReason.DRAIN if taken else ReleaseReason.REFUSED)
+                return
+        await attempt.run()
+
+    def _say_load(self, load: float) -> None:
+        self._link.peer.load = load
 
     async def _finish(self, helpers: list[asyncio.Task[None]]) -> None:
         """Let what runs finish, hand back the rest."""

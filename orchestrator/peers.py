@@ -119,9 +119,7 @@ class Peers:
             del self._agents[peer.namespace, peer.id]
 
     def miss(self, namespace: str, agent_id: str, now_ms: int) -> None:
-        """Note that something was said of an agent, or that its log grew on another hub: a session of it may just be
-        opening, which nobody can tell yet.
-        """
+        """Note that something was said of an agent: a session of it may just be opening, which nobody can tell yet."""
         if now_ms - self._turned_ms >= self._opening_ms:
             self._turned_ms = now_ms
             self._missed, self._missed_before = set(), self._missed

@@ -26,6 +26,9 @@ Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="K=V", help="A label, for `run submit --where`; repeatable.")
 ]
 Slots = Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Runs at a time.")]
+Version = Annotated[
+    str | None, typer.Option("--version", metavar="V", help="Version of its code: a label called version.")
+]
 GRACE_S = "10"
 """As `agent.program.Graces` has it, which help is not to load."""
 
@@ -39,13 +42,14 @@ def start(
     queue: Queues = None,
     label: Labels = None,
     slots: Slots = None,
+    version: Version = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> int:
     """Start an agent, and serve until SIGTERM or Ctrl-C. It reconnects for as long as it lives."""
     from orchestrator.cli.agents import run_agent
 
-    return run_agent(app_, _flags(agent_id, queue, label, slots, hub, token_file))
+    return run_agent(app_, _flags(agent_id, queue, label, slots, hub, token_file, version))
 
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
@@ -59,6 +63,7 @@ def exec_(
     queue: Queues = None,
     label: Labels = None,
     slots: Slots = None,
+    version: Version = None,
     handler: Annotated[
         str | None, typer.Option("--handler", metavar="NAME", help="What runs name it by; the program's name without.")
     ] = None,
@@ -84,7 +89,7 @@ def exec_(
     from orchestrator.cli.agents import run_program
     from orchestrator.cli.inputs import parse_name, parse_span_s, program_name
 
-    flags = _flags(agent_id, queue, label, slots, hub, token_file)
+    flags = _flags(agent_id, queue, label, slots, hub, token_file, version)
     name = program_name(command[0]) if handler is None else parse_name(handler, "--handler")
     message_s, term_s = parse_span_s(message_grace, "--message-grace"), parse_span_s(term_grace, "--term-grace")
     assert message_s is not None
@@ -100,6 +105,7 @@ def _flags(
     slots: int | None,
     hub: str | None,
     token_file: Path | None,
+    version: str | None,
 ) -> AgentFlags:
     from orchestrator.cli.agents import AgentFlags
     from orchestrator.cli.inputs import parse_labels, parse_name
@@ -108,7 +114,7 @@ def _flags(
         parse_name(agent_id, "--id")
     queues = tuple(parse_name(one, "--queue") for one in queue or ())
     labels = parse_labels(label or [], "--label")
-    return AgentFlags(agent_id, queues or None, labels or None, slots, hub, token_file)
+    return AgentFlags(agent_id, queues or None, labels or None, slots, hub, token_file, version)
 
 
 @app.command("ls", epilog=columns.epilog(columns.AGENTS))
@@ -132,7 +138,10 @@ def ls(
         for info in agents:
             out.json(agent_json(info))
         return
-    rows = ((a.agent, _presence(a), clock(a.since_ms), ",".join(a.queues), a.slots, _labels(a)) for a in agents)
+    rows = (
+        (a.agent, _presence(a), clock(a.since_ms), ",".join(a.queues), a.slots, _load(a), _version(a), _labels(a))
+        for a in agents
+    )
     out.rows(tuple(columns.AGENTS), rows)
 
 
@@ -170,6 +179,8 @@ def show(
             "queues": ", ".join(info.queues),
             "handlers": ", ".join(handler.name for handler in info.handlers),
             "slots": info.slots,
+            "load": _load(info),
+            "version": _version(info),
             "labels": _labels(info),
             "runs": ", ".join(info.runs),
         }
@@ -279,5 +290,13 @@ def _presence(info: AgentInfo) -> str:
     return ",".join(filter(None, ("connected" if info.connected else "away", _said(info))))
 
 
+def _load(info: AgentInfo) -> str | None:
+    return None if info.load is None else f"{info.load:.0%}"
+
+
+def _version(info: AgentInfo) -> str | None:
+    return info.labels.get("version")
+
+
 def _labels(info: AgentInfo) -> str:
-    return ",".join(f"{key}={value}" for key, value in sorted(info.labels.items()))
+    return ",".join(f"{key}={value}" for key, value in sorted(info.labels.items()) if key != "version")

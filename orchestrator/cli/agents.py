@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import Agent
+from agent.labels import VERSION_LABEL, with_version
 from agent.program import Program
 from orchestrator.cli.connect import check_hub, check_token_file, log_level
 from orchestrator.cli.errors import CliError
@@ -20,7 +21,6 @@ from orchestrator.cli.exits import Exit
 from orchestrator.cli.loader import load_app
 from orchestrator.cli.output import Output
 from orchestrator.telemetry import configure_logs
-from protocol.selector import check_labels
 
 if TYPE_CHECKING:
     from orchestrator.hub import Hub
@@ -42,6 +42,7 @@ class AgentFlags:
     slots: int | None = None
     hub: str | None = None
     token_file: Path | None = None
+    version: str | None = None
 
     def apply(self, agent: Agent) -> None:
         """Change the agent accordingly.
@@ -51,7 +52,8 @@ class AgentFlags:
         """
         agent.name = self.agent_id or agent.name
         agent.queues = self.queues or agent.queues
-        agent.labels = check_labels({**agent.labels, **(self.labels or {})})
+        known = agent.labels if self.version is None else {**agent.labels, VERSION_LABEL: self.version}
+        agent.labels = with_version({**known, **(self.labels or {})}, self.version)
         agent.slots = self.slots or agent.slots
 
 

@@ -25,10 +25,12 @@ QUEUES = {
 }
 AGENTS = {
     "AGENT": "its id",
-    "STATE": "connected or away",
+    "STATE": "connected or away; cordoned or draining where that is so",
     "SINCE": "when that began",
     "QUEUES": "where it takes runs from",
     "SLOTS": "how many it works on at a time",
+    "LOAD": "how busy it says that it is, 0% to 100%",
+    "VERSION": "of its code, where it says so",
     "LABELS": "what it says of itself, for `run submit --where`",
 }
 LOGS = {

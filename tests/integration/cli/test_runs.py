@@ -172,3 +172,22 @@ def test_a_message_reaches_the_log_of_an_agent(served: Shell) -> None:
     shown = served.json("log", "show", "agent/worker-1", "--after", str(place["offset"] - 1))
     assert [(entry["kind"], entry["body"]) for entry in shown] == [("reload", {"hard": True})]
     assert "worker-1\tconnected\t" in served.done("agent", "ls")
+
+
+def test_a_version_is_shown_and_asked_for_and_an_agent_is_taken_out_of_work(shell: Shell) -> None:
+    options = ("--queue", "rolling", "--version", "2026.11.2")
+    shell.fleet.agent(APP, shell.hub, agent_id="coder-2", options=options)
+    eventually_sync(lambda: "coder-2\tconnected\t" in shell.done("agent", "ls"), 60.0)
+    submit = ("run", "submit", "review", '{"repo": "."}', "--queue", "rolling", "--wait")
+    shell.done(*submit, "--where", "version=2026.11.2")
+    shown = shell.done("agent", "show", "coder-2")
+    assert "version\t2026.11.2\n" in shown
+    assert "load\t\n" in shown
+    assert shell.done("agent", "cordon", "coder-2") == "cordoned\n"
+    assert shell.json("agent", "drain", "coder-2", "--grace", "5s") == [
+        {"agent": "coder-2", "cordoned": True, "draining": True}
+    ]
+    eventually_sync(lambda: "coder-2\taway,cordoned\t" in shell.done("agent", "ls"), 60.0)
+    refused = shell("agent", "start", APP, "--version", "two words")
+    assert (refused.returncode, "version 'two words'" in refused.stderr) == (2, True)
+    assert shell("agent", "cordon", "nobody").returncode == 2

@@ -23,6 +23,7 @@ PUBLIC = [
     "NonDeterminism",
     "NotAuthenticated",
     "NotPermitted",
+    "Offer",
     "OutboxBusy",
     "OutboxFailed",
     "PlainRunContext",

@@ -88,7 +88,7 @@ async def given(peers: list[Peer], runs: int, dispatch: Dispatch | None = None) 
 
 
 async def dispatch_of() -> Dispatch:
-    return Dispatch(await line_to(MemoryServer(lambda: NOW_MS)), Peers(), 1_000)
+    return Dispatch(await line_to(MemoryServer(lambda: NOW_MS)), Peers(1_000), 1_000)
 
 
 async def test_agents_with_different_slots_fill_in_step() -> None:
