@@ -13,6 +13,7 @@ from agent.willing import LoadMeter, Offer, accepts
 from agent.worker import Agent
 from protocol.codec import pack_value
 from protocol.entry import Position
+from protocol.errors import InvalidLabel
 from protocol.frames import Assign, Recover
 
 ASSIGN = Assign(
@@ -80,7 +81,7 @@ def test_a_version_is_a_label_that_a_selector_can_ask_for() -> None:
     assert Agent("coder", {"version": "2"}, version="2").labels == {"version": "2"}
     assert with_version({"version": "2"}, None) == {"version": "2"}
     for labels, version in (({"version": "1"}, "2"), ({}, ""), ({}, "two words"), ({}, "-1"), ({}, "a,b")):
-        with pytest.raises(BadHandler, match="version"):
+        with pytest.raises(InvalidLabel, match="version"):
             with_version(labels, version)
 
 
