@@ -14,7 +14,7 @@ import structlog
 
 from orchestrator.line import Line
 from orchestrator.store import keys
-from orchestrator.store.base import Store, StoreUnavailable
+from orchestrator.store.base import Store, StoreError, StoreUnavailable
 from orchestrator.store.commits import Commit, Guard, HashSet, Refused
 from protocol.entry import Entry, Position, next_tag
 from protocol.ids import LogName, partition_of
@@ -128,7 +128,8 @@ class DurableAck:
             if isinstance(result, Refused):
                 self.stored = None if result.actual is None else _read(result.actual)
             else:
-                self.stored, self._lower = acked, False
+                self.stored = acked
+                self._lower = self.acked is not None and self.acked.offset < acked.offset  # it was reset meanwhile
 
 
 async def acknowledged(store: Store, log: LogName) -> list[int]:
@@ -179,3 +180,5 @@ class Acks:
         except StoreUnavailable as fault:
             self._noted.add(ack)
             log_.debug("ack_not_stored", log=ack.log.path, reason=str(fault))
+        except StoreError as fault:  # this one log cannot be read; the others can
+            log_.error("ack_not_stored", log=ack.log.path, reason=str(fault))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.acks import DURABLES_MAX, POSITIONS_MAX, DurableAck
+from orchestrator.acks import DURABLES_MAX, POSITIONS_MAX, Acks, DurableAck
 from orchestrator.line import Line
-from orchestrator.store.commits import Append, Commit
+from orchestrator.store.base import StoreError
+from orchestrator.store.commits import Append, Commit, Outcome, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
@@ -87,6 +88,47 @@ async def test_a_reset_takes_back_what_was_acknowledged_after_it(bench: Bench) -
     assert await bench.stored() == 5
     bench.ack.note(10)
     assert not bench.ack.pending
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+async def test_a_reset_that_comes_while_an_ack_is_stored_takes_that_back_too(bench: Bench, stored_before: bool) -> None:
+    await bench.send(*range(1, 11))
+    if stored_before:
+        bench.ack.note(7)
+        await bench.ack.save(bench.line)
+    bench.ack.note(9)
+    at = await bench.position(5)
+    do = bench.store.commit
+
+    async def commit_and_reset(commit: Commit) -> Outcome | Refused:
+        bench.store.commit = do  # type: ignore[method-assign]
+        result = await do(commit)
+        bench.ack.reset(at)
+        return result
+
+    bench.store.commit = commit_and_reset  # type: ignore[method-assign]
+    await bench.ack.save(bench.line)
+    assert await bench.stored() == 5
+    assert not bench.ack.pending
+
+
+async def test_a_log_that_cannot_be_read_keeps_no_other_ack_from_being_stored(bench: Bench) -> None:
+    acks, broken = Acks(bench.line), DurableAck(LogName("default", LogKind.TOPIC, "b"), FIELD, None)
+    broken.begin(Position("e" * 16, 1, "t" * 16))
+    read = bench.store.meta
+
+    async def meta(log: LogName) -> dict[str, str] | None:
+        if log == broken.log:
+            raise StoreError("a key of the wrong type")
+        return await read(log)
+
+    bench.store.meta = meta  # type: ignore[method-assign]
+    await bench.send(*range(1, 11))
+    bench.ack.note(7)
+    acks.note(broken)
+    acks.note(bench.ack)
+    await acks.flush()
+    assert await bench.stored() == 7
 
 
 async def test_a_subscription_that_acknowledged_nothing_has_a_place_all_the_same(bench: Bench) -> None:
