@@ -36,6 +36,7 @@ class Registry:
         self._line = line
         self._pending: dict[str, str] = {}
         self._loads: dict[str, Peer] = {}
+        self._writing = asyncio.Lock()
         self._woken = asyncio.Event()
         self._hubs = frozenset({line.hub_id})
 
@@ -119,24 +120,27 @@ class Registry:
         changed = dict(self._loads)
         if not changed:
             return
-        known = await self._line.store.hash_get(keys.AGENTS, *changed)
-        for (field, peer), value in zip(changed.items(), known, strict=True):
-            if self._loads.get(field) is peer:
-                del self._loads[field]
-            shown = AgentInfo.model_validate_json(value, strict=False) if value else None
-            if shown is not None and shown.connected and shown.session == peer.session and field not in self._pending:
-                self._pending[field] = self._info(peer, True, peer.since_ms).model_dump_json()
+        async with self._writing:  # what is being written is not yet what is read
+            known = await self._line.store.hash_get(keys.AGENTS, *changed)
+            for (field, peer), value in zip(changed.items(), known, strict=True):
+                if self._loads.get(field) is peer:
+                    del self._loads[field]
+                shown = AgentInfo.model_validate_json(value, strict=False) if value else None
+                if shown and shown.connected and shown.session == peer.session and field not in self._pending:
+                    self._pending[field] = self._info(peer, True, peer.since_ms).model_dump_json()
 
     async def _flush(self) -> None:
+        """Write what was noted; where that fails, or is given up, it waits behind what was noted since."""
         self._woken.clear()
-        pending, self._pending = self._pending, {}
-        if not pending:
-            return
-        try:
-            await self._line.store.hash_put(keys.AGENTS, pending)
-        except StoreError:
-            self._pending = {**pending, **self._pending}
-            raise
+        async with self._writing:
+            pending, self._pending = self._pending, {}
+            if not pending:
+                return
+            try:
+                await self._line.store.hash_put(keys.AGENTS, pending)
+            except BaseException:
+                self._pending = {**pending, **self._pending}
+                raise
 
     async def _live(self) -> Set[str]:
         """Return the hubs that are live by what the store says now."""
