@@ -107,7 +107,8 @@ class Dispatch:
             while True:
                 due = loop.time() >= poll_s  # however often hints came meanwhile
                 try:
-                    await asyncio.wait_for(self._woken.wait(), 0 if due else poll_s - loop.time())
+                    async with asyncio.timeout_at(poll_s):  # before Python 3.12, `wait_for` can lose a cancellation
+                        await self._woken.wait()
                 except TimeoutError:
                     due = True
                 if due:

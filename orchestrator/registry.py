@@ -6,6 +6,7 @@ Presence is a hint for people and for sharing out work; nothing is decided by it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Set
 
 import structlog
@@ -85,10 +86,9 @@ class Registry:
             except StoreError as fault:
                 log_.warning("registry_behind", reason=str(fault))
                 self._woken.clear()  # what waits goes with the next beat: to try at once would go on for ever
-            try:
-                await asyncio.wait_for(self._woken.wait(), PERIOD_S)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S):  # before Python 3.12, `wait_for` can lose a cancellation
+                    await self._woken.wait()
 
     async def leave(self) -> None:
         """Say that this hub is gone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from orchestrator.core import runs
@@ -15,6 +17,8 @@ from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of
+
+TURNS = 100
 
 
 async def submitted(line: Line, store_ms: int, **terms: int) -> LogName:
@@ -38,3 +42,20 @@ async def test_a_run_whose_time_has_not_come_or_has_passed_is_not_claimed(
     assert not await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, peer, "h", Terms())
     meta = await meta_of(line, log)
     assert (meta.state, meta.attempt) == (state, 0)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_it_stops_when_it_is_told_to_just_as_a_queue_may_have_work(turns: int) -> None:
+    dispatch = Dispatch(await line_to(MemoryServer(lambda: NOW_MS)), Peers(), 1_000)
+    running = asyncio.create_task(dispatch.run())
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    dispatch.hint("queue:default/q")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    stopped = running.done()
+    running.cancel()
+    assert stopped

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+
+import pytest
 
 from orchestrator.registry import Registry
 from orchestrator.store import keys
+from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.memory import MemoryServer
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to
 
@@ -75,3 +79,55 @@ async def test_a_load_is_shown_of_the_session_that_is_shown_and_of_no_older_one(
     assert [(info.session, info.load) for info in await registry.agents("default")] == [("s2", None)]
     registry.disconnected(newer)
     assert [(info.connected, info.load) for info in await registry.agents("default")] == [(False, None)]
+
+
+async def test_what_is_said_last_of_an_agent_is_what_is_known_of_it_after_an_outage() -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    registry, peer = Registry(await line_to(server)), agent_peer(lambda _: None)
+    store, said = registry._line.store, asyncio.Event()
+    put = store.hash_put
+
+    async def hash_put(key: str, fields: Mapping[str, str | bytes | None]) -> None:
+        await said.wait()
+        raise StoreUnavailable("the connection broke", unknown=True)
+
+    store.hash_put = hash_put  # type: ignore[method-assign]
+    registry.connected(peer)
+    first = asyncio.create_task(registry.agents("default"))
+    await asyncio.sleep(0)
+    registry.disconnected(peer)
+    second = asyncio.create_task(registry.agents("default"))
+    await asyncio.sleep(0)
+    said.set()
+    failed = await asyncio.gather(first, second, return_exceptions=True)
+    assert all(isinstance(fault, StoreUnavailable) for fault in failed)
+    store.hash_put = put  # type: ignore[method-assign]
+    assert [info.connected for info in await registry.agents("default")] == [False]
+
+
+async def test_what_a_request_that_was_given_up_was_writing_is_written_later() -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    registry = Registry(await line_to(server))
+    registry.connected(agent_peer(lambda _: None))
+    asking = asyncio.create_task(registry.agents("default"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert [info.agent for info in await registry.agents("default")] == ["a"]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_it_stops_when_it_is_told_to_just_as_there_is_something_to_write(turns: int) -> None:
+    registry = Registry(await line_to(MemoryServer(lambda: NOW_MS)))
+    running = asyncio.create_task(registry.run())
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    registry.connected(agent_peer(lambda _: None))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    stopped = running.done()
+    running.cancel()
+    assert stopped
