@@ -112,6 +112,7 @@ class Subscription:
         "_stage",
         "_tag",
         "_turn",
+        "_unanswered",
         "durable",
         "tail",
         "window",
@@ -122,7 +123,7 @@ class Subscription:
         self._reader = reader
         self._stage = Stage.VERIFYING
         self._turn = 0
-        self._resets = 0
+        self._resets = self._unanswered = 0
         self._epoch = self._tag = self._closed_tag = ""
         self._offset = 0
         self._prefixes = prefixes(frame.kinds) if frame.kinds else None
@@ -253,7 +254,10 @@ class Subscription:
             RemoteProtocolError: it does not answer the probe.
         """
         search = self._search
-        if search is None or self._stage is not Stage.PROBING or not search.asked:
+        if not self._unanswered:
+            return  # the answer to a probe of an earlier subscription
+        self._unanswered -= 1
+        if search is None or self._stage is not Stage.PROBING or self._unanswered:
             return  # the answer to a search that is over
         if len(frame.tags) != len(search.asked):
             message = f"tags: {len(frame.tags)} tags for {len(search.asked)} offsets of {frame.log}"
@@ -277,6 +281,7 @@ class Subscription:
         if self._search.result is not None:
             self._reset(self._search.result)
         else:
+            self._unanswered += 1
             self._reader.send(Probe(log=self.tail.path, offsets=self._search.asked))
 
     def _reset(self, to: ResetTo) -> None:

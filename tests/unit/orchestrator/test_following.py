@@ -15,7 +15,7 @@ from orchestrator.store import keys
 from orchestrator.store.commits import Append, Commit
 from orchestrator.store.memory import MemoryServer
 from protocol.codec import pack_record
-from protocol.frames import Frame, Reset, ResetReason, Resumption, Start, Subscribe, Subscribed
+from protocol.frames import Frame, Probe, Reset, ResetReason, Resumption, Start, Subscribe, Subscribed, Tags
 from protocol.ids import LogKind, LogName, partition_of
 from protocol.limits import Limits
 from tests.unit.orchestrator.parts import NOW_MS, line_to
@@ -56,11 +56,15 @@ async def line() -> Line:
     return await line_to(MemoryServer(lambda: NOW_MS))
 
 
-async def grow(line: Line, epoch: str, count: int) -> None:
+def commit_of(line: Line, epoch: str, count: int, word: bytes = b"") -> Commit:
+    """Return a commit that appends entries to the topic."""
+    entries = tuple(pack_record("said", "client:c", b"%s%d" % (word, number)) for number in range(count))
+    return Commit(line.new_commit_id(), partition_of(TOPIC), appends=(Append(TOPIC, entries, epoch),))
+
+
+async def grow(line: Line, epoch: str, count: int, word: bytes = b"") -> None:
     """Append entries to the topic as another hub does: this one hears nothing of it."""
-    entries = tuple(pack_record("said", "client:c", b"%d" % number) for number in range(count))
-    append = Append(TOPIC, entries, epoch)
-    await line.store.commit(Commit(line.new_commit_id(), partition_of(TOPIC), appends=(append,)))
+    await line.store.commit(commit_of(line, epoch, count, word))
 
 
 async def follow(line: Line, reader: Reader, frame: Subscribe) -> Subscription:
@@ -112,3 +116,32 @@ async def test_a_durable_subscription_too_many_is_refused_and_leaves_nothing(
     verdict = await Subscription(line, reader, TOPIC, frame, Limits()).verify(frame, "client:c", None, make=False)
     assert (verdict.verdict, verdict.code) == (Resumption.REFUSED, "forbidden")
     assert list(await line.store.hash_all(keys.acks(TOPIC))) == ["client:c/first"]
+
+
+async def test_the_answer_to_a_search_that_is_over_is_not_one_to_the_next() -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    line = await line_to(server)
+    await grow(line, "e1", 3)
+    before = server.snapshot()
+    await grow(line, "e1", 6)
+    reader = Reader()
+    subscription = await follow(line, reader, Subscribe(log=TOPIC.path, from_=Start.LATEST))
+    server.restore(before)
+    await grow(line, "e1", 7, b"other")
+    line.tails.changed(subscription.tail)
+    await reader.run()
+    server.restore(before)
+    line.tails.changed(subscription.tail)
+    await reader.run()
+    first, second = reader.said
+    assert isinstance(first, Probe)
+    assert isinstance(second, Probe)
+    assert len(first.offsets) != len(second.offsets)
+    theirs = await line.store.tags(TOPIC, (1, 2, 3))
+    for probe in (first, second):
+        tags = tuple(theirs[offset - 1] if offset <= 3 else "0" * 16 for offset in probe.offsets)
+        subscription.on_tags(Tags(log=TOPIC.path, tags=tags))
+        await reader.run()
+    told = reader.said[-1]
+    assert isinstance(told, Reset)
+    assert (told.at.offset, told.lost.from_, told.lost.to, told.lost.exact) == (3, 4, 9, True)
