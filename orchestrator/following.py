@@ -355,6 +355,7 @@ class Subscription:
                 self.pump()
                 return
             limit = PAGE_ENTRIES_MAX if self._prefixes else min(entries, PAGE_ENTRIES_MAX)
+            head = tail.head
             try:
                 async with line.tails.reads:
                     page = await line.store.read(tail.log, self._offset, limit, min(size, PAGE_BYTES_MAX))
@@ -365,6 +366,9 @@ class Subscription:
                 return
             if page is None or page.before != Position(self._epoch, self._offset, self._tag):
                 self.reverify()
+                return
+            if page.head < head:  # the store has lost what this tail was told of
+                line.tails.changed(tail)
                 return
             if page.after.offset > tail.head:
                 line.tails.take_page(tail, page)

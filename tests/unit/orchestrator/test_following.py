@@ -118,6 +118,26 @@ async def test_a_durable_subscription_too_many_is_refused_and_leaves_nothing(
     assert list(await line.store.hash_all(keys.acks(TOPIC))) == ["client:c/first"]
 
 
+async def test_a_store_that_lost_entries_is_not_asked_for_them_over_and_over() -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    line = await line_to(server)
+    await grow(line, "e1", 3)
+    before = server.snapshot()
+    reader = Reader()
+    subscription = await follow(line, reader, Subscribe(log=TOPIC.path, from_=Start.LATEST))
+    reader.congested = True
+    await line.commit(commit_of(line, "e1", 3))
+    await asyncio.sleep(0)
+    subscription.tail.age()
+    subscription.tail.age()
+    server.restore(before)
+    reader.congested = False
+    subscription.pump()
+    async with asyncio.timeout(5):
+        await reader.run()
+    assert subscription.tail.head == 3
+
+
 async def test_the_answer_to_a_search_that_is_over_is_not_one_to_the_next() -> None:
     server = MemoryServer(lambda: NOW_MS)
     line = await line_to(server)
