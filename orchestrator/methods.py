@@ -139,6 +139,9 @@ class Methods:
             return _fault(request, ErrorCode.INVALID_PARAMS, str(fault))
         except StoreUnavailable as fault:
             return _fault(request, unavailable_code(fault), str(fault), RETRY_MS)
+        except Exception:
+            log_.exception("request_failed", method=request.method, principal=peer.principal)
+            return _fault(request, ErrorCode.INTERNAL, f"the hub failed on this {request.method}; its log says why")
         return Response(id=request.id, result=result.model_dump(by_alias=True, exclude_none=True))
 
     async def _call(self, peer: Peer, request: Request) -> Part:
@@ -351,7 +354,7 @@ class Methods:
             key = keys.ops(partition, log.namespace, day)
             value = (await self._line.store.hash_get(key, _op_field(peer, log, op)))[0]
             if value:
-                return model.model_validate(unpack_value(value))
+                return _given(model, op, value)
         return None
 
 
@@ -367,6 +370,15 @@ def _check_times(params: RunSubmit) -> None:
 
 def _queue(peer: Peer, name: str) -> Queue:
     return Queue(peer.namespace, check_name(name))
+
+
+def _given(model: type[Answer], op: str, value: bytes) -> Answer:
+    """Read the answer that an op got before."""
+    try:
+        return model.model_validate(unpack_value(value))
+    except ValidationError:
+        message = f"the op {op!r} was used for another request; each has its own"
+        raise RequestError(ErrorCode.INVALID_PARAMS, message) from None
 
 
 def _op_field(peer: Peer, log: LogName, op: str) -> str:
