@@ -249,18 +249,16 @@ async def _set(event: asyncio.Event) -> None:
 
 
 async def _check_constants(run: Run) -> None:
-    """Write the deployment's constants where they are not there yet, and compare them."""
-    wanted = {b"layout": b"%d" % keys.LAYOUT_VERSION, b"partitions": b"%d" % PARTITIONS}
-    found = dict(_pairs(await run("HGETALL", keys.CONFIG)))
-    if not found:
-        for name, value in wanted.items():
-            await run("HSETNX", keys.CONFIG, name, value)
-        found = dict(_pairs(await run("HGETALL", keys.CONFIG)))
+    """Compare the deployment's constants, and write those that are not there: a hub may have died between two."""
+    wanted = {"layout": b"%d" % keys.LAYOUT_VERSION, "partitions": b"%d" % PARTITIONS}
     for name, value in wanted.items():
-        if found.get(name) != value:
-            held = found.get(name, b"nothing").decode(errors="replace")
+        held = await run("HGET", keys.CONFIG, name)
+        if held is None:
+            await run("HSETNX", keys.CONFIG, name, value)
+            held = await run("HGET", keys.CONFIG, name)
+        if held != value:
             raise StoreMisconfigured(
-                f"the store holds a deployment whose {name.decode()} is {held}, and this hub needs "
+                f"the store holds a deployment whose {name} is {held.decode(errors='replace')}, and this hub needs "
                 f"{value.decode()}: use another store, or the version of Fleetline that made this one"
             )
 

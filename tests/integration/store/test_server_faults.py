@@ -280,6 +280,26 @@ async def test_another_deployments_store_is_refused(server: StoreServer, redis_s
         await other.open()
 
 
+@pytest.mark.parametrize("written", [(), ("layout",), ("partitions",)])
+async def test_constants_of_which_a_killed_hub_wrote_some_are_completed(
+    server: StoreServer, written: tuple[str, ...]
+) -> None:
+    constants = {"layout": "2", "partitions": "64"}
+    for name in written:
+        await server.command("HSET", keys.CONFIG, name, constants[name])
+    store = RedisStore(server.url, Durability.LOCAL, "hub-a")
+    await store.open()
+    assert await store.hash_all(keys.CONFIG) == {"layout": b"2", "partitions": b"64"}
+    await store.close()
+
+
+async def test_a_deployment_of_another_layout_is_left_as_it_is(server: StoreServer) -> None:
+    await server.command("HSET", keys.CONFIG, "layout", "1")
+    with pytest.raises(StoreMisconfigured, match="layout is 1"):
+        await RedisStore(server.url, Durability.LOCAL, "hub-a").open()
+    assert await server.command("HLEN", keys.CONFIG) == b":1\r\n"
+
+
 async def test_where_nobody_listens_the_store_does_not_open(server: StoreServer) -> None:
     await server.kill()
     store = RedisStore(server.url, Durability.LOCAL, "hub-a")
