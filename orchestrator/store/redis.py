@@ -96,8 +96,9 @@ class RedisStore:
                 await self._look()
             except StoreUnavailable:
                 continue  # requests find that out by themselves
-            except StoreError:
-                await self._writes.break_off()  # each new connection finds the same, until it is put right
+            except StoreError:  # each new connection finds the same, until it is put right
+                await self._writes.break_off()
+                await self._reads.break_off()
 
     async def _look(self) -> None:
         connection = await connect(self._url)

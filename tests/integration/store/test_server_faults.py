@@ -244,7 +244,7 @@ async def test_a_server_set_wrong_is_refused_at_the_start(server: StoreServer) -
     await less.close()
 
 
-async def test_a_server_set_wrong_later_takes_no_commits_until_it_is_put_right(
+async def test_a_server_set_wrong_later_serves_nothing_until_it_is_put_right(
     server: StoreServer, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await redis_store.close()
@@ -252,6 +252,7 @@ async def test_a_server_set_wrong_later_takes_no_commits_until_it_is_put_right(
     store = RedisStore(server.url, Durability.LOCAL, "hub-a")
     await store.open()
     await done(store, commit(append(LOG, b"1")))
+    assert await texts(store) == [b"1"]
     await server.command("CONFIG", "SET", "appendfsync", "no")
 
     async def refusal() -> str:
@@ -265,6 +266,8 @@ async def test_a_server_set_wrong_later_takes_no_commits_until_it_is_put_right(
         return "appendfsync" in await refusal()
 
     assert await eventually(names_the_setting)
+    with pytest.raises(StoreUnavailable):
+        await store.read(LOG, 0, 1)
     await server.command("CONFIG", "SET", "appendfsync", "always")
     await until_done(store, commit(append(LOG, b"2")))
     assert await texts(store) == [b"1", b"2"]
