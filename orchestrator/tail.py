@@ -248,10 +248,7 @@ class Tails:
 
     def check_soon(self, tail: Tail) -> None:
         """Compare a tail with the store, soon."""
-        if tail.busy:
-            tail.again = True
-        elif tail.epoch:
-            tail.busy = True
+        if self._begins(tail):
             self._spawn(self._check(tail))
 
     def changed(self, tail: Tail) -> None:
@@ -284,7 +281,8 @@ class Tails:
             if before == identity:
                 due = due[turn::shares]
             for start in range(0, len(due), CHECKS_AT_ONCE_MAX):
-                await asyncio.gather(*map(self._check_quietly, due[start : start + CHECKS_AT_ONCE_MAX]))
+                some = due[start : start + CHECKS_AT_ONCE_MAX]
+                await asyncio.gather(*(self._check(tail) for tail in some if self._begins(tail)))
 
     def _take(self, tail: Tail, grown: _Grown) -> None:
         tail.queue(grown)
@@ -306,10 +304,14 @@ class Tails:
             for subscriber in tuple(tail.subscribers):
                 subscriber.pump()
 
-    async def _check_quietly(self, tail: Tail) -> None:
-        if not tail.busy and tail.epoch:
-            tail.busy = True
-            await self._check(tail)
+    @staticmethod
+    def _begins(tail: Tail) -> bool:
+        """Whether to compare a tail now; one that is being compared is compared once more after that."""
+        if tail.busy:
+            tail.again = True
+            return False
+        tail.busy = bool(tail.epoch)
+        return tail.busy
 
     async def _check(self, tail: Tail) -> None:
         """Read what is after the tail's head, until nothing is."""

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import tail as tailing
 from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut, fitting, matching, prefixes
 from orchestrator.line import Line
+from orchestrator.store.base import Page
 from orchestrator.store.commits import Append, Commit, Outcome
 from orchestrator.store.memory import Fault, MemoryServer, MemoryStore
 from orchestrator.tail import RING_CHUNKS_MAX, Tail, Tails
@@ -167,6 +169,44 @@ async def test_a_head_that_went_back_is_found_by_looking(bench: Bench) -> None:
     bench.server.restore(snapshot)
     bench.tails.check_soon(tail)
     await eventually(lambda: bench.watcher.reverified == 1)
+
+
+async def test_a_store_that_changed_while_a_tail_was_compared_has_it_compared_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailing, "AGE_S", 0.001)
+    await bench.append(b"1")
+    snapshot = bench.server.snapshot()
+    tail = await bench.watch()
+    await bench.append(b"2")
+    await bench.seen(2)
+    read, reading, answered = bench.store.read, asyncio.Event(), asyncio.Event()
+
+    async def answer_late(log: LogName, after: int, limit: int, bytes_max: int = 1 << 20) -> Page | None:
+        page = await read(log, after, limit, bytes_max)
+        reading.set()
+        await answered.wait()
+        return page
+
+    bench.store.read = answer_late  # type: ignore[method-assign]
+    looks: list[str] = []
+    identity = bench.store.identity
+
+    def look() -> str:
+        looks.append(identity())
+        return looks[-1]
+
+    bench.store.identity = look  # type: ignore[method-assign]
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(bench.tails.run(1_000.0))
+        await eventually(lambda: bool(looks))
+        bench.tails.check_soon(tail)
+        await reading.wait()
+        bench.server.restore(snapshot)
+        await eventually(lambda: looks.count(identity()) > 1)
+        answered.set()
+        await eventually(lambda: bench.watcher.reverified == 1)
+        running.cancel()
 
 
 async def test_a_ring_is_bounded_and_forgets(bench: Bench) -> None:
