@@ -75,7 +75,7 @@ class Tail:
         log: the log; `path` as it is written on the wire.
         epoch: empty until the tail is primed.
         head: offset and `tag` of the last entry known.
-        subscribers: who follows it.
+        subscribers: who follows it, in the order in which they came; thousands may leave at once.
         busy: it is being compared with the store; `again` asks for another look after that.
     """
 
@@ -87,7 +87,7 @@ class Tail:
         self.epoch = ""
         self.head = 0
         self.tag = ""
-        self.subscribers: list[Subscriber] = []
+        self.subscribers: dict[Subscriber, None] = {}
         self.busy = self.again = False
         self._ring: deque[Chunk] | None = None
         self._waiting: list[_Grown] | None = None
@@ -208,13 +208,12 @@ class Tails:
         tail = self._tails.get(log)
         if tail is None:
             tail = self._tails[log] = Tail(log)
-        tail.subscribers.append(subscriber)
+        tail.subscribers[subscriber] = None
         return tail
 
     def leave(self, tail: Tail, subscriber: Subscriber) -> None:
         """Tell `subscriber` no more."""
-        if subscriber in tail.subscribers:
-            tail.subscribers.remove(subscriber)
+        tail.subscribers.pop(subscriber, None)
         if not tail.subscribers and self._tails.get(tail.log) is tail:
             del self._tails[tail.log]
             self._warm.discard(tail)
