@@ -51,9 +51,6 @@ RUN_ENTRIES_MAX = 1_000_000
 
 RUN_LOG_FULL = "run_log_full"
 
-EXPIRED_MAX = 1_000
-"""Leases of a partition that ran out and are looked at again before an attempt is taken."""
-
 LEASE_OVER = "its lease ran out"
 
 
@@ -239,8 +236,8 @@ class Work:
         if meta is None or meta.state is not RunState.RUNNING:
             return
         store, leases = self._line.store, keys.leases(meta.partition)
-        due = await store.sorted_range(leases, EXPIRED_MAX, score_max=await store.now_ms())
-        if runs.member(log) in (member for member, _ in due):
+        now_ms, until_ms = await asyncio.gather(store.now_ms(), store.sorted_score(leases, runs.member(log)))
+        if until_ms is not None and until_ms <= now_ms:
             self._lost(meta, LEASE_OVER, await self._line.commit(attempts.lose(self._ids(), meta, LEASE_OVER)))
 
     async def wake(self, log: LogName) -> None:

@@ -141,6 +141,9 @@ class Store(Protocol):
     async def sorted_size(self, key: str) -> int:
         """Return how many members a sorted set has."""
 
+    async def sorted_score(self, key: str, member: str) -> int | None:
+        """Return the score of a member of a sorted set; None where it is none."""
+
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> list[tuple[str, int]]:
         """Return members with scores, lowest score first."""
 

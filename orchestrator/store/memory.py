@@ -211,6 +211,10 @@ class MemoryStore:
         """Return how many members a sorted set has."""
         return len((await self._data()).sorted_sets.get(key, {}))
 
+    async def sorted_score(self, key: str, member: str) -> int | None:
+        """Return the score of a member of a sorted set; None where it is none."""
+        return (await self._data()).sorted_sets.get(key, {}).get(member)
+
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> Ranked:
         """Return members with scores, lowest score first."""
         return (await self._data()).ranked(key, score_max)[:limit]

@@ -205,6 +205,11 @@ class RedisStore:
         """Return how many members a sorted set has."""
         return int(await self._reads.call("ZCARD", key))
 
+    async def sorted_score(self, key: str, member: str) -> int | None:
+        """Return the score of a member of a sorted set; None where it is none."""
+        score = await self._reads.call("ZSCORE", key, member)
+        return None if score is None else int(float(score))
+
     async def sorted_range(self, key: str, limit: int, *, score_max: int | None = None) -> Ranked:
         """Return members with scores, lowest score first."""
         return _ranked(await self._reads.call(*_lowest(key, limit, score_max)))

@@ -397,3 +397,10 @@ async def test_sizes_are_those_of_what_is_there(store: Store) -> None:
     assert (await store.sorted_size(queue), await store.hash_size(META)) == (0, 0)
     await done(store, commit(append(LOG), ops=(SortedAdd(queue, "r1", 1), SortedAdd(queue, "r2", 2))))
     assert await store.sorted_size(queue) == 2
+
+
+async def test_a_score_is_that_of_its_member(store: Store) -> None:
+    queue = keys.queue(P, "default", "q", "h")
+    await done(store, commit(append(LOG), ops=(SortedAdd(queue, "r1", 9 * 10**13), SortedAdd(queue, "r2", 2))))
+    assert [await store.sorted_score(queue, member) for member in ("r1", "r2", "r3")] == [9 * 10**13, 2, None]
+    assert await store.sorted_score(keys.later(P, "default", "q"), "r1") is None

@@ -109,6 +109,10 @@ class SimulatedStore(MemoryStore):
         """Return a size, late."""
         return await self._reply(super().hash_size(key))
 
+    async def sorted_score(self, key: str, member: str) -> int | None:
+        """Return a score, late."""
+        return await self._reply(super().sorted_score(key, member))
+
     async def sorted_size(self, key: str) -> int:
         """Return a size, late."""
         return await self._reply(super().sorted_size(key))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import work as working
+from orchestrator.core import runs
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peers
+from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Commit, Outcome, SortedAdd
 from orchestrator.store.memory import MemoryServer
 from orchestrator.work import Work
 from protocol.codec import unpack_record
@@ -77,3 +80,22 @@ async def test_an_attempt_that_the_store_has_lost_is_fenced(line: Line) -> None:
     refused = await work.publish(peer, meta.log, entries(meta.log, held, 4, attempt=2))
     assert isinstance(refused, Nack)
     assert refused.code == "fenced"
+
+
+async def test_a_lease_is_judged_by_its_own_end_alone(line: Line) -> None:
+    """However many others of its partition are due: each is asked about by itself."""
+    work, peer = work_on(line), agent_peer(lambda _: None, slots=2)
+    late, _ = await start_run(line, peer, 1)
+    kept, _ = await start_run(line, peer, 2)
+    due = Commit(
+        line.new_commit_id(),
+        late.partition,
+        ops=(SortedAdd(keys.leases(late.partition), runs.member(late.log), NOW_MS),),
+    )
+    assert isinstance(await line.commit(due), Outcome)
+    for log in (late.log, kept.log):
+        await work.expire(log)
+    assert (await meta_of(line, late.log)).state is RunState.QUEUED
+    assert (await meta_of(line, kept.log)).state is RunState.RUNNING
+    await work.expire(late.log)
+    assert (await meta_of(line, late.log)).losses == 1
