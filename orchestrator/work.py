@@ -285,9 +285,11 @@ class Work:
         if isinstance(result, Refused):
             return _refused(frame, commit, result)
         if kind in publishing.ENDINGS:
-            held = peer.held.pop(log.name, None)
-            self._dispatch.offer(peer)
-            self._dispatch.hint(runs.queue_hint(log.namespace, held.queue) if held else "")
+            held = peer.held.get(log.name)
+            if held is not None and held.fence == frame.fence:  # else this came again, and the next attempt is held
+                del peer.held[log.name]
+                self._dispatch.offer(peer)
+                self._dispatch.hint(runs.queue_hint(log.namespace, held.queue))
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)

@@ -14,7 +14,7 @@ from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import Commit, Outcome, SortedAdd
 from orchestrator.store.memory import MemoryServer
 from orchestrator.work import Work
-from protocol.codec import unpack_record
+from protocol.codec import pack_value, unpack_record
 from protocol.control import Failed, Kind, read_control
 from protocol.frames import Nack, Puback, Publish
 from protocol.ids import LogName
@@ -80,6 +80,21 @@ async def test_an_attempt_that_the_store_has_lost_is_fenced(line: Line) -> None:
     refused = await work.publish(peer, meta.log, entries(meta.log, held, 4, attempt=2))
     assert isinstance(refused, Nack)
     assert refused.code == "fenced"
+
+
+async def test_the_end_of_an_earlier_attempt_that_comes_again_leaves_the_one_that_runs_alone(line: Line) -> None:
+    work, peer = work_on(line), agent_peer(lambda _: None)
+    meta, first = await start_run(line, peer)
+    peer.held[meta.log.name] = first
+    error = pack_value({"error": {"type": "E", "message": "no"}})
+    rows = ((Kind.ERRORED.value, error, None, None),)
+    ended = Publish(log=meta.log.path, producer="attempt/1", seq=1, fence=first.fence, entries=rows)
+    assert isinstance(await work.publish(peer, meta.log, ended), Puback)
+    assert meta.log.name not in peer.held
+    second = Held(2, first.fence + 1, "q")
+    peer.held[meta.log.name] = second
+    assert isinstance(await work.publish(peer, meta.log, ended), Puback)
+    assert peer.held == {meta.log.name: second}
 
 
 async def test_a_lease_is_judged_by_its_own_end_alone(line: Line) -> None:
