@@ -188,13 +188,20 @@ class Work:
 
     def _tell_fenced(self, peer: Peer, attempt: HeldAttempt) -> None:
         """Free the slot, and tell the agent that the attempt is not its own any more."""
-        known = peer.held.get(attempt.run)
-        if known is None or known.fence != attempt.fence:
+        held = self._free(peer, attempt.run, attempt.fence)
+        if held is None:
             self._doubt(peer, attempt)
-            return
-        del peer.held[attempt.run]
-        peer.send(_over(attempt.run, known.attempt))
+        else:
+            peer.send(_over(attempt.run, held.attempt))
+
+    def _free(self, peer: Peer, run: str, fence: int) -> Held | None:
+        """Free the slot of an attempt; None where the agent does not hold it, but the run's next one perhaps."""
+        held = peer.held.get(run)
+        if held is None or held.fence != fence:
+            return None
+        del peer.held[run]
         self._dispatch.offer(peer)
+        return held
 
     def _doubt(self, peer: Peer, attempt: HeldAttempt) -> None:
         """Tell the agent of an attempt that nobody here knows, if it lists it again.
@@ -220,12 +227,12 @@ class Work:
             commit = attempts.release(self._ids(), meta, frame.reason.value)
             if isinstance(await settle(self._line, commit), Outcome):
                 break
-        peer.held.pop(frame.run, None)
         if frame.reason is ReleaseReason.REFUSED:
             self._dispatch.refused(peer, frame.run)
         peer.leaving = peer.leaving or frame.reason is ReleaseReason.DRAIN  # else it would be given this run again
-        self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue) if meta else "")
-        self._dispatch.offer(peer)
+        self._free(peer, frame.run, frame.fence)
+        if meta is not None:
+            self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue))
 
     async def expire(self, log: LogName) -> None:
         """Take an attempt from an agent whose lease ran out, if it still has.
@@ -285,10 +292,8 @@ class Work:
         if isinstance(result, Refused):
             return _refused(frame, commit, result)
         if kind in publishing.ENDINGS:
-            held = peer.held.get(log.name)
-            if held is not None and held.fence == frame.fence:  # else this came again, and the next attempt is held
-                del peer.held[log.name]
-                self._dispatch.offer(peer)
+            held = self._free(peer, log.name, frame.fence)
+            if held is not None:
                 self._dispatch.hint(runs.queue_hint(log.namespace, held.queue))
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)

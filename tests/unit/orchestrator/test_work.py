@@ -16,7 +16,7 @@ from orchestrator.store.memory import MemoryServer
 from orchestrator.work import Work
 from protocol.codec import pack_value, unpack_record
 from protocol.control import Failed, Kind, read_control
-from protocol.frames import Nack, Puback, Publish
+from protocol.frames import Nack, Puback, Publish, Release, ReleaseReason
 from protocol.ids import LogName
 from protocol.run import RunState
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of, start_run
@@ -94,6 +94,19 @@ async def test_the_end_of_an_earlier_attempt_that_comes_again_leaves_the_one_tha
     second = Held(2, first.fence + 1, "q")
     peer.held[meta.log.name] = second
     assert isinstance(await work.publish(peer, meta.log, ended), Puback)
+    assert peer.held == {meta.log.name: second}
+
+
+async def test_a_release_of_an_earlier_attempt_leaves_the_one_that_runs_alone(line: Line) -> None:
+    work, peer = work_on(line), agent_peer(lambda _: None)
+    meta, first = await start_run(line, peer)
+    peer.held[meta.log.name] = first
+    handed_back = Release(run=meta.log.name, fence=first.fence, reason=ReleaseReason.NO_SLOT)
+    await work.release(peer, handed_back)
+    assert meta.log.name not in peer.held
+    second = Held(2, first.fence + 1, "q")
+    peer.held[meta.log.name] = second
+    await work.release(peer, handed_back)
     assert peer.held == {meta.log.name: second}
 
 
