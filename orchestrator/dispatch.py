@@ -22,7 +22,6 @@ from orchestrator.core.standing import Standing
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
-from orchestrator.store import keys
 from orchestrator.store.base import StoreError, StoreUnavailable
 from orchestrator.store.commits import Refused
 from protocol.codec import unpack_record
@@ -61,17 +60,21 @@ class Dispatch:
         self._woken = asyncio.Event()
 
     def hint(self, word: str) -> None:
-        """Take a hint of a commit: a queue may have work."""
-        kind, _, place = word.partition(":")
-        namespace, _, name = place.partition("/")
-        if kind == "queue":
-            self._mark(Queue(namespace, name))
+        """Take a word of another hub's commit: a queue may have work."""
+        queue = Queue.hinted(word)
+        if queue is not None:
+            self.look(queue)
+
+    def look(self, queue: Queue) -> None:
+        """See soon whether an agent here can take a run from this queue."""
+        self._dirty.add(queue)
+        self._woken.set()
 
     def offer(self, peer: Peer) -> None:
         """An agent has a free slot, or a new one."""
         if peer.slots_free:
             for name in peer.queues:
-                self._mark(Queue(peer.namespace, name))
+                self.look(Queue(peer.namespace, name))
 
     def refused(self, peer: Peer, run: str) -> None:
         """Note that an agent does not want a run: it is not given it for a while, others are."""
@@ -121,10 +124,6 @@ class Dispatch:
                     self._busy.add(queue)
                     tasks.create_task(self._serve(queue))
 
-    def _mark(self, queue: Queue) -> None:
-        self._dirty.add(queue)
-        self._woken.set()
-
     def _wanted(self) -> set[Queue]:
         """The queues that an agent here would take a run from now."""
         return {Queue(peer.namespace, name) for peer in self._peers if peer.slots_free for name in peer.queues}
@@ -149,9 +148,7 @@ class Dispatch:
     async def _round(self, queue: Queue) -> bool:
         """Claim what waits, as far as slots and the queue's terms go. Returns whether it is worth looking again."""
         store = self._line.store
-        buckets, fields = await asyncio.gather(
-            store.set_members(keys.buckets(queue.partition, queue.namespace, queue.name)), store.hash_all(queue.terms)
-        )
+        buckets, fields = await asyncio.gather(store.set_members(queue.buckets), store.hash_all(queue.terms))
         terms = Terms.parse(fields)
         if not buckets or terms.paused:  # found out before the agents are counted: thousands may have come at once
             return False
@@ -180,10 +177,7 @@ class Dispatch:
             return []
         limit = min(room, CLAIMS_AT_ONCE_MAX) + min(refused, LOOKED_PAST_MAX)
         ranges = await asyncio.gather(
-            *(
-                self._line.store.sorted_range(keys.queue(queue.partition, queue.namespace, queue.name, bucket), limit)
-                for bucket in buckets
-            )
+            *(self._line.store.sorted_range(queue.waiting(bucket), limit) for bucket in buckets)
         )
         found = [
             (score, run, bucket) for bucket, members in zip(buckets, ranges, strict=True) for run, score in members

@@ -183,7 +183,7 @@ class Methods:
         ids = runs.Ids(self._line.new_commit_id(), peer.principal, self._line.new_epoch())
         result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms(), retry_of))
         if isinstance(result, Outcome):
-            self._dispatch.hint(runs.queue_hint(peer.namespace, params.queue))
+            self._dispatch.look(Queue(peer.namespace, params.queue))
             return RunSubmitted(run=run_id, created=True)
         known, digest = (result.actual or " ").split(" ")
         if digest != runs.input_digest(params.handler, params.input):
@@ -240,7 +240,7 @@ class Methods:
         require(peer.scopes, Action.CONTROL)
         queue = _queue(peer, params.queue)
         info = await self._queueing.set(queue, params)
-        self._dispatch.hint(runs.queue_hint(queue.namespace, queue.name))
+        self._dispatch.look(queue)
         return info
 
     async def _queue_purge(self, peer: Peer, _op: str, params: QueuePurge) -> QueuePurged:

@@ -76,7 +76,7 @@ class Queueing:
         fields, active, later, buckets = await asyncio.gather(
             self._store.hash_all(queue.terms),
             self._store.hash_size(queue.active),
-            self._store.sorted_size(keys.later(queue.partition, queue.namespace, queue.name)),
+            self._store.sorted_size(queue.later),
             self._buckets(queue),
         )
         terms = Terms.parse(fields)
@@ -92,16 +92,15 @@ class Queueing:
 
     async def set(self, queue: Queue, asked: QueueSet) -> QueueInfo:
         """Say something of a queue, and return what holds from now on."""
-        await settle(self._line, set_terms(self._ids(self._line.src), queue, asked.paused, asked.limit))
+        await settle(self._line, set_terms(self._line.new_commit_id(), queue, asked.paused, asked.limit))
         return await self.get(queue)
 
     async def purge(self, queue: Queue, principal: str, reason: str | None) -> int:
         """Cancel every run that waits, or comes later. Returns how many there were."""
-        place = queue.partition, queue.namespace, queue.name
         reason = reason or PURGED_REASON
-        purged = await self._purge(queue.namespace, keys.later(*place), principal, reason)
+        purged = await self._purge(queue.namespace, queue.later, principal, reason)
         for bucket in await self._bucket_names(queue):  # read now: what came from there meanwhile is in them
-            purged += await self._purge(queue.namespace, keys.queue(*place, bucket), principal, reason)
+            purged += await self._purge(queue.namespace, queue.waiting(bucket), principal, reason)
         return purged
 
     async def _purge(self, namespace: str, waiting: str, principal: str, reason: str) -> int:
@@ -128,9 +127,7 @@ class Queueing:
 
     async def _buckets(self, queue: Queue) -> tuple[Bucket, ...]:
         names = sorted(await self._bucket_names(queue))
-        sizes = await asyncio.gather(
-            *(self._store.sorted_size(keys.queue(queue.partition, queue.namespace, queue.name, name)) for name in names)
-        )
+        sizes = await asyncio.gather(*(self._store.sorted_size(queue.waiting(name)) for name in names))
         parsed = map(parse_bucket, names)
         return tuple(
             Bucket(handler=handler, where=str(where), waiting=size)
@@ -139,7 +136,7 @@ class Queueing:
         )
 
     async def _bucket_names(self, queue: Queue) -> frozenset[str]:
-        return await self._store.set_members(keys.buckets(queue.partition, queue.namespace, queue.name))
+        return await self._store.set_members(queue.buckets)
 
     def _ids(self, src: str) -> runs.Ids:
         return runs.Ids(self._line.new_commit_id(), src)

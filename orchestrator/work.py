@@ -16,6 +16,7 @@ import structlog
 
 from orchestrator.core import attempts, runs
 from orchestrator.core import publish as publishing
+from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.standing import Standing
 from orchestrator.dispatch import Dispatch, assignment
@@ -232,7 +233,7 @@ class Work:
         peer.leaving = peer.leaving or frame.reason is ReleaseReason.DRAIN  # else it would be given this run again
         self._free(peer, frame.run, frame.fence)
         if meta is not None:
-            self._dispatch.hint(runs.queue_hint(peer.namespace, meta.queue))
+            self._dispatch.look(meta.place)
 
     async def expire(self, log: LogName) -> None:
         """Take an attempt from an agent whose lease ran out, if it still has.
@@ -256,7 +257,7 @@ class Work:
         if isinstance(await settle(self._line, commit), Outcome):
             if meta.state is RunState.RUNNING and commit.appends:
                 self._taken(meta)
-            self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
+            self._dispatch.look(meta.place)
 
     async def _lose(self, meta: RunMeta, reason: str) -> None:
         self._lost(meta, reason, await settle(self._line, attempts.lose(self._ids(), meta, reason)))
@@ -265,7 +266,7 @@ class Work:
         if isinstance(result, Outcome):
             log_.info("attempt_lost", run=meta.log.name, attempt=meta.attempt, agent=meta.agent, reason=reason)
             self._taken(meta)
-            self._dispatch.hint(runs.queue_hint(meta.log.namespace, meta.queue))
+            self._dispatch.look(meta.place)
 
     def _taken(self, meta: RunMeta) -> None:
         """Tell the agent, if it is connected here, that an attempt was taken from it."""
@@ -294,7 +295,7 @@ class Work:
         if kind in publishing.ENDINGS:
             held = self._free(peer, log.name, frame.fence)
             if held is not None:
-                self._dispatch.hint(runs.queue_hint(log.namespace, held.queue))
+                self._dispatch.look(Queue(log.namespace, held.queue))
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)
@@ -302,18 +303,24 @@ class Work:
     async def _proposal(self, peer: Peer, log: LogName, frame: Publish, prepared: publishing.Prepared) -> Commit:
         """Propose the commit of a publish. Only an attempt that errored costs a read of the run."""
         kind, body, _, _ = frame.entries[-1]
-        ending, queue = None, ""
-        if kind in publishing.ENDINGS:
-            known = peer.held.get(log.name)
-            meta = await self._meta(log) if kind == Kind.ERRORED or known is None else None
-            queue = meta.queue if meta is not None else known.queue if known is not None else ""
-            if kind != Kind.ERRORED:
-                ending = attempts.conclude(log, Kind(kind))
-            elif meta is not None:
-                errored, store_ms = read_control(Errored, body), self._line.now_ms()
-                ending = attempts.conclude_error(self._ids(), meta, errored, random.random(), store_ms)
+        ending, queue = await self._ending(peer, log, kind, body) if kind in publishing.ENDINGS else (None, None)
         ids, claim, packed = self._ids(), prepared.claim, prepared.packed
         return attempts.publish(ids, log, peer.holder, claim, packed, expect=frame.expect, ending=ending, queue=queue)
+
+    async def _ending(
+        self, peer: Peer, log: LogName, kind: str, body: bytes
+    ) -> tuple[attempts.Ending, Queue] | tuple[None, None]:
+        """Decide what follows an attempt's last entry, and of which queue its run is; without a run, nothing."""
+        known = peer.held.get(log.name)
+        if known is not None and kind != Kind.ERRORED:
+            return attempts.conclude(log, Kind(kind)), Queue(log.namespace, known.queue)
+        meta = await self._meta(log)
+        if meta is None:
+            return None, None
+        if kind != Kind.ERRORED:
+            return attempts.conclude(log, Kind(kind)), meta.place
+        errored, store_ms = read_control(Errored, body), self._line.now_ms()
+        return attempts.conclude_error(self._ids(), meta, errored, random.random(), store_ms), meta.place
 
     async def _overflow(self, log: LogName) -> None:
         """End a run whose log is at its limit. What was published is in it, whatever becomes of that."""
@@ -324,7 +331,7 @@ class Work:
                 return
             if isinstance(await settle(self._line, attempts.fail(self._ids(), meta, error)), Outcome):
                 self._taken(meta)
-                self._dispatch.hint(runs.queue_hint(log.namespace, meta.queue))
+                self._dispatch.look(meta.place)
         except StoreUnavailable as fault:
             log_.warning("run_not_ended", run=log.name, reason=str(fault))  # its next entry brings us back here
 

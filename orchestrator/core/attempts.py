@@ -150,7 +150,7 @@ def claim(
         retries=after.retries,
         timeout_ms=timeout_ms,
     )
-    queue = Queue(log.namespace, meta.queue)
+    queue = meta.place
     record = ProducerRecord(fence=after.fence, ts_ms=store_ms).encode()
     commit = Commit(
         id=ids.commit,
@@ -203,7 +203,7 @@ def publish(
     *,
     expect: int | None = None,
     ending: Ending | None = None,
-    queue: str = "",
+    queue: Queue | None = None,
 ) -> Commit:
     """Propose entries of an attempt; with `ending` they are its last, and `queue` is that of its run."""
     partition = partition_of(log)
@@ -211,13 +211,14 @@ def publish(
     if ending is None:
         appends = (Append(log, packed, "", producer, expect),)
         return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends)
+    assert queue is not None, ending
     return Commit(
         id=ids.commit,
         partition=partition,
         guards=guards + ending.guards,
         appends=(Append(log, packed + ending.entries, "", producer, expect),),
         ops=_ended(log, holder.agent, queue, ending),
-        hints=(runs.queue_hint(log.namespace, queue),),
+        hints=(queue.hint,),
     )
 
 
@@ -251,7 +252,7 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
         state, entry = RunState.QUEUED, pack_control(Kind.RETRY, ids.src, retry)
         after = replace(meta, state=state, not_before_ms=store_ms + wait_ms)
         fields["not_before"], due_ms = str(after.not_before_ms), after.due_ms
-        ops = (runs.put_off(meta.log, meta.queue, after.not_before_ms),)
+        ops = (runs.put_off(meta.log, meta.place, after.not_before_ms),)
     return Ending(state, (entry,), fields, (meta.cancel_unchanged(),), ops, due_ms=due_ms)
 
 
@@ -314,7 +315,7 @@ def _back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
     """The attempt is over without a result: back to the queue, or cancelled if that was asked for."""
     if meta.cancelling:
         return Ending(RunState.CANCELLED, (_cancelled(ids, None),), fields)
-    waiting = runs.enqueue(meta.log, meta.queue, meta.bucket, meta.priority)
+    waiting = runs.enqueue(meta.log, meta.place, meta.bucket, meta.priority)
     due_ms = replace(meta, state=RunState.QUEUED, not_before_ms=0).due_ms
     return Ending(RunState.QUEUED, fields=fields, ops=waiting, due_ms=due_ms)
 
@@ -325,19 +326,19 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
         partition=meta.partition,
         guards=(*meta.unchanged(), meta.cancel_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
-        ops=_ended(meta.log, meta.agent, meta.queue, ending),
-        hints=(runs.queue_hint(meta.log.namespace, meta.queue),),
+        ops=_ended(meta.log, meta.agent, meta.place, ending),
+        hints=(meta.place.hint,),
     )
 
 
-def _ended(log: LogName, agent: str, queue: str, ending: Ending) -> tuple[Op, ...]:
+def _ended(log: LogName, agent: str, queue: Queue, ending: Ending) -> tuple[Op, ...]:
     """Write down that an attempt is over, and let its agent have it no more."""
     partition = partition_of(log)
     return (
         HashSet(keys.meta(log), {"state": ending.state.value, **ending.fields}),
         SortedRemove(keys.leases(partition), member(log)),
         HashDelete(keys.held(partition, log.namespace, agent), (log.name,)),
-        HashDelete(keys.active(partition, log.namespace, queue), (log.name,)),
+        HashDelete(queue.active, (log.name,)),
         timer(log, ending.due_ms),
         *ending.ops,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.runs import Ids, queue_hint
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Below, Commit, Guard, HashDelete, HashSet, SetAdd
 from protocol.ids import queue_partition
@@ -20,6 +19,7 @@ from protocol.selector import parse_selector
 
 __all__ = ["Queue", "Terms", "set_terms", "who_takes"]
 
+_HINT = "queue:"
 _PAUSED = "paused"
 _LIMIT = "limit"
 
@@ -37,9 +37,34 @@ class Queue:
         return queue_partition(self.namespace, self.name)
 
     @property
+    def hint(self) -> str:
+        """The word that tells hubs that it may have work."""
+        return f"{_HINT}{self.namespace}/{self.name}"
+
+    @classmethod
+    def hinted(cls, word: str) -> Queue | None:
+        """Return the queue that a word is the hint of, or None."""
+        namespace, slash, name = word.removeprefix(_HINT).partition("/")
+        return cls(namespace, name) if slash and word.startswith(_HINT) else None
+
+    @property
     def terms(self) -> str:
         """The key of its terms."""
         return keys.queue_terms(self.partition, self.namespace, self.name)
+
+    @property
+    def buckets(self) -> str:
+        """The key of the buckets that runs wait in."""
+        return keys.buckets(self.partition, self.namespace, self.name)
+
+    def waiting(self, bucket: str) -> str:
+        """The key of its runs that wait in a bucket."""
+        return keys.queue(self.partition, self.namespace, self.name, bucket)
+
+    @property
+    def later(self) -> str:
+        """The key of its runs that come to it later."""
+        return keys.later(self.partition, self.namespace, self.name)
 
     @property
     def active(self) -> str:
@@ -74,7 +99,7 @@ class Terms:
         return () if self.limit is None else (Below(queue.active, self.limit),)
 
 
-def set_terms(ids: Ids, queue: Queue, paused: bool | None, limit: int | None) -> Commit:
+def set_terms(commit_id: str, queue: Queue, paused: bool | None, limit: int | None) -> Commit:
     """Propose what is said of a queue from now on; hubs are told, since it may have work again.
 
     What is None stays as it is, whoever else says something of it meanwhile; a limit of 0 is none.
@@ -87,14 +112,14 @@ def set_terms(ids: Ids, queue: Queue, paused: bool | None, limit: int | None) ->
     kept = {name: value for name, value in said.items() if value is not None}
     gone = tuple(name for name, value in said.items() if value is None)
     return Commit(
-        id=ids.commit,
+        id=commit_id,
         partition=queue.partition,
         ops=(
             SetAdd(keys.queues(queue.partition, queue.namespace), queue.name),
             *((HashSet(queue.terms, kept),) if kept else ()),
             *((HashDelete(queue.terms, gone),) if gone else ()),
         ),
-        hints=(queue_hint(queue.namespace, queue.name),),
+        hints=(queue.hint,),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from orchestrator.core.queues import Queue
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Guard
 from protocol.ids import LogName, partition_of
@@ -124,6 +125,11 @@ class RunMeta:
     def cancel_unchanged(self) -> Guard:
         """Return a guard that holds until a cancel is asked for, or where it was before this was read."""
         return Guard(keys.meta(self.log), "cancel", "1" if self.cancelling else ABSENT)
+
+    @property
+    def place(self) -> Queue:
+        """The queue that it is a run of."""
+        return Queue(self.log.namespace, self.queue)
 
     @property
     def bucket(self) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import sha1
 
+from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.store import keys
 from orchestrator.store.commits import (
@@ -48,7 +49,6 @@ __all__ = [
     "look_again",
     "member",
     "put_off",
-    "queue_hint",
     "requeue",
     "submit",
     "timer",
@@ -72,42 +72,32 @@ def member(log: LogName) -> str:
     return f"{log.namespace}/{log.name}"
 
 
-def queue_hint(namespace: str, queue: str) -> str:
-    """Return the word that tells hubs that a queue has work."""
-    return f"queue:{namespace}/{queue}"
-
-
 def input_digest(handler: str, packed_input: bytes) -> str:
     """Return what tells two submits with the same key apart."""
     return sha1(handler.encode() + b"\0" + packed_input, usedforsecurity=False).hexdigest()
 
 
-def enqueue(log: LogName, queue: str, bucket: str, priority: int) -> tuple[Op, ...]:
+def enqueue(log: LogName, queue: Queue, bucket: str, priority: int) -> tuple[Op, ...]:
     """Let a run wait. Higher priorities first, then older runs: a run's id holds the time it was made."""
     made_ms = int(log.name[3:14], 16)
     score = (9 - priority) * _PRIORITY_STEP + made_ms
-    partition = partition_of(log)
-    return (
-        SortedAdd(keys.queue(partition, log.namespace, queue, bucket), log.name, score),
-        SetAdd(keys.buckets(partition, log.namespace, queue), bucket),
-    )
+    return SortedAdd(queue.waiting(bucket), log.name, score), SetAdd(queue.buckets, bucket)
 
 
 def dequeue(meta: RunMeta) -> tuple[Op, ...]:
     """Let a run wait on its queue no more; a bucket that is empty then is forgotten."""
-    waiting = keys.queue(meta.partition, meta.log.namespace, meta.queue, meta.bucket)
-    buckets = keys.buckets(meta.partition, meta.log.namespace, meta.queue)
-    return SortedRemove(waiting, meta.log.name), SetPrune(buckets, meta.bucket, waiting)
+    waiting = meta.place.waiting(meta.bucket)
+    return SortedRemove(waiting, meta.log.name), SetPrune(meta.place.buckets, meta.bucket, waiting)
 
 
-def put_off(log: LogName, queue: str, until_ms: int) -> Op:
+def put_off(log: LogName, queue: Queue, until_ms: int) -> Op:
     """Note that a run comes to its queue later."""
-    return SortedAdd(keys.later(partition_of(log), log.namespace, queue), log.name, until_ms)
+    return SortedAdd(queue.later, log.name, until_ms)
 
 
 def arrive(meta: RunMeta) -> Op:
     """Note that a run does not come to its queue later any more."""
-    return SortedRemove(keys.later(meta.partition, meta.log.namespace, meta.queue), meta.log.name)
+    return SortedRemove(meta.place.later, meta.log.name)
 
 
 def withdraw(meta: RunMeta) -> tuple[Op, ...]:
@@ -143,11 +133,11 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: s
     Raises:
         InvalidSelector: `where` is none.
     """
-    namespace, partition = log.namespace, partition_of(log)
+    queue, partition = Queue(log.namespace, params.queue), partition_of(log)
     where = str(parse_selector(params.where))
     not_before_ms = store_ms + params.delay_ms if params.delay_ms else 0
     deadline_ms = store_ms + params.deadline_ms if params.deadline_ms else None
-    mapping = keys.idempotency(partition, namespace, params.queue)
+    mapping = keys.idempotency(partition, log.namespace, params.queue)
     body = Submitted(
         queue=params.queue,
         handler=params.handler,
@@ -185,7 +175,7 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: s
     }
     fields |= {name: str(value) for name, value in asked.items() if value is not None}
     due_ms = min((each for each in (not_before_ms, deadline_ms) if each), default=None)
-    waits = enqueue(log, params.queue, bucket_of(params.handler, where), params.priority)
+    waits = enqueue(log, queue, bucket_of(params.handler, where), params.priority)
     digest = input_digest(params.handler, params.input)
     return Commit(
         id=ids.commit,
@@ -195,11 +185,11 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: s
         ops=(
             HashSet(keys.meta(log), fields),
             HashSet(mapping, {params.key: f"{log.name} {digest}"}),
-            SetAdd(keys.queues(partition, namespace), params.queue),
-            *((put_off(log, params.queue, not_before_ms),) if not_before_ms else waits),
+            SetAdd(keys.queues(partition, log.namespace), params.queue),
+            *((put_off(log, queue, not_before_ms),) if not_before_ms else waits),
             *(() if due_ms is None else (timer(log, due_ms),)),
         ),
-        hints=(queue_hint(namespace, params.queue),),
+        hints=(queue.hint,),
     )
 
 
@@ -259,8 +249,8 @@ def requeue(ids: Ids, meta: RunMeta) -> Commit:
         ops=(
             HashDelete(keys.meta(meta.log), ("not_before",)),
             arrive(meta),
-            *enqueue(meta.log, meta.queue, meta.bucket, meta.priority),
+            *enqueue(meta.log, meta.place, meta.bucket, meta.priority),
             timer(meta.log, after.due_ms),
         ),
-        hints=(queue_hint(meta.log.namespace, meta.queue),),
+        hints=(meta.place.hint,),
     )

@@ -14,7 +14,7 @@ from orchestrator.core import attempts, runs, sessions
 from orchestrator.core import publish as publishing
 from orchestrator.core import resume as resuming
 from orchestrator.core.attempts import Ending
-from orchestrator.core.queues import Terms
+from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Held, Peer
 from orchestrator.store import keys
@@ -187,7 +187,13 @@ class Bench:
         assert isinstance(prepared, publishing.Prepared), prepared
         ending = self._ending(log, entries[-1])
         commit = attempts.publish(
-            self.ids(), log, peer.holder, prepared.claim, prepared.packed, ending=ending, queue=QUEUE
+            self.ids(),
+            log,
+            peer.holder,
+            prepared.claim,
+            prepared.packed,
+            ending=ending,
+            queue=Queue(log.namespace, QUEUE),
         )
 
         def answered(result: Outcome | Refused) -> None:

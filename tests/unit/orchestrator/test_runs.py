@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator.core import attempts, runs
-from orchestrator.core.queues import Terms
+from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.peers import Peer
 from orchestrator.store import keys
@@ -22,6 +22,7 @@ from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState, RunView, fold
 
+QUEUE = Queue("default", "work")
 LEASE_MS = 15_000
 TIMEOUT_MS = 60_000
 DELAY_MS = 5_000
@@ -131,7 +132,7 @@ class Bench:
         producer = ProducerClaim(f"attempt/{self.held.attempt}", self.held.fence, self.sent, 1, f"digest-{self.sent}")
         packed = pack_record(kind, self.peer.principal, body, attempt=self.held.attempt, seq=self.sent)
         return await self.do(
-            attempts.publish(self.ids(), self.log, self.peer.holder, producer, (packed,), ending=ending, queue="work")
+            attempts.publish(self.ids(), self.log, self.peer.holder, producer, (packed,), ending=ending, queue=QUEUE)
         )
 
     async def succeed(self) -> Outcome | Refused:
