@@ -1,12 +1,9 @@
-"""One subscription of one session: what was sent, what may be sent, and where the next comes from.
+"""One subscription of one session: whether its position is in the log's history, and where the next entries come from.
 
 A subscription is verified (is its position in the log's history?), perhaps searched (where did the histories
 part?), and then sends: from the tail's ring where the next entry is in it, else page by page from the store.
 It sends as far as the peer's window is open and the connection takes it; the rest stays in the log. So a
-slow peer costs lag, not memory.
-
-With `kinds` the entries of other kinds are passed over: the range is scanned, and closed with the next entry
-that is sent, or with an empty frame: once a heartbeat, or when much was scanned.
+slow peer costs lag, not memory. What it was sent, and how, is its `orchestrator.delivery`.
 
 Specification: docs/protocol.md, section "Following a log".
 """
@@ -21,19 +18,18 @@ from typing import Any, Protocol
 import structlog
 
 from orchestrator.acks import DURABLES_MAX, DurableAck
-from orchestrator.chunks import Chunk, Part, fitting, matching, prefixes
+from orchestrator.chunks import Chunk
 from orchestrator.core.resume import ResetTo, Resumed, Search, start_at
+from orchestrator.delivery import Delivery, Outlet
 from orchestrator.line import Line
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.tail import Tail
 from orchestrator.verdicts import Decision, Known, answer, decide, log_state, refused
-from protocol.codec import encode
 from protocol.codes import CloseCode, ErrorCode
-from protocol.entry import Entry, Position
+from protocol.entry import Position
 from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     Ack,
-    Entries,
     Frame,
     Probe,
     Reset,
@@ -42,24 +38,20 @@ from protocol.frames import (
     Subscribed,
     SubscriptionVerdict,
     Tags,
-    Window,
 )
 from protocol.ids import LogName
 from protocol.limits import Limits
-from protocol.window import SendWindow
 
 __all__ = ["Reader", "Subscription"]
 
 PAGE_ENTRIES_MAX = 512
 PAGE_BYTES_MAX = 512 * 1024
-SCANNED_MAX = 4096
-"""Entries passed over before the peer is told, so that a line that is cut all the time still gets ahead."""
 STORE_RETRY_S = 0.2
 
 log_ = structlog.get_logger()
 
 
-class Reader(Protocol):
+class Reader(Outlet, Protocol):
     """The connection, as its subscriptions see it."""
 
     @property
@@ -68,9 +60,6 @@ class Reader(Protocol):
 
     def send(self, frame: Frame) -> None:
         """Put a frame on its way."""
-
-    def send_entries(self, frame: bytes, entries: int) -> None:
-        """Put an encoded `entries` frame on its way."""
 
     def spawn_asked(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that the peer asked for; only so much of it is under way at once."""
@@ -94,28 +83,20 @@ class Subscription:
 
     Attributes:
         tail: the log's tail; it calls `pump` and `reverify`.
-        durable: where acks are stored, for a durable subscription.
-        window: what was sent and acknowledged.
+        delivery: what it was sent, and what of that is acknowledged.
     """
 
     __slots__ = (
         "_begun",
-        "_caught_up",
-        "_closed_tag",
-        "_epoch",
         "_line",
-        "_offset",
-        "_prefixes",
         "_reader",
         "_resets",
         "_search",
         "_stage",
-        "_tag",
         "_turn",
         "_unanswered",
-        "durable",
+        "delivery",
         "tail",
-        "window",
     )
 
     def __init__(self, line: Line, reader: Reader, log: LogName, frame: Subscribe, limits: Limits) -> None:
@@ -124,18 +105,15 @@ class Subscription:
         self._stage = Stage.VERIFYING
         self._turn = 0
         self._resets = self._unanswered = 0
-        self._epoch = self._tag = self._closed_tag = ""
-        self._offset = 0
-        self._prefixes = prefixes(frame.kinds) if frame.kinds else None
         self._search: Search | None = None
-        self._begun = self._caught_up = False
-        self.durable: DurableAck | None = None
-        window = frame.window
-        if window.entries > limits.window_entries_max or window.bytes > limits.window_bytes_max:
-            entries = min(window.entries, limits.window_entries_max)
-            window = Window(entries=entries, bytes=min(window.bytes, limits.window_bytes_max))
-        self.window = SendWindow(window, 0)
+        self._begun = False
+        self.delivery = Delivery(reader, frame, limits)
         self.tail: Tail = line.tails.join(log, self)
+
+    @property
+    def durable(self) -> DurableAck | None:
+        """Where acks are stored, for a durable subscription."""
+        return self.delivery.durable
 
     # ── verifying ────────────────────────────────────────────────────────────
 
@@ -153,7 +131,7 @@ class Subscription:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
         if frame.durable is not None:
-            self.durable = await DurableAck.load(line.store, log, principal, frame.durable)
+            self.delivery.durable = await DurableAck.load(line.store, log, principal, frame.durable)
             if self.durable is None:
                 self.end()
                 message = (
@@ -184,9 +162,9 @@ class Subscription:
         if isinstance(decision, Search):
             self._search = decision
             self._stage = Stage.PROBING
-            self._place(decision.position)
+            self.delivery.place(decision.position)
             return
-        self._place(decision.at)
+        self.delivery.place(decision.at)
         if isinstance(decision, ResetTo) and self.durable is not None:
             self.durable.reset(decision.at)
 
@@ -213,7 +191,7 @@ class Subscription:
         while self._turn == turn:
             try:
                 state = await log_state(self._line, self.tail, make=False)
-                closed = Position(self._epoch, self.window.sent, self._closed_tag)
+                closed = self.delivery.closed
                 decision = await decide(self._line, self.tail.log, state, closed) if state else None
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
@@ -230,7 +208,7 @@ class Subscription:
                 )
                 self.end()
             case Resumed(at):
-                self._offset, self._tag = at.offset, at.tag
+                self.delivery.at = at
                 self._stage = Stage.FOLLOWING
                 self.pump()
             case ResetTo():
@@ -239,11 +217,6 @@ class Subscription:
                 self._search = decision
                 self._stage = Stage.PROBING
                 self._probe()
-
-    def _place(self, at: Position) -> None:
-        self._epoch, self._offset, self._tag = at
-        self._closed_tag = at.tag
-        self.window.restart(at.offset)
 
     # ── searching ────────────────────────────────────────────────────────────
 
@@ -286,9 +259,8 @@ class Subscription:
 
     def _reset(self, to: ResetTo) -> None:
         self._search = None
-        self._caught_up = False
         self._resets += 1
-        self._place(to.at)
+        self.delivery.place(to.at)
         self._reader.send(Reset(log=self.tail.path, reason=to.reason, lost=to.lost, at=to.at))
         log_.info("subscription_reset", log=self.tail.path, reason=to.reason.value, at=to.at.offset)
         if self.durable is not None:
@@ -306,9 +278,10 @@ class Subscription:
         """
         if frame.resets != self._resets:
             return
-        freed = self.window.on_ack(frame.offset)
+        window = self.delivery.window
+        freed = window.on_ack(frame.offset)
         if self.durable is not None:
-            self.durable.note(self.window.acked)
+            self.durable.note(window.acked)
         if freed:
             self.pump()
 
@@ -321,50 +294,52 @@ class Subscription:
 
     def pump(self) -> None:
         """Send what there is and may be sent."""
+        delivery, tail = self.delivery, self.tail
         while self._stage is Stage.FOLLOWING and not self._reader.congested:
-            if self._offset >= self.tail.head:
-                if not self._caught_up and self.tail.epoch:
-                    self._caught_up = True
-                    self._send((), self._offset, self._tag, 0, caught_up=True)
+            at = delivery.at
+            if at.offset >= tail.head:
+                if tail.epoch:
+                    delivery.catch_up()
                 return
-            if not self.window.room()[0]:
+            if not delivery.window.room()[0]:
                 return
-            chunk = self.tail.chunk_after(self._offset)
+            chunk = tail.chunk_after(at.offset)
             if chunk is None:
                 self._turn += 1
                 self._stage = Stage.REPLAYING
                 self._reader.spawn(self._replay(self._turn))
-            elif chunk.prev == self._offset and chunk.prev_tag != self._tag:
-                self._line.tails.changed(self.tail)
+            elif chunk.prev == at.offset and chunk.prev_tag != at.tag:
+                self._line.tails.changed(tail)
             else:
-                self._send_chunk(chunk)
+                self._send(chunk)
 
     def close_range(self) -> None:
         """Tell a peer that follows some kinds how far the log was scanned for it."""
-        if self._stage in (Stage.FOLLOWING, Stage.REPLAYING) and self._offset > self.window.sent:
-            self._send((), self._offset, self._tag, 0)
+        if self._stage in (Stage.FOLLOWING, Stage.REPLAYING):
+            self.delivery.close_range()
 
     async def _replay(self, turn: int) -> None:
         """Send from the store until the window is shut or the tail's ring has what comes next."""
-        tail, line = self.tail, self._line
+        tail, line, delivery = self.tail, self._line, self.delivery
         while self._turn == turn:
-            entries, size = self.window.room()
-            behind = self._offset < tail.head and tail.chunk_after(self._offset) is None
+            entries, size = delivery.window.room()
+            at = delivery.at
+            behind = at.offset < tail.head and tail.chunk_after(at.offset) is None
             if not entries or self._reader.congested or not behind:
                 self._stage = Stage.FOLLOWING
                 self.pump()
                 return
-            limit = PAGE_ENTRIES_MAX if self._prefixes else min(entries, PAGE_ENTRIES_MAX)
+            limit = PAGE_ENTRIES_MAX if delivery.filtered else min(entries, PAGE_ENTRIES_MAX)
             head = tail.head
             try:
                 async with line.tails.reads:
-                    page = await line.store.read(tail.log, self._offset, limit, min(size, PAGE_BYTES_MAX))
+                    page = await line.store.read(tail.log, at.offset, limit, min(size, PAGE_BYTES_MAX))
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
             if self._turn != turn:
                 return
-            if page is None or page.before != Position(self._epoch, self._offset, self._tag):
+            if page is None or page.before != delivery.at:
                 self.reverify()
                 return
             if page.head < head:  # the store has lost what this tail was told of
@@ -373,49 +348,9 @@ class Subscription:
             if page.after.offset > tail.head:
                 line.tails.take_page(tail, page)
             if page.entries:
-                self._send_chunk(Chunk(page.before.offset, page.before.tag, page.entries, page.after.tag))
+                self._send(Chunk(page.before.offset, page.before.tag, page.entries, page.after.tag))
 
-    def _send_chunk(self, chunk: Chunk) -> None:
-        """Send what fits of a chunk, from where this subscription is."""
-        self._note_positions(chunk)
-        entries, size = self.window.room()
-        if self._prefixes is not None:
-            self._send_part(matching(chunk, self._offset, self._tag, entries, size, self._prefixes))
-        elif chunk.prev == self._offset and len(chunk.entries) <= entries and chunk.size <= size:
-            self._reader.send_entries(chunk.frame(self.tail.path), len(chunk.entries))
-            self.window.on_sent(chunk.upto, len(chunk.entries), chunk.size)
-            self._offset = chunk.upto
-            self._tag = self._closed_tag = chunk.tag
-        else:
-            self._send_part(fitting(chunk, self._offset, self._tag, entries, size))
-
-    def _send_part(self, part: Part) -> None:
-        """Send a part of a chunk; where nothing in it was asked for, only note how far it was scanned."""
-        if part.entries:
-            self._send(part.entries, part.upto, part.tag, part.size)
-            return
-        self._offset, self._tag = part.upto, part.tag
-        if self._offset - self.window.sent >= SCANNED_MAX:
-            self.close_range()
-        else:
+    def _send(self, chunk: Chunk) -> None:
+        self.delivery.send(chunk)
+        if self.delivery.unclosed:
             self._line.tails.unclosed.add(self)
-
-    def _send(self, entries: tuple[Entry, ...], upto: int, tag: str, size: int, *, caught_up: bool = False) -> None:
-        frame = Entries.model_construct(
-            log=self.tail.path,
-            prev=self.window.sent,
-            prev_tag=self._closed_tag,
-            upto=upto,
-            tag=tag,
-            entries=entries,
-            caught_up=caught_up,
-        )
-        self._reader.send_entries(encode(frame), len(entries))
-        self.window.on_sent(upto, len(entries), size)
-        self._offset = upto
-        self._tag = self._closed_tag = tag
-
-    def _note_positions(self, chunk: Chunk) -> None:
-        """Keep, for a durable subscription, the positions that the peer may acknowledge of a chunk."""
-        if self.durable is not None:
-            self.durable.sending(chunk.prev, chunk.entries, Position(self._epoch, self._offset, self._tag))

@@ -54,7 +54,7 @@ def _acknowledge_unanswered(frame: Publish, fault: StoreUnavailable) -> Any:
 
 
 def _on_ack_of_all_that_was_sent(self: Subscription, frame: Ack) -> None:
-    _ON_ACK(self, frame.model_copy(update={"offset": self.window.sent}))
+    _ON_ACK(self, frame.model_copy(update={"offset": self.delivery.window.sent}))
 
 
 async def _feed_and_commit(self: Line, commit: Commit) -> Outcome | Refused:
