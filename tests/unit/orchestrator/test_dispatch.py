@@ -46,7 +46,7 @@ async def test_a_run_whose_time_has_not_come_or_has_passed_is_not_claimed(
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_it_stops_when_it_is_told_to_just_as_a_queue_may_have_work(turns: int) -> None:
-    dispatch = Dispatch(await line_to(MemoryServer(lambda: NOW_MS)), Peers(), 1_000)
+    dispatch = Dispatch(await line_to(MemoryServer(lambda: NOW_MS)), Peers(1_000), 1_000)
     running = asyncio.create_task(dispatch.run())
     for _ in range(TURNS):
         await asyncio.sleep(0)

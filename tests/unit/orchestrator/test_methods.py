@@ -25,7 +25,7 @@ async def line() -> Line:
 async def asked(line: Line, method: str, op: str | None = None, **params: object) -> Response:
     """Return what an operator is answered."""
     registry = Registry(line)
-    methods = Methods(line, Reading(line, registry), registry, Dispatch(line, Peers(), 1_000), 1_000)
+    methods = Methods(line, Reading(line, registry), registry, Dispatch(line, Peers(1_000), 1_000), 1_000)
     scopes = frozenset({"operator"})
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))
