@@ -272,6 +272,7 @@ async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> 
         recover=Recover(meta.recover),
         seq=seq,
         time_left_ms=None if until_ms is None else max(0, until_ms - now_ms),
+        talk_from=meta.talk_from,
     )
 
 

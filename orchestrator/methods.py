@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_kind, unavailable_code
 from orchestrator.core.queues import Queue
 from orchestrator.dispatch import Dispatch
+from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
 from orchestrator.peers import Peer
 from orchestrator.queueing import Queueing
@@ -32,7 +33,8 @@ from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashSet, Outcome
 from orchestrator.store.producer import ProducerRecord
-from protocol.codec import pack_record, pack_value, unpack_value
+from orchestrator.talking import Talking
+from protocol.codec import pack_record
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
 from protocol.errors import InvalidName, InvalidSelector, RequestError, misfit
@@ -78,11 +80,6 @@ from protocol.run import RunState
 
 __all__ = ["Methods"]
 
-DAY_MS = 24 * 3600 * 1000
-OPS_TTL_MS = 2 * DAY_MS
-
-Answer = TypeVar("Answer", bound=Part)
-
 log_ = structlog.get_logger()
 
 
@@ -103,8 +100,10 @@ class Methods:
         self._line = line
         self._reading = reading
         self._queueing = Queueing(line, registry)
+        self._kept = KeptAnswers(line)
+        self._talking = Talking(line, reading, self._kept, body_bytes_max)
         self._registry = registry
-        self._standings = Standings(line, dispatch, self._answer, self._answered)
+        self._standings = Standings(line, dispatch, self._kept)
         self._dispatch = dispatch
         self._body_bytes_max = body_bytes_max
         self._handlers: dict[str, Callable[[Peer, str, Any], Awaitable[Part]]] = {
@@ -113,6 +112,8 @@ class Methods:
             "run.get": self._run_get,
             "run.list": self._run_list,
             "run.cancel": self._run_cancel,
+            "run.steer": self._talking.steer,
+            "run.answer": self._talking.answer,
             "queue.list": self._queue_list,
             "queue.get": self._queue_get,
             "queue.set": self._queue_set,
@@ -203,7 +204,7 @@ class Methods:
         require(peer.scopes, Action.CONTROL)
         log = self._run_log(peer, params.run)
         while True:
-            known = await self._answered(peer, log, op, RunCancelled)
+            known = await self._kept.find(peer, log, op, RunCancelled)
             if known is not None:
                 return known
             meta = await self._reading.meta(log)
@@ -212,7 +213,7 @@ class Methods:
             state = RunState.CANCELLED if meta.state is RunState.QUEUED else meta.state
             answer = RunCancelled(state=state.value)
             ids = runs.Ids(self._line.new_commit_id(), peer.principal)
-            stored = self._answer(peer, log, op, answer)
+            stored = self._kept.keep(peer, log, op, answer)
             commit = runs.cancel(ids, meta, self._line.src, Cancel(reason=params.reason), stored)
             result = await settle(self._line, commit)
             if isinstance(result, Outcome):
@@ -257,7 +258,7 @@ class Methods:
             raise RequestError(ErrorCode.FORBIDDEN, "a run's log has its attempts as producers; they are not opened")
         key, field = keys.producers(log), f"{peer.principal}/{check_name(params.producer)}"
         while True:
-            known = await self._answered(peer, log, op, ProducerOpened)
+            known = await self._kept.find(peer, log, op, ProducerOpened)
             if known is not None:
                 return known
             value = (await self._line.store.hash_get(key, field))[0]
@@ -270,7 +271,7 @@ class Methods:
                 partition=partition_of(log),
                 guards=(Guard(key, field, value.decode() if value else ABSENT),),
                 appends=(Append(log, (), self._line.new_epoch()),),
-                ops=(HashSet(key, {field: opened.encode()}), self._answer(peer, log, op, answer)),
+                ops=(HashSet(key, {field: opened.encode()}), self._kept.keep(peer, log, op, answer)),
             )
             if isinstance(await settle(self._line, commit), Outcome):
                 return answer
@@ -310,7 +311,7 @@ class Methods:
         self._check_size(params.body)
         key = keys.meta(log)
         while True:
-            known = await self._answered(peer, log, op, Place)
+            known = await self._kept.find(peer, log, op, Place)
             if known is not None:
                 return known
             meta = await self._line.store.meta(log)
@@ -323,7 +324,7 @@ class Methods:
                 appends=(
                     Append(log, (pack_record(params.kind, peer.principal, params.body),), self._line.new_epoch()),
                 ),
-                ops=(self._answer(peer, log, op, answer),),
+                ops=(self._kept.keep(peer, log, op, answer),),
             )
             if isinstance(await settle(self._line, commit), Outcome):
                 return answer
@@ -340,23 +341,6 @@ class Methods:
         require(peer.scopes, Action.CONTROL)
         return await self._standings.drain(peer, op, params.agent, params.grace_ms)
 
-    # Answers that are kept
-
-    def _answer(self, peer: Peer, log: LogName, op: str, answer: Part) -> HashSet:
-        """Store an answer, in the same commit as what it is about."""
-        key = keys.ops(partition_of(log), log.namespace, self._line.now_ms() // DAY_MS)
-        return HashSet(key, {_op_field(peer, log, op): pack_value(answer.model_dump())}, ttl_ms=OPS_TTL_MS)
-
-    async def _answered(self, peer: Peer, log: LogName, op: str, model: type[Answer]) -> Answer | None:
-        """Return the answer that this op got before, today or yesterday."""
-        today, partition = self._line.now_ms() // DAY_MS, partition_of(log)
-        for day in (today, today - 1, today + 1):  # another hub's clock may be past midnight
-            key = keys.ops(partition, log.namespace, day)
-            value = (await self._line.store.hash_get(key, _op_field(peer, log, op)))[0]
-            if value:
-                return _given(model, op, value)
-        return None
-
 
 def _check_times(params: RunSubmit) -> None:
     """Refuse a run that could never be taken."""
@@ -370,19 +354,6 @@ def _check_times(params: RunSubmit) -> None:
 
 def _queue(peer: Peer, name: str) -> Queue:
     return Queue(peer.namespace, check_name(name))
-
-
-def _given(model: type[Answer], op: str, value: bytes) -> Answer:
-    """Read the answer that an op got before."""
-    try:
-        return model.model_validate(unpack_value(value))
-    except ValidationError:
-        message = f"the op {op!r} was used for another request; each has its own"
-        raise RequestError(ErrorCode.INVALID_PARAMS, message) from None
-
-
-def _op_field(peer: Peer, log: LogName, op: str) -> str:
-    return f"{peer.principal}/{log.path}/{op}"
 
 
 def _fault(

@@ -100,6 +100,8 @@ class Reading:
             timeout_ms=meta.timeout_ms,
             retry_of=meta.retry_of or None,
             reason=reason,
+            asking=0 if meta.final else sum(question.open for question in meta.questions),
+            talk_from=meta.talk_from,
         )
 
     async def submitted(self, log: LogName) -> Submitted:

@@ -8,29 +8,23 @@ Specification: docs/protocol.md, section "Work".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from orchestrator.core.runs import Ids
 from orchestrator.core.sessions import agent_log
 from orchestrator.core.standing import Standing, cordon, drain
 from orchestrator.dispatch import Dispatch
+from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
 from orchestrator.peers import Peer
 from orchestrator.settle import settle
-from orchestrator.store.commits import Commit, HashSet, Op, Outcome
+from orchestrator.store.commits import Commit, Op, Outcome
 from protocol.codes import ErrorCode
 from protocol.errors import RequestError
-from protocol.frames import Part
 from protocol.ids import LogName, check_name
 from protocol.requests import AgentStanding
 
 __all__ = ["Standings"]
-
-Keep = Callable[[Peer, LogName, str, Part], HashSet]
-"""Makes what stores an answer under an `op`, with what it is about."""
-
-Known = Callable[[Peer, LogName, str, type[AgentStanding]], Awaitable[AgentStanding | None]]
-"""Returns the answer that this `op` got before."""
 
 
 class Standings:
@@ -39,15 +33,13 @@ class Standings:
     Args:
         line: where commits go.
         dispatch: told of every change.
-        keep: see `Keep`.
-        known: see `Known`.
+        kept: answers that are given again.
     """
 
-    def __init__(self, line: Line, dispatch: Dispatch, keep: Keep, known: Known) -> None:
+    def __init__(self, line: Line, dispatch: Dispatch, kept: KeptAnswers) -> None:
         self._line = line
         self._dispatch = dispatch
-        self._keep = keep
-        self._known = known
+        self._kept = kept
 
     async def cordon(self, peer: Peer, op: str, agent: str, *, cordoned: bool) -> AgentStanding:
         """Let an agent be given no work, or have it again.
@@ -60,7 +52,7 @@ class Standings:
             answer = AgentStanding(cordoned=cordoned, draining=now.drains(meta["instance"]))
             if now.cordoned == cordoned:
                 return answer, None
-            stored: Op = self._keep(peer, log, op, answer)
+            stored: Op = self._kept.keep(peer, log, op, answer)
             return answer, cordon(self._ids(peer), log, meta, stored, self._line.now_ms(), cordoned=cordoned)
 
         return await self._change(peer, op, agent, propose)
@@ -74,7 +66,7 @@ class Standings:
 
         def propose(log: LogName, meta: Mapping[str, str], now: Standing) -> tuple[AgentStanding, Commit | None]:
             answer = AgentStanding(cordoned=now.cordoned, draining=True)
-            stored: Op = self._keep(peer, log, op, answer)
+            stored: Op = self._kept.keep(peer, log, op, answer)
             return answer, drain(self._ids(peer), log, meta, stored, self._line.now_ms(), grace_ms=grace_ms)
 
         return await self._change(peer, op, agent, propose)
@@ -88,7 +80,7 @@ class Standings:
     ) -> AgentStanding:
         log = agent_log(peer.namespace, check_name(agent))
         while True:
-            known = await self._known(peer, log, op, AgentStanding)
+            known = await self._kept.find(peer, log, op, AgentStanding)
             if known is not None:
                 return known
             meta = await self._line.store.meta(log)

@@ -14,7 +14,7 @@ import random
 
 import structlog
 
-from orchestrator.core import attempts, runs
+from orchestrator.core import attempts, questions, runs
 from orchestrator.core import publish as publishing
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
@@ -30,7 +30,7 @@ from orchestrator.store.producer import ProducerRecord
 from orchestrator.together import together
 from protocol.codes import ErrorCode
 from protocol.control import Errored, Kind, RunError, read_control
-from protocol.errors import InvalidName
+from protocol.errors import InvalidName, RequestError
 from protocol.frames import (
     AttemptClaim,
     AttemptVerdict,
@@ -255,7 +255,7 @@ class Work:
             return
         commit = attempts.on_due(self._ids(), meta, random.random(), self._line.now_ms())
         if isinstance(await settle(self._line, commit), Outcome):
-            if meta.state is RunState.RUNNING and commit.appends:
+            if attempts.lets_go(commit, log):
                 self._taken(meta)
             self._dispatch.look(meta.place)
 
@@ -285,9 +285,11 @@ class Work:
         try:
             commit = await self._proposal(peer, log, frame, prepared)
             result = await self._line.commit(commit)
-            while isinstance(result, Refused) and _cancelled_meanwhile(kind, commit, result):
+            while isinstance(result, Refused) and _changed_meanwhile(kind, commit, result):
                 commit = await self._proposal(peer, log, frame, prepared)
                 result = await self._line.commit(commit)
+        except RequestError as fault:
+            return publishing.refuse(frame, ErrorCode(fault.code), fault.message)
         except StoreUnavailable as fault:
             return publishing.unavailable(frame, fault)
         if isinstance(result, Refused):
@@ -301,20 +303,30 @@ class Work:
         return publishing.puback(frame, result, self._line.level)
 
     async def _proposal(self, peer: Peer, log: LogName, frame: Publish, prepared: publishing.Prepared) -> Commit:
-        """Propose the commit of a publish. Only an attempt that errored costs a read of the run."""
+        """Propose the commit of a publish. Only an attempt that errored, or asks, costs a read of the run."""
         kind, body, _, _ = frame.entries[-1]
-        ending, queue = await self._ending(peer, log, kind, body) if kind in publishing.ENDINGS else (None, None)
+        asked = questions.asked_in(frame.entries)
+        meta = await self._meta(log) if asked else None
+        asking = None if meta is None else questions.opened(meta, asked, self._line.now_ms())
+        ending, queue = None, None
+        if kind in publishing.ENDINGS:
+            ending, queue = await self._ending(peer, log, kind, body, asking.after if asking else None)
         ids, claim, packed = self._ids(), prepared.claim, prepared.packed
-        return attempts.publish(ids, log, peer.holder, claim, packed, expect=frame.expect, ending=ending, queue=queue)
+        return attempts.publish(
+            ids, log, peer.holder, claim, packed, expect=frame.expect, ending=ending, queue=queue, asking=asking
+        )
 
     async def _ending(
-        self, peer: Peer, log: LogName, kind: str, body: bytes
+        self, peer: Peer, log: LogName, kind: str, body: bytes, meta: RunMeta | None
     ) -> tuple[attempts.Ending, Queue] | tuple[None, None]:
-        """Decide what follows an attempt's last entry, and of which queue its run is; without a run, nothing."""
+        """Decide what follows an attempt's last entry, and of which queue its run is; without a run, nothing.
+
+        With `meta`, that is what the run is as entries before it leave it.
+        """
         known = peer.held.get(log.name)
         if known is not None and kind != Kind.ERRORED:
             return attempts.conclude(log, Kind(kind)), Queue(log.namespace, known.queue)
-        meta = await self._meta(log)
+        meta = meta or await self._meta(log)
         if meta is None:
             return None, None
         if kind != Kind.ERRORED:
@@ -381,10 +393,12 @@ def _over(run: str, attempt: int) -> Nack:
     )
 
 
-def _cancelled_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
-    """Whether a cancel came between reading the run and ending its attempt with an error."""
-    decided = kind == Kind.ERRORED and refused.reason is Refusal.GUARD
-    return decided and commit.guards[refused.guard].field == "cancel"
+def _changed_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
+    """Whether a cancel, or a question or its answer, came between reading the run and what was decided of it."""
+    if refused.reason is not Refusal.GUARD:
+        return False
+    field = commit.guards[refused.guard].field
+    return (field == "cancel" and kind == Kind.ERRORED) or field.startswith((questions.ASKED_DUE, questions.FIELD))
 
 
 def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:

@@ -90,6 +90,7 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     KEY_CONFLICT = "key_conflict"
     NOT_OVER = "not_over"
+    ALREADY_ANSWERED = "already_answered"
     FORBIDDEN = "forbidden"
     STORE_FULL = "store_full"
     UNAVAILABLE = "unavailable"

@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError
 
 from protocol.codec import pack_record, pack_value, unpack_value
+from protocol.conversation import Answered, Asked, Received, Steer, Steered
 from protocol.errors import misfit
 from protocol.frames import Name, Part, Span, UInt, WireRecover
 from protocol.ids import LogKind
@@ -74,6 +75,11 @@ class Kind(StrEnum):
     TIMED_OUT = "$timed_out"
     RETRY = "$retry"
     CANCEL = "$cancel"
+    STEER = "$steer"
+    RECEIVED = "$received"
+    STEERED = "$steered"
+    ASKED = "$asked"
+    ANSWERED = "$answered"
     SUCCEEDED = "$succeeded"
     FAILED = "$failed"
     CANCELLED = "$cancelled"
@@ -328,6 +334,11 @@ CONTROL: dict[str, Control] = {
     Kind.TIMED_OUT: Control(LogKind.RUN, TimedOut, Writer.HUB),
     Kind.RETRY: Control(LogKind.RUN, Retry, Writer.HUB),
     Kind.CANCEL: Control(LogKind.RUN, Cancel, Writer.HUB),
+    Kind.STEER: Control(LogKind.RUN, Steer, Writer.HUB),
+    Kind.RECEIVED: Control(LogKind.RUN, Received, Writer.ATTEMPT),
+    Kind.STEERED: Control(LogKind.RUN, Steered, Writer.ATTEMPT),
+    Kind.ASKED: Control(LogKind.RUN, Asked, Writer.ATTEMPT),
+    Kind.ANSWERED: Control(LogKind.RUN, Answered, Writer.HUB),
     Kind.SUCCEEDED: Control(LogKind.RUN, Succeeded, Writer.ATTEMPT, terminal=True),
     Kind.FAILED: Control(LogKind.RUN, Failed, Writer.HUB, terminal=True),
     Kind.CANCELLED: Control(LogKind.RUN, Cancelled, Writer.ATTEMPT, terminal=True),
@@ -348,10 +359,14 @@ PACKED_FIELDS: dict[str, str] = {
     Kind.CALL: "result",
     Kind.MARKER: "value",
     Kind.CHECKPOINT: "value",
+    Kind.STEER: "body",
+    Kind.STEERED: "value",
+    Kind.ASKED: "payload",
+    Kind.ANSWERED: "answer",
 }
 """Control bodies of which one field is a packed value itself."""
 
-COMMANDS: tuple[str, ...] = (Kind.CANCEL,)
+COMMANDS: tuple[str, ...] = (Kind.CANCEL, Kind.STEER, Kind.ANSWERED)
 """The kinds that an agent follows a run's log for."""
 
 

@@ -7,7 +7,8 @@ reader can recompute every readable field from `packed` and compare:
 - Bytes are `{"$base64": "..."}`; a map with keys that are not strings is `{"$map": [[key, value], ...]}`;
   floats that JSON has no word for are the strings "NaN", "Infinity" and "-Infinity".
 - The packed values inside control entries (the input in `$submitted`, the result in `$succeeded` and
-  `$call`, the value in `$marker` and `$checkpoint`) are shown decoded as well.
+  `$call`, the value in `$marker`, `$checkpoint` and `$steered`, the body in `$steer`, the payload in
+  `$asked`, the answer in `$answered`) are shown decoded as well.
 - A body nested deeper than `READABLE_DEPTH_MAX`, or with an extension type in it, is shown as bytes.
 
 JSON is written as ASCII, without spaces, keys in the order of `entry_object`.

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from protocol.conversation import RunAnswer, RunAnswered, RunSteer, RunSteering
 from protocol.entry import Entry, Position
 from protocol.frames import Name, Part, Span, UInt
 from protocol.requests_agents import (
@@ -56,6 +57,8 @@ __all__ = [
     "QueuePurge",
     "QueuePurged",
     "QueueSet",
+    "RunAnswer",
+    "RunAnswered",
     "RunCancel",
     "RunCancelled",
     "RunGet",
@@ -63,6 +66,8 @@ __all__ = [
     "RunList",
     "RunListed",
     "RunRetry",
+    "RunSteer",
+    "RunSteering",
     "RunSubmit",
     "RunSubmitted",
 ]
@@ -139,6 +144,9 @@ class RunInfo(Part):
     retry_of: str | None = None
     reason: str | None = None
     """Why a run that waits is not taken, or why one was cancelled or expired; where that is known."""
+    asking: UInt = 0
+    talk_from: UInt | None = None
+    """No `$steer` and no `$asked` of the run stands before this offset."""
 
 
 class RunList(Part):
@@ -316,6 +324,8 @@ METHODS: dict[str, Method] = {
     "run.get": Method(RunGet, RunInfo),
     "run.list": Method(RunList, RunListed),
     "run.cancel": Method(RunCancel, RunCancelled, mutates=True),
+    "run.steer": Method(RunSteer, RunSteering, mutates=True),
+    "run.answer": Method(RunAnswer, RunAnswered, mutates=True),
     "queue.list": Method(QueueList, QueueListed),
     "queue.get": Method(QueueGet, QueueInfo),
     "queue.set": Method(QueueSet, QueueInfo),

@@ -5,14 +5,14 @@
 
 Entries move the state only as `TRANSITIONS` has it; a pair that is not in the table is a broken log,
 and an error, never a guess. A `$cancel` moves nothing by itself: it is a command, pending until the
-attempt ends, whichever way.
+attempt ends, whichever way. So does none of what the run is told and asks (`protocol.talk`).
 
 Specification: docs/protocol.md, section "Runs".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from protocol.codec import unpack_record
@@ -34,6 +34,7 @@ from protocol.control import (
 )
 from protocol.entry import Entry, Record
 from protocol.errors import FleetlineError
+from protocol.talk import Talk, talk_after
 
 __all__ = ["FINAL", "TRANSITIONS", "BrokenLog", "RunState", "RunView", "apply", "fold", "timeout_error"]
 
@@ -56,6 +57,8 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (None, Kind.SUBMITTED): RunState.QUEUED,
     (RunState.QUEUED, Kind.CLAIMED): RunState.RUNNING,
     (RunState.QUEUED, Kind.CANCEL): RunState.QUEUED,
+    (RunState.QUEUED, Kind.STEER): RunState.QUEUED,
+    (RunState.QUEUED, Kind.ANSWERED): RunState.QUEUED,
     (RunState.QUEUED, Kind.CANCELLED): RunState.CANCELLED,
     (RunState.QUEUED, Kind.EXPIRED): RunState.EXPIRED,
     (RunState.QUEUED, Kind.FAILED): RunState.FAILED,
@@ -66,6 +69,11 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.MARKER): RunState.RUNNING,
     (RunState.RUNNING, Kind.CHECKPOINT): RunState.RUNNING,
     (RunState.RUNNING, Kind.CANCEL): RunState.RUNNING,
+    (RunState.RUNNING, Kind.STEER): RunState.RUNNING,
+    (RunState.RUNNING, Kind.RECEIVED): RunState.RUNNING,
+    (RunState.RUNNING, Kind.STEERED): RunState.RUNNING,
+    (RunState.RUNNING, Kind.ASKED): RunState.RUNNING,
+    (RunState.RUNNING, Kind.ANSWERED): RunState.RUNNING,
     (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
     (RunState.RUNNING, Kind.ERRORED): RunState.QUEUED,
@@ -103,6 +111,7 @@ class RunView:
         result: the packed result of a run that succeeded.
         error: what the run last failed with; None once it succeeded.
         started_ms: when the first attempt began.
+        talk: what it was told, and what it asked.
         head: offset of the last entry folded.
     """
 
@@ -122,6 +131,7 @@ class RunView:
     submitted_ms: int = 0
     started_ms: int | None = None
     finished_ms: int | None = None
+    talk: Talk = field(default_factory=Talk)
     head: int = 0
 
 
@@ -162,7 +172,8 @@ def _follow(view: RunView, entry: Entry, record: Record) -> RunView:
         state = TRANSITIONS[view.state, Kind(record.kind)]
     except (KeyError, ValueError):
         raise BrokenLog(f"{record.kind} at {entry.offset} cannot follow in state {view.state}") from None
-    return _enter(view, state, record, entry.ts_ms)
+    talk = talk_after(view.talk, entry, record)
+    return _enter(view if talk is view.talk else replace(view, talk=talk), state, record, entry.ts_ms)
 
 
 def _enter(view: RunView, state: RunState, record: Record, ts_ms: int) -> RunView:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.core import runs
+from orchestrator.core import questions, runs
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
 from orchestrator.core.runs import Ids, dequeue, member, timer
@@ -56,6 +56,7 @@ __all__ = [
     "conclude_error",
     "expire",
     "fail",
+    "lets_go",
     "lose",
     "on_due",
     "producer_name",
@@ -204,20 +205,24 @@ def publish(
     expect: int | None = None,
     ending: Ending | None = None,
     queue: Queue | None = None,
+    asking: questions.Asking | None = None,
 ) -> Commit:
     """Propose entries of an attempt; with `ending` they are its last, and `queue` is that of its run."""
     partition = partition_of(log)
     guards = as_read(log, producer.fence, RunState.RUNNING, holder.session)
+    ops: tuple[Op, ...] = ()
+    if asking is not None:
+        guards, ops = guards + asking.guards, asking.ops
     if ending is None:
         appends = (Append(log, packed, "", producer, expect),)
-        return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends)
+        return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends, ops=ops)
     assert queue is not None, ending
     return Commit(
         id=ids.commit,
         partition=partition,
         guards=guards + ending.guards,
         appends=(Append(log, packed + ending.entries, "", producer, expect),),
-        ops=_ended(log, holder.agent, queue, ending),
+        ops=ops + _ended(log, holder.agent, queue, ending),
         hints=(queue.hint,),
     )
 
@@ -253,7 +258,7 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
         after = replace(meta, state=state, not_before_ms=store_ms + wait_ms)
         fields["not_before"], due_ms = str(after.not_before_ms), after.due_ms
         ops = (runs.put_off(meta.log, meta.place, after.not_before_ms),)
-    return Ending(state, (entry,), fields, (meta.cancel_unchanged(),), ops, due_ms=due_ms)
+    return Ending(state, (entry,), fields, (meta.cancel_unchanged(), meta.asked_unchanged()), ops, due_ms=due_ms)
 
 
 # Ended by the hub
@@ -290,9 +295,17 @@ def on_due(ids: Ids, meta: RunMeta, draw: float, store_ms: int) -> Commit:
         return runs.expire(ids, meta) if waits else expire(ids, meta)
     if works and meta.times_out_ms is not None and meta.times_out_ms <= store_ms:
         return time_out(ids, meta, draw, store_ms)
+    unanswered = questions.time_out(ids, meta, store_ms) if waits or works else None
+    if unanswered is not None:
+        return unanswered
     if waits and 0 < meta.not_before_ms <= store_ms:
         return runs.requeue(ids, meta)
     return runs.look_again(ids, meta)
+
+
+def lets_go(commit: Commit, log: LogName) -> bool:
+    """Whether a commit takes the run's attempt from its agent."""
+    return SortedRemove(keys.leases(commit.partition), member(log)) in commit.ops
 
 
 def expire(ids: Ids, meta: RunMeta) -> Commit:
@@ -324,7 +337,7 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
     return Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=(*meta.unchanged(), meta.cancel_unchanged()),
+        guards=(*meta.unchanged(), meta.cancel_unchanged(), meta.asked_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
         ops=_ended(meta.log, meta.agent, meta.place, ending),
         hints=(meta.place.hint,),

@@ -94,9 +94,11 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
     if match is None:
         return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, "the producers of a run's log are attempt/1, attempt/2, ...")
     try:
-        for kind, body, _, _ in frame.entries:
+        for kind, body, index, _ in frame.entries:
             if is_control(kind):
                 _check_control(kind, body)
+                if kind == Kind.ASKED and not index:
+                    raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: a question has an index, from 1")
             else:
                 check_kind(kind)
     except RequestError as fault:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from orchestrator.core.questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
 from orchestrator.core.queues import Queue
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Guard
@@ -33,6 +34,10 @@ class RunMeta:
         not_before_ms: when a run that waits comes back to its queue; 0 where it is on it, or runs.
         deadline_ms: when the run expires.
         times_out_ms: when the attempt that runs has had its time.
+        questions: what it asked, answered or not.
+        asked_due_ms: when the first of them runs out of time, as it was read.
+        steers: how many messages it was sent.
+        talk_from: no `$steer` and no `$asked` stands before this offset; None where there are none.
     """
 
     log: LogName
@@ -62,6 +67,10 @@ class RunMeta:
     times_out_ms: int | None
     backoff_ms: int | None
     backoff_max_ms: int | None
+    questions: tuple[MetaQuestion, ...] = ()
+    asked_due_ms: int | None = None
+    steers: int = 0
+    talk_from: int | None = None
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -94,6 +103,10 @@ class RunMeta:
             times_out_ms=_number(fields, "times_out"),
             backoff_ms=_number(fields, "backoff"),
             backoff_max_ms=_number(fields, "backoff_max"),
+            questions=parse_questions(fields) if "talk_from" in fields else (),
+            asked_due_ms=_number(fields, ASKED_DUE),
+            steers=int(fields.get("steers", "0")),
+            talk_from=_number(fields, "talk_from"),
         )
 
     def attempt_fields(self) -> dict[str, str]:
@@ -126,6 +139,11 @@ class RunMeta:
         """Return a guard that holds until a cancel is asked for, or where it was before this was read."""
         return Guard(keys.meta(self.log), "cancel", "1" if self.cancelling else ABSENT)
 
+    def asked_unchanged(self) -> Guard:
+        """Return a guard that holds while no question makes the run due earlier than was read."""
+        due_ms = self.asked_due_ms
+        return Guard(keys.meta(self.log), ASKED_DUE, ABSENT if due_ms is None else str(due_ms))
+
     @property
     def place(self) -> Queue:
         """The queue that it is a run of."""
@@ -142,7 +160,8 @@ class RunMeta:
         if self.final:
             return None
         waits, runs = self.state is RunState.QUEUED, self.state is RunState.RUNNING
-        due = (self.not_before_ms if waits else 0, self.deadline_ms, self.times_out_ms if runs else None)
+        asked_ms = first_due_ms(self.questions)
+        due = (self.not_before_ms if waits else 0, self.deadline_ms, self.times_out_ms if runs else None, asked_ms)
         return min((each for each in due if each), default=None)
 
     @property

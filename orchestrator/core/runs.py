@@ -236,7 +236,8 @@ def expired(ids: Ids, meta: RunMeta) -> bytes:
 
 def look_again(ids: Ids, meta: RunMeta) -> Commit:
     """Propose to look at a run when it is due, and not now."""
-    return Commit(id=ids.commit, partition=meta.partition, guards=meta.unchanged(), ops=(timer(meta.log, meta.due_ms),))
+    guards = (*meta.unchanged(), meta.asked_unchanged())
+    return Commit(id=ids.commit, partition=meta.partition, guards=guards, ops=(timer(meta.log, meta.due_ms),))
 
 
 def requeue(ids: Ids, meta: RunMeta) -> Commit:

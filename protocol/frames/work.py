@@ -103,7 +103,8 @@ class Assign(Part):
     """hub -> agent: this attempt is yours. A notification: the lease in the store is what counts.
 
     `position` is that of the attempt's `$claimed` entry; `seq` is the last that the log has of this
-    attempt, 0 for a new one. `time_left_ms` is how long it has, where its run or handler says.
+    attempt, 0 for a new one. `time_left_ms` is how long it has, where its run or handler says. Where the run was
+    told or asked something before, nothing of that stands before the offset `talk_from`.
     """
 
     t: Literal["assign"] = "assign"
@@ -118,6 +119,7 @@ class Assign(Part):
     recover: WireRecover
     seq: UInt = 0
     time_left_ms: UInt | None = None
+    talk_from: UInt | None = None
 
 
 class Release(Part):

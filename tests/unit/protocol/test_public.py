@@ -25,6 +25,10 @@ PUBLIC = {
         Dead Disconnected Drained Draining Errored Expired Failed Kind Marker MarkerOp Progress Released Retry RunError
         Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
+    "conversation": """
+        QUESTIONS_MAX STEERS_MAX STEER_BYTES_MAX Answered Asked QuestionKind Received RunAnswer RunAnswered RunSteer
+        RunSteering Steer SteerStatus Steered
+    """,
     "effects": """
         Deliver Fail SendHeartbeat
     """,
@@ -54,8 +58,8 @@ PUBLIC = {
     "requests": """
         METHODS AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding Bucket
         LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen ProducerOpened QueueGet
-        QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueSet RunCancel RunCancelled RunGet RunInfo RunList
-        RunListed RunRetry RunSubmit RunSubmitted
+        QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueSet RunAnswer RunAnswered RunCancel RunCancelled
+        RunGet RunInfo RunList RunListed RunRetry RunSteer RunSteering RunSubmit RunSubmitted
     """,
     "requests_agents": """
         LIST_MAX AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding
@@ -68,6 +72,9 @@ PUBLIC = {
     """,
     "session": """
         DEFAULT_HANDSHAKE_MS STEPS Phase Session Side
+    """,
+    "talk": """
+        Message MessageState Question QuestionState Talk talk_after
     """,
     "version": """
         SUBPROTOCOL VERSION

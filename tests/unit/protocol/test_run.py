@@ -31,6 +31,7 @@ from protocol.control import (
     Succeeded,
     TimedOut,
 )
+from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus
 from protocol.entry import Entry
 from protocol.errors import FleetlineError
 from protocol.frames import Part, Recover
@@ -66,6 +67,11 @@ BODIES: dict[Kind, Part] = {
     Kind.TIMED_OUT: TimedOut(attempt=1, timeout_ms=1_000),
     Kind.RETRY: Retry(failures=1, after_ms=100),
     Kind.CANCEL: Cancel(reason="not needed"),
+    Kind.STEER: Steer(id="m1", body=pack_value("faster")),
+    Kind.RECEIVED: Received(id="m1"),
+    Kind.STEERED: Steered(id="m1", status=SteerStatus.APPLIED, value=pack_value("ok")),
+    Kind.ASKED: Asked(kind=QuestionKind.APPROVE, name="push", digest="d", payload=pack_value(None), timeout_ms=500),
+    Kind.ANSWERED: Answered(index=0, digest="d", answer=pack_value(True), by="client:ops"),
     Kind.SUCCEEDED: Succeeded(result=pack_value(7)),
     Kind.FAILED: Failed(error=ERROR),
     Kind.CANCELLED: Cancelled(),

@@ -15,7 +15,10 @@ from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 
-ATTEMPTS_WRITE = {"$progress", "$call", "$marker", "$checkpoint", "$errored", "$succeeded", "$cancelled"}
+ATTEMPTS_WRITE = {
+    *("$progress", "$call", "$marker", "$checkpoint", "$received", "$steered", "$asked"),
+    *("$errored", "$succeeded", "$cancelled"),
+}
 AGENT_KINDS = {"$connected", "$disconnected", "$superseded", "$cordoned", "$uncordoned", "$draining", "$drained"}
 
 
@@ -73,6 +76,8 @@ def test_methods_that_change_something() -> None:
     assert {name for name, method in METHODS.items() if method.mutates} == {
         "run.cancel",
         "run.retry",
+        "run.steer",
+        "run.answer",
         "producer.open",
         "agent.send",
         "agent.cordon",

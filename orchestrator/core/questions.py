@@ -1,0 +1,204 @@
+"""What to do about what is said to a run and what it asks: pure proposals of commits, as in `orchestrator.core.runs`.
+
+A run's meta has a field for each of its questions, so that the first answer, or the end of its time, is the only one:
+the commit is guarded on the field as it was read. `asked_due` is when the first of those that wait runs out of time;
+whoever sets the run's timer is guarded on it. Questions outlive attempts.
+
+Specification: docs/protocol.md, section "Conversations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from orchestrator.store import keys
+from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashDelete, HashSet, Op, SortedAdd, SortedRemove
+from protocol.codec import pack_value
+from protocol.codes import ErrorCode
+from protocol.control import Kind, pack_control, read_control
+from protocol.conversation import QUESTIONS_MAX, Answered, Asked, QuestionKind, Steer
+from protocol.errors import RequestError
+
+if TYPE_CHECKING:
+    from orchestrator.core.run_meta import RunMeta
+    from orchestrator.core.runs import Ids
+
+__all__ = [
+    "ASKED_DUE",
+    "FIELD",
+    "TIMEOUT",
+    "Asking",
+    "MetaQuestion",
+    "answer",
+    "asked_in",
+    "first_due_ms",
+    "opened",
+    "parse_questions",
+    "steer",
+    "time_out",
+]
+
+FIELD = "q:"
+"""What the meta fields of questions begin with; their index follows."""
+ASKED_DUE = "asked_due"
+TIMEOUT = "timeout"
+"""Who answered a question that nobody answered in time."""
+
+_OPEN, _ANSWERED, _NEVER = "open", "answered", "-"
+
+
+@dataclass(frozen=True, slots=True)
+class MetaQuestion:
+    """A question of a run, as its meta has it."""
+
+    index: int
+    open: bool
+    kind: QuestionKind
+    deadline_ms: int | None
+    digest: str
+    name: str
+
+    @classmethod
+    def parse(cls, index: int, text: str) -> MetaQuestion:
+        """Read a meta field."""
+        state, kind, deadline, digest, name = text.split(" ", 4)
+        deadline_ms = None if deadline == _NEVER else int(deadline)
+        return cls(index, state == _OPEN, QuestionKind(kind), deadline_ms, digest, name)
+
+    @property
+    def field(self) -> str:
+        """The meta field that it stands in."""
+        return f"{FIELD}{self.index}"
+
+    def encode(self) -> str:
+        """Return what `parse` reads."""
+        deadline = _NEVER if self.deadline_ms is None else self.deadline_ms
+        return f"{_OPEN if self.open else _ANSWERED} {self.kind.value} {deadline} {self.digest} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What comes with a frame that asks: the run's meta after it, what must be so, and what changes."""
+
+    after: RunMeta
+    guards: tuple[Guard, ...]
+    ops: tuple[Op, ...]
+
+
+def parse_questions(fields: Mapping[str, str]) -> tuple[MetaQuestion, ...]:
+    """Return the questions that a run's meta has, by index."""
+    found = ((int(name[len(FIELD) :]), text) for name, text in fields.items() if name.startswith(FIELD))
+    return tuple(MetaQuestion.parse(index, text) for index, text in sorted(found))
+
+
+def first_due_ms(questions: Iterable[MetaQuestion]) -> int | None:
+    """Return when the first question that waits runs out of time."""
+    return min((each.deadline_ms for each in questions if each.open and each.deadline_ms is not None), default=None)
+
+
+def asked_in(entries: Sequence[tuple[str, bytes, int | None, int | None]]) -> tuple[tuple[int, Asked], ...]:
+    """Return the questions in the entries of a publish, which were checked."""
+    return tuple((index or 0, read_control(Asked, body)) for kind, body, index, _ in entries if kind == Kind.ASKED)
+
+
+def opened(meta: RunMeta, asked: Sequence[tuple[int, Asked]], store_ms: int) -> Asking:
+    """Decide what comes with entries that ask. What was asked before, by an earlier attempt say, stays as it is.
+
+    Raises:
+        RequestError: the run has asked as much as it may.
+    """
+    known = {question.index: question for question in meta.questions}
+    new = {}
+    for index, body in asked:
+        before = known.get(index)
+        if before is None or before.digest != body.digest:
+            deadline_ms = None if body.timeout_ms is None else store_ms + body.timeout_ms
+            new[index] = MetaQuestion(index, True, body.kind, deadline_ms, body.digest, body.name)
+    questions = tuple((known | new)[index] for index in sorted(known | new))
+    if len(questions) > QUESTIONS_MAX:
+        raise RequestError(ErrorCode.INVALID_ENTRY, f"the run has asked {QUESTIONS_MAX} questions, and may no more")
+    after = replace(meta, questions=questions, talk_from=meta.talk_from or meta.head + 1)
+    key = keys.meta(meta.log)
+    fields = {question.field: question.encode() for question in new.values()} | {"talk_from": str(after.talk_from)}
+    unchanged = tuple(
+        Guard(key, f"{FIELD}{index}", known[index].encode() if index in known else ABSENT) for index in new
+    )
+    return Asking(after, (meta.asked_unchanged(), *unchanged), (HashSet(key, fields), *_due_ops(after)))
+
+
+def answer(
+    ids: Ids, meta: RunMeta, question: MetaQuestion, packed: bytes | None, by: str, stored: HashSet | None
+) -> Commit:
+    """Propose the answer to a question that waits. `ids.src` is whoever gives it; `stored` keeps the result."""
+    return _answers(ids, meta, [(question, packed)], by, (stored,) if stored else ())
+
+
+def time_out(ids: Ids, meta: RunMeta, store_ms: int) -> Commit | None:
+    """Propose that the questions whose time is over have had it: approvals are denied. None where there is none."""
+    timed = [(each, each.deadline_ms) for each in meta.questions if each.open and each.deadline_ms is not None]
+    over = [question for question, deadline_ms in timed if deadline_ms <= store_ms]
+    if not over:
+        return None
+    denied = pack_value(False)
+    answers = [(each, denied if each.kind is QuestionKind.APPROVE else None) for each in over]
+    return _answers(ids, meta, answers, TIMEOUT, ())
+
+
+def steer(ids: Ids, meta: RunMeta, message: Steer, stored: HashSet) -> Commit:
+    """Propose a message to a run. `ids.src` is whoever says it; `stored` keeps the request's result."""
+    key = keys.meta(meta.log)
+    fields = {"steers": str(meta.steers + 1), "talk_from": str(meta.talk_from or meta.head + 1)}
+    return Commit(
+        id=ids.commit,
+        partition=meta.partition,
+        guards=(
+            Guard(key, "state", meta.state.value),
+            Guard(key, "steers", str(meta.steers) if meta.steers else ABSENT),
+        ),
+        appends=(Append(meta.log, (pack_control(Kind.STEER, ids.src, message),), ""),),
+        ops=(HashSet(key, fields), stored),
+    )
+
+
+def _answers(
+    ids: Ids,
+    meta: RunMeta,
+    answers: Sequence[tuple[MetaQuestion, bytes | None]],
+    by: str,
+    stored: tuple[HashSet, ...],
+) -> Commit:
+    key = keys.meta(meta.log)
+    closed = {question.index: replace(question, open=False) for question, _ in answers}
+    after = replace(meta, questions=tuple(closed.get(each.index, each) for each in meta.questions))
+    entries = tuple(
+        pack_control(
+            Kind.ANSWERED,
+            ids.src,
+            Answered(index=question.index, digest=question.digest, answer=packed, by=by),
+        )
+        for question, packed in answers
+    )
+    return Commit(
+        id=ids.commit,
+        partition=meta.partition,
+        guards=(
+            Guard(key, "state", meta.state.value),
+            Guard(key, "fence", str(meta.fence)),
+            *(Guard(key, question.field, question.encode()) for question, _ in answers),
+            meta.asked_unchanged(),
+        ),
+        appends=(Append(meta.log, entries, ""),),
+        ops=(HashSet(key, {each.field: each.encode() for each in closed.values()}), *_due_ops(after), *stored),
+    )
+
+
+def _due_ops(after: RunMeta) -> tuple[Op, ...]:
+    """Note when the first question runs out of time, and have the timekeeper look at the run when something is due."""
+    key, timers, member = keys.meta(after.log), keys.timers(after.partition), f"{after.log.namespace}/{after.log.name}"
+    first_ms, due_ms = first_due_ms(after.questions), after.due_ms
+    return (
+        HashDelete(key, (ASKED_DUE,)) if first_ms is None else HashSet(key, {ASKED_DUE: str(first_ms)}),
+        SortedRemove(timers, member) if due_ms is None else SortedAdd(timers, member, due_ms),
+    )

@@ -1,0 +1,139 @@
+"""What is said to a run while it works, and what it asks: bodies of entries, and what requests take and answer.
+
+A message that steers a run is issued (`$steer`), delivered to the handler (`$received`), and, where the handler says
+so, applied or rejected (`$steered`). A question (`$asked`) has one answer (`$answered`): somebody's, or that its time
+ran out.
+
+Specification: docs/protocol.md, section "Conversations".
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from protocol.frames import Name, Part, Span, UInt
+
+__all__ = [
+    "QUESTIONS_MAX",
+    "STEERS_MAX",
+    "STEER_BYTES_MAX",
+    "Answered",
+    "Asked",
+    "QuestionKind",
+    "Received",
+    "RunAnswer",
+    "RunAnswered",
+    "RunSteer",
+    "RunSteering",
+    "Steer",
+    "SteerStatus",
+    "Steered",
+]
+
+STEERS_MAX = 10_000
+"""Messages to one run."""
+STEER_BYTES_MAX = 64 * 1024
+"""Bytes of the packed value of a message to a run: an agent keeps them until its handler asks for them."""
+QUESTIONS_MAX = 1000
+"""Questions of one run, by their indices."""
+
+
+class QuestionKind(StrEnum):
+    """What is asked for."""
+
+    ASK = "ask"
+    """A value. One that nobody gives in time is no answer."""
+    APPROVE = "approve"
+    """True or false. What nobody approves in time is denied."""
+
+
+class SteerStatus(StrEnum):
+    """What a handler says that it did with a message."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+
+
+class Steer(Part):
+    """A command: a message to the handler, as a packed value. `id` is the hub's name for it."""
+
+    id: Name
+    body: bytes
+
+
+class Received(Part):
+    """The handler asked for a message and was given this one; without `id` none came in the time that it gave."""
+
+    id: Name | None = None
+
+
+class Steered(Part):
+    """What the handler did with a message, and what it replies to it, as a packed value."""
+
+    id: Name
+    status: Annotated[SteerStatus, Field(strict=False)]
+    value: bytes | None = None
+
+
+class Asked(Part):
+    """The handler asks; the entry's index is the question's.
+
+    `digest` is that of kind, name and payload: the same question of another attempt has the same. `payload` is a
+    packed value. The time for an answer counts from the entry.
+    """
+
+    kind: Annotated[QuestionKind, Field(strict=False)]
+    name: Name
+    digest: Name
+    payload: bytes
+    timeout_ms: Span | None = None
+
+
+class Answered(Part):
+    """The answer to a question, as a packed value; without one, nobody gave any in time.
+
+    `by` is who answered, or `timeout`.
+    """
+
+    index: UInt
+    digest: Name
+    answer: bytes | None = None
+    by: Name
+
+
+class RunSteer(Part):
+    """`run.steer`: say something to the handler of a run. A run that waits keeps it for its next attempt.
+
+    Errors: `not_found`; `run_finished`; `too_many` where the run was told as much as it may be; `entry_too_large`.
+    """
+
+    run: Name
+    body: bytes
+
+
+class RunSteering(Part):
+    """What the message is called in the run's log, and the run's state."""
+
+    id: str
+    state: str
+
+
+class RunAnswer(Part):
+    """`run.answer`: answer a question of a run; without `question`, the only one that waits.
+
+    Errors: `not_found`; `run_finished`; `already_answered` (data: question); `invalid_params` where several questions
+    wait and none is named, or an approval is answered with something else than true or false.
+    """
+
+    run: Name
+    answer: bytes
+    question: UInt | None = None
+
+
+class RunAnswered(Part):
+    """The index of the question that was answered."""
+
+    question: UInt
