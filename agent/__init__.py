@@ -41,10 +41,12 @@ if TYPE_CHECKING:
         RunFailed,
         SessionSuperseded,
         SubscriptionRefused,
+        Unanswered,
     )
     from agent.operations import EffectKey
     from agent.plain_context import PlainRunContext
     from agent.runs import Run
+    from agent.steering import PlainSteerMessage, SteerMessage
     from agent.sync_client import SyncClient
     from agent.willing import Offer
     from agent.worker import Agent
@@ -69,6 +71,7 @@ __all__ = [
     "OutboxBusy",
     "OutboxFailed",
     "PlainRunContext",
+    "PlainSteerMessage",
     "ProducerFenced",
     "PublishRefused",
     "PublisherLost",
@@ -82,8 +85,10 @@ __all__ = [
     "RunExpired",
     "RunFailed",
     "SessionSuperseded",
+    "SteerMessage",
     "SubscriptionRefused",
     "SyncClient",
+    "Unanswered",
 ]
 
 _MODULES = {
@@ -93,8 +98,10 @@ _MODULES = {
     "Entry": "agent.entry",
     "Offer": "agent.willing",
     "PlainRunContext": "agent.plain_context",
+    "PlainSteerMessage": "agent.steering",
     "Run": "agent.runs",
     "RunContext": "agent.context",
+    "SteerMessage": "agent.steering",
     "SyncClient": "agent.sync_client",
 }
 

@@ -24,6 +24,7 @@ from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Rese
 from agent.executors import Rooms, execute
 from agent.handlers import Isolation
 from agent.held import Held
+from agent.inbox import past_of
 from agent.journal import Journal
 from agent.operations import describe_error, failed_call_index, run_error
 from agent.reading import PAGE_ENTRIES, pages
@@ -31,8 +32,10 @@ from agent.sinks import Batch
 from agent.subscriptions import Subscription
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import COMMANDS, Cancel, Cancelled, Checkpoint, Errored, Kind, RunError, Succeeded, read_control
+from protocol.conversation import Answered, Steer
 from protocol.errors import FleetlineError
 from protocol.frames import Part, Recover, Window
+from protocol.talk import Talk, talk_after
 
 if TYPE_CHECKING:
     from agent.handlers import Handler
@@ -104,8 +107,10 @@ class Attempt:
         try:
             if self._handler.recover is Recover.JOURNAL:
                 self.state.journal = await self._read_journal()
-            elif self._handler.recover is Recover.CHECKPOINT:
-                self.state.begin_at(await self._read_checkpoint())
+            else:
+                if self._handler.recover is Recover.CHECKPOINT:
+                    self.state.begin_at(await self._read_checkpoint())
+                await self._read_talk()
             arguments = self._handler.bind(unpack_value(self.held.assign.input))
             result = await execute(self._handler, self.state, arguments, self._rooms)
             if self.state.journal is not None:
@@ -121,13 +126,27 @@ class Attempt:
             return self._errored(error)
 
     async def _read_journal(self) -> Journal:
-        """Read what earlier attempts of the run did."""
-        journal = Journal()
-        if self.held.assign.attempt > 1:
-            async for page in pages(self._link, self.held.log, 0, self.held.assign.position.offset):
+        """Read what earlier attempts of the run did, and what the run was told and asked."""
+        journal, talk, assign = Journal(), Talk(), self.held.assign
+        if assign.attempt > 1 or assign.talk_from is not None:
+            async for page in pages(self._link, self.held.log, 0, assign.position.offset):
                 for entry in page.entries:
                     journal.record(entry)
+                    if assign.talk_from is not None:
+                        talk = talk_after(talk, entry)
+        if assign.talk_from is not None:
+            self.state.inbox.begin_at(past_of(talk, Recover.JOURNAL, journal.served_messages()))
         return journal
+
+    async def _read_talk(self) -> None:
+        """Read what the run was told and asked before, if anything."""
+        talk, assign = Talk(), self.held.assign
+        if assign.talk_from is None:
+            return
+        async for page in pages(self._link, self.held.log, assign.talk_from - 1, assign.position.offset):
+            for entry in page.entries:
+                talk = talk_after(talk, entry)
+        self.state.inbox.begin_at(past_of(talk, self._handler.recover))
 
     async def _read_checkpoint(self) -> Checkpointed | None:
         """Read the last checkpoint of earlier attempts, page by page from the end of what they wrote."""
@@ -198,8 +217,15 @@ class _Commands:
         """Commands, in the order of the log."""
         for entry in batch.entries:
             record = unpack_record(entry.packed)
-            if record.kind == Kind.CANCEL:
-                self._attempt.state.stop(read_control(Cancel, record.body).reason)
+            match record.kind:
+                case Kind.CANCEL:
+                    self._attempt.state.stop(read_control(Cancel, record.body).reason)
+                case Kind.STEER:
+                    self._attempt.state.inbox.tell(read_control(Steer, record.body))
+                case Kind.ANSWERED:
+                    self._attempt.state.inbox.tell(read_control(Answered, record.body))
+                case _:
+                    continue
         self._attempt.handled(batch.generation, batch.upto)
 
     def on_live(self, head: int) -> None:

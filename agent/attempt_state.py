@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from agent.feed import too_large
+from agent.inbox import Inbox, Past
 from agent.journal import Journal
 from protocol.codec import pack_value
 from protocol.control import Kind, Progress
@@ -64,6 +65,7 @@ class AttemptState:
         checkpoint: where the handler begins, if at a checkpoint.
         numbered: how many effects and checkpoints there were, where there is no journal to count them.
         stopping: set when the handler is to stop.
+        inbox: what the run's log tells the handler.
     """
 
     def __init__(
@@ -72,11 +74,15 @@ class AttemptState:
         outlet: Outlet,
         journal: Journal | None = None,
         checkpoint: Checkpointed | None = None,
+        past: Past | None = None,
     ) -> None:
         self.assign = assign
         self.outlet = outlet
         self.journal = journal
         self.begin_at(checkpoint)
+        self.inbox = Inbox()
+        if past is not None:
+            self.inbox.begin_at(past)
         self.stopping = threading.Event()
         self.cancelled = False
         self.fenced = False
@@ -123,11 +129,13 @@ class AttemptState:
             self.reason = reason
             calls, self._on_stop = self._on_stop, []
         self.stopping.set()
+        self.inbox.wake()
         for call in calls:
             call()
 
     def ended(self) -> None:
         """The handler has ended: nobody is to be told to stop any more."""
+        self.inbox.unfollow()
         with self._lock:
             self._on_stop.clear()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar, cast, overload
@@ -29,8 +29,10 @@ from agent.operations import (
     sleep_left_s,
     to_datetime,
 )
+from agent.steering import Asking, SteerMessage, received_body
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
+from protocol.conversation import QuestionKind
 
 __all__ = ["RunContext"]
 
@@ -134,6 +136,36 @@ class RunContext(ContextBase):
             await self._put(Kind.MARKER, marking.body(version), marking.index, None)
         return version
 
+    def steering(self, timeout: float | None = None) -> AsyncIterator[SteerMessage]:
+        """Give what the run is told, in the order of the log: `async for message in ctx.steering()`.
+
+        A message is asked for when the one before is done with. It ends when none comes within `timeout` seconds (0:
+        with what is there); without, never: leave the loop. Each message is given once; an attempt that starts over is
+        given all of them again.
+        """
+        return self._steering(timeout)
+
+    def ask(self, name: str, payload: Any = None, *, timeout: float | None = None) -> Operation[Any]:
+        """Ask whoever may answer, and wait for the first answer. Await it.
+
+        The question waits through reconnects, restarts of the hub and new attempts; its time is kept by the hub.
+
+        Args:
+            name: what is asked.
+            payload: what there is to know about it; anything msgpack can hold.
+            timeout: how long there is for an answer, in seconds; without, for ever.
+
+        Raises (when awaited):
+            Unanswered: nobody answered in time.
+        """
+        asking = self._begin_question(QuestionKind.ASK, name, payload, timeout)
+        return Operation(f"ask {name!r}", partial(self._ask, asking), self._state.journal)
+
+    def approve(self, name: str, payload: Any = None, *, timeout: float | None = None) -> Operation[bool]:
+        """Ask for approval: True or False. What nobody approves in time is denied. Else as `ask`."""
+        asking = self._begin_question(QuestionKind.APPROVE, name, payload, timeout)
+        return Operation(f"approve {name!r}", partial(self._ask, asking), self._state.journal)
+
     async def flush(self) -> None:
         """Wait until everything that was emitted is acknowledged."""
         outlet = self._state.outlet
@@ -174,6 +206,45 @@ class RunContext(ContextBase):
         await self._mark(marking, lambda: None)
         await self.flush()
         yield key
+
+    async def _steering(self, timeout_s: float | None) -> AsyncIterator[SteerMessage]:
+        while True:
+            receiving, inbox = self._begin_receive(), self._state.inbox
+            if receiving.recorded is not None:
+                steer = self._served(receiving.recorded)
+            else:
+                steer = await self._told(inbox.take, timeout_s)
+                if steer is not None or receiving.index is not None:
+                    await self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
+            if steer is None:
+                return
+            yield SteerMessage(steer, self._reply)
+
+    async def _reply(self, kind: str, body: bytes) -> None:
+        index = self._begin_reply(body)
+        if index is not None:
+            await self._put(kind, body, index or None, None)
+
+    async def _ask(self, asking: Asking) -> Any:
+        if not asking.known:
+            await self.flush()
+            await self._put(Kind.ASKED, asking.body(), asking.index, None)
+        answered = await self._told(partial(self._state.inbox.answer, asking.index, asking.digest), None)
+        assert answered is not None
+        return asking.value(answered)
+
+    async def _told(self, look: Callable[[], T | None], timeout_s: float | None) -> T | None:
+        """Wait until the inbox has what is looked for, or there is none in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    changed = self._state.inbox.changed()
+                    found = look()
+                    if found is not None:
+                        changed.cancel()
+                        return found
+                    await asyncio.wrap_future(changed)
+        return look()
 
     async def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
         self._state.send_progress()

@@ -16,8 +16,12 @@ from agent.attempt_state import AttemptState
 from agent.feed import check_kind, check_offset
 from agent.journal import digest_arguments
 from agent.operations import Begun, EffectKey, Marking, check_seconds
+from agent.steering import Asking, Receiving
+from agent.submission import span_ms
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Checkpoint, Kind, MarkerOp
+from protocol.conversation import QUESTIONS_MAX, QuestionKind, Received, Steer
+from protocol.errors import FleetlineError
 from protocol.ids import check_name
 
 __all__ = ["ContextBase", "draw", "draw_uuid", "wall_ms"]
@@ -103,6 +107,47 @@ class ContextBase:
             return body, self._next_number()
         index = journal.next_index()
         return None if journal.emitted(index, Kind.CHECKPOINT, body) else (body, index)
+
+    def _begin_reply(self, body: bytes) -> int | None:
+        """Return the index of a reply to let out (0: it has none), or None where the log has it."""
+        journal = self._state.journal
+        if journal is None:
+            return 0
+        index = journal.next_index()
+        return None if journal.emitted(index, Kind.STEERED, body) else index
+
+    def _begin_receive(self) -> Receiving:
+        journal = self._state.journal
+        if journal is None:
+            return Receiving(None, None)
+        index = journal.next_index()
+        return Receiving(index, journal.received(index))
+
+    def _served(self, received: Received) -> Steer | None:
+        """Return the message that the journal says was given; None where none came."""
+        if received.id is None:
+            return None
+        steer = self._state.inbox.named(received.id)
+        if steer is None:
+            raise FleetlineError(
+                f"the run's log has no message {received.id}, which it says that the handler was given"
+            )
+        return steer
+
+    def _begin_question(self, kind: QuestionKind, name: str, payload: Any, timeout: float | None) -> Asking:
+        check_name(name)
+        timeout_ms, packed = span_ms("timeout", timeout), pack_value(payload)
+        digest = digest_arguments((kind.value, name, payload), {})
+        journal, inbox = self._state.journal, self._state.inbox
+        if journal is None:
+            index, known = self._next_number(), False
+        else:
+            index = journal.next_index()
+            known = journal.asked(index, kind, name, digest)
+        known = inbox.asks(index, digest) or known
+        if not known and inbox.questions > QUESTIONS_MAX:
+            raise ValueError(f"the question {name!r} is one too many: a run asks {QUESTIONS_MAX} at most")
+        return Asking(kind, name, index, digest, packed, timeout_ms, known)
 
     def _begin_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun:
         journal = self._state.journal

@@ -25,6 +25,9 @@
     ├── BadInput                   an input that does not fit the handler's parameters
     └── NonDeterminism             a handler that does not repeat what its journal says
 
+    TimeoutError
+    └── Unanswered                 a question of a handler that nobody answered in time
+
     BaseException
     └── Cancelled                  raised in a plain handler whose run was cancelled
 
@@ -71,6 +74,7 @@ __all__ = [
     "RunFailed",
     "SessionSuperseded",
     "SubscriptionRefused",
+    "Unanswered",
     "link_ended",
 ]
 
@@ -380,3 +384,10 @@ class Cancelled(BaseException):
 
     It is no `Exception`, so that a handler's `except Exception` does not swallow it.
     """
+
+
+class Unanswered(TimeoutError):
+    """Nobody answered a question of a handler in its time."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"nobody answered the question {name!r} in time")

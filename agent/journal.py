@@ -26,6 +26,7 @@ from typing import Any
 from agent.errors import NonDeterminism
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import Call, Kind, Marker, MarkerOp, read_control
+from protocol.conversation import Asked, QuestionKind, Received
 from protocol.entry import Entry, Record
 
 __all__ = ["Journal", "digest_arguments"]
@@ -33,7 +34,7 @@ __all__ = ["Journal", "digest_arguments"]
 _HERE = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 
-_EMIT, _CALL, _CHECKPOINT = "emit", "call", "checkpoint"
+_EMIT, _CALL, _CHECKPOINT, _STEERING, _REPLY = "emit", "call", "checkpoint", "steering", "reply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class _Recorded:
     op: str
     name: str
     digest: bytes
-    outcome: Call | Marker | None = None
+    outcome: Call | Marker | Received | None = None
 
     def __str__(self) -> str:
         return _words(self.op, self.name)
@@ -95,7 +96,7 @@ class Journal:
         return self._last
 
     def emitted(self, index: int, kind: str, body: bytes) -> bool:
-        """Whether the log has this entry already: one of the handler's, or a checkpoint.
+        """Whether the log has this entry already: one of the handler's, a checkpoint, or a reply to a message.
 
         Raises:
             NonDeterminism: it has another operation at this index.
@@ -132,6 +133,36 @@ class Journal:
         self._compare(index, recorded, op, name or "", b"", "")
         assert isinstance(recorded.outcome, Marker)
         return recorded.outcome
+
+    def received(self, index: int) -> Received | None:
+        """Return what the log has of this message that the handler was given, if anything.
+
+        Raises:
+            NonDeterminism: it has another operation at this index.
+        """
+        recorded = self._records.get(index)
+        if recorded is None:
+            return None
+        self._compare(index, recorded, _STEERING, "", b"", "")
+        assert isinstance(recorded.outcome, Received)
+        return recorded.outcome
+
+    def served_messages(self) -> frozenset[str]:
+        """Return the messages that the handler is given again as it was before."""
+        outcomes = (recorded.outcome for recorded in self._records.values())
+        return frozenset(outcome.id for outcome in outcomes if isinstance(outcome, Received) and outcome.id)
+
+    def asked(self, index: int, kind: QuestionKind, name: str, digest: str) -> bool:
+        """Whether the log has this question already.
+
+        Raises:
+            NonDeterminism: it has another operation at this index.
+        """
+        recorded = self._records.get(index)
+        if recorded is None:
+            return False
+        self._compare(index, recorded, kind.value, name, digest.encode(), "another payload")
+        return True
 
     def version(self, change: str, latest: int) -> tuple[int, int | None]:
         """Decide which version of a part of its code a run keeps to.
@@ -212,10 +243,17 @@ def _recorded(record: Record) -> _Recorded:
     if record.kind == Kind.MARKER:
         marker = read_control(Marker, record.body)
         return _Recorded(marker.op, marker.name or "", b"", marker)
+    if record.kind == Kind.RECEIVED:
+        return _Recorded(_STEERING, "", b"", read_control(Received, record.body))
+    if record.kind == Kind.ASKED:
+        asked = read_control(Asked, record.body)
+        return _Recorded(asked.kind.value, asked.name, asked.digest.encode())
     return _Recorded(*_entry_words(record.kind), _digest(record.kind, record.body))
 
 
 def _entry_words(kind: str) -> tuple[str, str]:
+    if kind == Kind.STEERED:
+        return _REPLY, ""
     return (_CHECKPOINT, "") if kind == Kind.CHECKPOINT else (_EMIT, kind)
 
 

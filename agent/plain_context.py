@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
@@ -18,9 +19,11 @@ from agent.attempt_state import AttemptState
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.errors import Cancelled
 from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep_left_s, to_datetime
+from agent.steering import Asking, PlainSteerMessage, received_body
 from agent.threads import each_in_a_thread
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
+from protocol.conversation import QuestionKind
 
 __all__ = ["GATHER_THREADS_MAX", "PlainRunContext"]
 
@@ -128,6 +131,31 @@ class PlainRunContext(ContextBase):
             self._put(Kind.MARKER, marking.body(version), marking.index, None)
         return version
 
+    def steering(self, timeout: float | None = None) -> Iterator[PlainSteerMessage]:
+        """Give what the run is told: `for message in ctx.steering(timeout=0)`. See `RunContext.steering`."""
+        while True:
+            self.check_cancelled()
+            receiving = self._begin_receive()
+            if receiving.recorded is not None:
+                steer = self._served(receiving.recorded)
+            else:
+                steer = self._find(self._state.inbox.take, timeout)
+                if steer is not None or receiving.index is not None:
+                    self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
+            if steer is None:
+                return
+            yield PlainSteerMessage(steer, self._reply)
+
+    def ask(self, name: str, payload: Any = None, *, timeout: float | None = None) -> Any:
+        """Ask whoever may answer, and wait for the first answer. See `RunContext.ask`."""
+        self.check_cancelled()
+        return self._ask(self._begin_question(QuestionKind.ASK, name, payload, timeout))
+
+    def approve(self, name: str, payload: Any = None, *, timeout: float | None = None) -> bool:
+        """Ask for approval: True or False. See `RunContext.approve`."""
+        self.check_cancelled()
+        return bool(self._ask(self._begin_question(QuestionKind.APPROVE, name, payload, timeout)))
+
     def flush(self) -> None:
         """Wait until everything that was emitted is acknowledged."""
         outlet = self._state.outlet
@@ -172,6 +200,32 @@ class PlainRunContext(ContextBase):
         self._mark(marking, lambda: None)
         self.flush()
         yield key
+
+    def _reply(self, kind: str, body: bytes) -> None:
+        self.check_cancelled()
+        index = self._begin_reply(body)
+        if index is not None:
+            self._put(kind, body, index or None, None)
+
+    def _ask(self, asking: Asking) -> Any:
+        if not asking.known:
+            self.flush()
+            self._put(Kind.ASKED, asking.body(), asking.index, None)
+        answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None)
+        assert answered is not None
+        return asking.value(answered)
+
+    def _find(self, look: Callable[[], T | None], timeout_s: float | None) -> T | None:
+        """Wait until the inbox has what is looked for, there is none in time, or the handler is to stop."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            changed = self._state.inbox.changed()
+            self.check_cancelled()
+            found, left_s = look(), None if until_s is None else until_s - time.monotonic()
+            if found is not None or (left_s is not None and left_s <= 0):
+                changed.cancel()
+                return found
+            wait((changed,), left_s)
 
     def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
         self._state.send_progress()

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from agent.entry import Entry
 from agent.errors import HistoryReset, Reset, RunCancelled, RunDead, RunEnded, RunExpired, RunFailed
 from agent.reading import Reader, start_of
-from protocol.codec import unpack_value
-from protocol.control import CONTROL
+from protocol.codec import pack_value, unpack_value
+from protocol.control import CONTROL, Kind
+from protocol.conversation import RunAnswer, RunSteer
+from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position
 from protocol.frames import Start
 from protocol.readable import readable
 from protocol.requests import RunCancel, RunGet, RunInfo, RunRetry
 from protocol.run import FINAL, RunState
+from protocol.talk import Message, Talk, talk_after
 
 if TYPE_CHECKING:
     from agent.client import Client
@@ -25,6 +28,9 @@ __all__ = ["TERMINAL_KINDS", "Run", "run_object"]
 
 TERMINAL_KINDS = frozenset(kind for kind, control in CONTROL.items() if control.terminal)
 """The kinds of entries that end a run."""
+
+SAYING_KINDS = TERMINAL_KINDS | {Kind.STEERED}
+"""The kinds of entries after which nothing more becomes of a message."""
 
 
 _ENDINGS: dict[str, tuple[type[RunEnded], str]] = {
@@ -36,7 +42,7 @@ _ENDINGS: dict[str, tuple[type[RunEnded], str]] = {
 
 
 class Run:
-    """A run: watch it, wait for its result, cancel it.
+    """A run: watch it, wait for its result, tell it something, answer what it asks, cancel it.
 
     Attributes:
         id: the run's id, which is also the name of its log, `run/<id>`.
@@ -115,6 +121,60 @@ class Run:
         with suppress(RunEnded):
             await self.result()
         return (await self.get()).state
+
+    async def steer(self, message: Any, wait: bool = False) -> Message:
+        """Say something to the run's handler. It stands in the log when this returns, and is given to the handler.
+
+        Args:
+            message: anything msgpack can hold.
+            wait: return when the handler said what it did with it, or the run has ended.
+
+        Returns:
+            The message, with its `state`: issued, or with `wait` what became of it. `value` is the packed reply.
+
+        Raises:
+            RequestError: `run_finished` where there is nobody to steer any more.
+        """
+        body = pack_value(message)
+        if not wait:
+            return await self._steer(body)
+        reader = Reader(self._client.links, self.log, Start.LATEST, kinds=sorted(SAYING_KINDS))
+        try:
+            await reader.caught_up()
+            sent = await self._steer(body)
+            async for entry in _through_resets(reader):
+                said = entry.body if isinstance(entry.body, dict) else {}
+                if entry.kind in TERMINAL_KINDS or (entry.kind == Kind.STEERED and said.get("id") == sent.id):
+                    break
+            return (await self.talk()).messages.get(sent.id, sent)
+        finally:
+            reader.close()
+
+    async def answer(self, value: Any, question: int | None = None) -> int:
+        """Answer a question of the run: the first answer is the answer. Returns the question's index.
+
+        Args:
+            value: the answer; True or False to a question for approval.
+            question: the index of the question; without, the only one that waits.
+
+        Raises:
+            RequestError: `already_answered`, `not_found`, `run_finished`, or `invalid_params` where several wait.
+        """
+        params = RunAnswer(run=self.id, answer=pack_value(value), question=question)
+        return int((await self._client.ask("run.answer", params)).question)
+
+    async def talk(self) -> Talk:
+        """Return what the run was told and asked, and what became of it."""
+        info, talk = await self.get(), Talk()
+        if info.talk_from is None:
+            return talk
+        async for entry in self._client.read(self.log, info.talk_from - 1):
+            talk = talk_after(talk, StoredEntry(entry.offset, entry.ts_ms, entry.packed))
+        return talk
+
+    async def _steer(self, body: bytes) -> Message:
+        answer = await self._client.ask("run.steer", RunSteer(run=self.id, body=body))
+        return Message(answer.id, body)
 
     async def _look(self, reader: Reader) -> RunInfo | None:
         """Return the run if it is over already; its end cannot be missed once the reader is in place."""

@@ -25,6 +25,7 @@ from agent.threads import LoopThread
 from protocol.entry import Position
 from protocol.frames import Start
 from protocol.requests import AgentInfo, AgentStanding, LogInfo, QueueInfo, RunInfo
+from protocol.talk import Message, Talk
 
 __all__ = ["SyncClient", "SyncPublisher", "SyncReader", "SyncRun"]
 
@@ -136,6 +137,18 @@ class SyncRun:
     def cancel(self, wait: bool = False, reason: str | None = None) -> str:
         """Ask the run to stop. See `Run.cancel`."""
         return self._portal(self._run.cancel(wait, reason))
+
+    def steer(self, message: Any, wait: bool = False) -> Message:
+        """Say something to the run's handler. See `Run.steer`."""
+        return self._portal(self._run.steer(message, wait))
+
+    def answer(self, value: Any, question: int | None = None) -> int:
+        """Answer a question of the run. See `Run.answer`."""
+        return self._portal(self._run.answer(value, question))
+
+    def talk(self) -> Talk:
+        """Return what the run was told and asked. See `Run.talk`."""
+        return self._portal(self._run.talk())
 
 
 class SyncPublisher(_Closing):

@@ -3,8 +3,8 @@
 The main thread runs handlers. A second one reads the pipe: that a run is to stop, that entries are
 acknowledged, and, by its end, that the parent is gone, which ends this process at once.
 
-    parent -> child   ("start", function, is_async, arguments, assign, journal, checkpoint, body_bytes_max)
-                      ("stop", reason, fenced) ("flushed", number, error)
+    parent -> child   ("start", function, is_async, arguments, assign, journal, checkpoint, past, body_bytes_max)
+                      ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
     child -> parent   ("offer", kind, body, index, cause) ("flush", number)
                       ("returned", packed) ("raised", error, index, retryable) ("cancelled",)
 """
@@ -140,12 +140,14 @@ def _read(pipe: Connection, current: _Current, starts: queue.SimpleQueue[tuple[A
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone: nobody is left to work for
         match message:
-            case ("start", function, is_async, arguments, assign, journal, checkpoint, body_bytes_max):
+            case ("start", function, is_async, arguments, assign, journal, checkpoint, past, body_bytes_max):
                 outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
-                state = current.state = AttemptState(assign, outlet, journal, checkpoint)
+                state = current.state = AttemptState(assign, outlet, journal, checkpoint, past)
                 starts.put((function, is_async, arguments, state, outlet))
             case ("stop", reason, fenced) if current.state is not None:
                 current.state.stop(reason, fenced=fenced)
+            case ("told", fence, told) if current.state is not None and current.state.assign.fence == fence:
+                current.state.inbox.tell(told)
             case ("flushed", number, error) if current.outlet is not None:
                 current.outlet.on_flushed(number, error)
             case _:

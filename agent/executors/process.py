@@ -13,6 +13,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -85,8 +86,10 @@ class Children:
         def main() -> None:
             try:
                 what = (handler.function, handler.is_async, arguments, state.assign, state.journal, state.checkpoint)
-                child.send("start", *what, state.outlet.body_bytes_max)
+                past = state.inbox.past()
+                child.send("start", *what, past, state.outlet.body_bytes_max)
                 state.on_stop(stop)
+                state.inbox.follow(partial(child.send, "told", state.assign.fence), past)
                 resolve(done, _serve(child, state))
             except BaseException as error:  # noqa: BLE001 - the boundary between the handler and us
                 reject(done, error)

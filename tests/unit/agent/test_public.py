@@ -27,6 +27,7 @@ PUBLIC = [
     "OutboxBusy",
     "OutboxFailed",
     "PlainRunContext",
+    "PlainSteerMessage",
     "ProducerFenced",
     "PublishRefused",
     "PublisherLost",
@@ -40,8 +41,10 @@ PUBLIC = [
     "RunExpired",
     "RunFailed",
     "SessionSuperseded",
+    "SteerMessage",
     "SubscriptionRefused",
     "SyncClient",
+    "Unanswered",
 ]
 
 
