@@ -21,6 +21,7 @@ _STYLES = {
     Mark.ERRORED: "red",
     Mark.RELEASED: "yellow",
     Mark.COMMAND: "magenta",
+    Mark.ASKED: "bold magenta",
     Mark.ENDED: "bold",
 }
 RULE_COLUMNS = 78

@@ -21,6 +21,7 @@ __all__ = [
     "parse_log",
     "parse_name",
     "parse_run",
+    "parse_said",
     "parse_span_s",
     "parse_where",
     "program_name",
@@ -46,6 +47,23 @@ def parse_input(text: str | None, what: str = "INPUT") -> Any:
     if text.startswith("@"):
         return _decode(_file(Path(text[1:]), what), f"{what} ({text[1:]})")
     return _decode(text.encode("utf-8", "surrogateescape"), what)
+
+
+def parse_said(text: str, what: str) -> Any:
+    """Return the value of an argument that people say: text, or else as `parse_input` has it.
+
+    Text is what is no JSON and begins like none.
+
+    Raises:
+        CliError: see `parse_input`; what begins as an object, an array or a string of JSON is to be one.
+    """
+    try:
+        return parse_input(text, what)
+    except CliError:
+        begins = text.lstrip()[:1]
+        if text == "-" or not begins or begins in '@{["':
+            raise
+        return text
 
 
 def _file(path: Path, what: str) -> bytes:

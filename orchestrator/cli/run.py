@@ -1,4 +1,4 @@
-"""`fleetline run`: submit runs, list them, look at them, watch, cancel and retry them."""
+"""`fleetline run`: submit runs, list them, look at them, watch, talk to, cancel and retry them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import columns, options
+from orchestrator.cli import columns, options, talking
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit, exit_of_state
 from orchestrator.cli.output import Output
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Submit runs, list them, look at them, watch, cancel and retry them.")
+app = typer.Typer(help="Submit runs, list them, look at them, watch, talk to, cancel and retry them.")
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "expired", "dead")
 WIDE_COLUMNS = 120
@@ -177,7 +177,7 @@ def show(
     run = parse_run(run)
 
     async def use(client: Client) -> None:
-        await _print(Output(as_json), client.run(run))
+        await _print(Output(as_json), client.run(run), talks=True)
 
     with_client(hub, token_file, use)
 
@@ -233,6 +233,10 @@ def cancel(
     with_client(hub, token_file, use)
 
 
+app.command("steer")(talking.steer)
+app.command("answer")(talking.answer)
+
+
 def _one_of(follow: bool, wait: bool) -> None:
     if follow and wait:
         raise CliError("--follow and --wait exclude each other: --follow prints entries, --wait the result")
@@ -284,14 +288,19 @@ async def _wait(out: Output, run: Run) -> Exit:
     return exit_of_state(info.state)
 
 
-async def _print(out: Output, run: Run) -> None:
+async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
+    """Print a run, with what it was told and asked where that is wanted."""
     from agent.runs import run_object
     from orchestrator.cli.text import clock
     from protocol.readable import json_line
 
     info = await run.get()
     shown = run_object(info)
+    talk = await run.talk() if talks else None
     if out.as_json:
+        if talk is not None:
+            shown["messages"] = [talking.message_json(message) for message in talk.messages.values()]
+            shown["questions"] = [talking.question_json(question) for question in talk.questions.values()]
         out.json(shown)
         return
     for name in ("submitted", "started", "finished"):
@@ -311,4 +320,6 @@ async def _print(out: Output, run: Run) -> None:
         shown["cancel"] = "asked for"
     if info.reason:
         shown["waits because" if info.state == "queued" else "reason"] = info.reason
+    if talk is not None:
+        shown |= talking.show_talk(talk)
     out.pairs(shown)

@@ -24,6 +24,7 @@ from protocol.control import (
     Released,
     read_control,
 )
+from protocol.conversation import Answered, Asked, QuestionKind
 from protocol.entry import Entry, Record
 from protocol.frames import Part, Recover
 from protocol.readable import json_line, readable_body
@@ -48,6 +49,7 @@ class Mark(Enum):
     RELEASED = "released"
     ERRORED = "errored"
     COMMAND = "command"
+    ASKED = "asks"
     ENDED = "ended"
     BROKEN = "broken"
 
@@ -60,8 +62,13 @@ _MARKS: dict[str, Mark] = {
     Kind.RELEASED: Mark.RELEASED,
     Kind.ERRORED: Mark.ERRORED,
     Kind.CANCEL: Mark.COMMAND,
+    Kind.STEER: Mark.COMMAND,
+    Kind.ANSWERED: Mark.COMMAND,
+    Kind.ASKED: Mark.ASKED,
 }
 
+_COMMANDS: dict[str, str] = {Kind.CANCEL: "the run is asked to stop", Kind.STEER: "a message to the handler"}
+_WAITS_FOR = {QuestionKind.ASK: "an answer", QuestionKind.APPROVE: "approval"}
 _ENDED_WORDS = {Mark.LOST: "was lost", Mark.RELEASED: "was handed back", Mark.ERRORED: "failed"}
 
 _ABOUT_ATTEMPTS: dict[str, type[Claimed] | type[AttemptLost] | type[Released]] = {
@@ -216,7 +223,14 @@ class Timeline:
             return f"the agent of attempt {lost.attempt} was lost ({lost.reason})" if lost else ""
         if mark is Mark.RELEASED:
             return "the agent handed the attempt back"
-        return "the run is asked to stop" if mark is Mark.COMMAND else ""
+        if mark is Mark.ASKED:
+            asked = _read(Asked, record)
+            number = record.index or 0
+            return f"question {number} ({asked.name}) waits for {_WAITS_FOR[asked.kind]}" if asked else ""
+        if record.kind == Kind.ANSWERED:
+            answered = _read(Answered, record)
+            return f"the answer to question {answered.index}, by {answered.by}" if answered else ""
+        return _COMMANDS.get(record.kind, "")
 
 
 def seconds(ms: int) -> str:

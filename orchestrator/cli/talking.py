@@ -1,0 +1,147 @@
+"""`fleetline run steer` and `run answer`, and what a run was told and asks as it is printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.errors import CliError
+from orchestrator.cli.output import Output
+
+if TYPE_CHECKING:
+    from agent.client import Client
+    from protocol.talk import Message, Question, Talk
+
+__all__ = ["answer", "message_json", "question_json", "show_talk", "steer"]
+
+RUN = typer.Argument(metavar="RUN", help="Id of a run.")
+TEXT = "Text, JSON, @FILE, or - for standard input."
+
+
+def steer(
+    run: Annotated[str, RUN],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help=TEXT)],
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the handler said what it did with it.")] = False,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Say something to a run's handler, and print what the message is called; with --wait, what became of it."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_run, parse_said
+
+    run = parse_run(run)
+    value = parse_said(message, "MESSAGE")
+    out = Output(as_json)
+
+    async def use(client: Client) -> None:
+        sent = await client.run(run).steer(value, wait=wait)
+        if as_json:
+            out.json(message_json(sent))
+        elif wait:
+            out.line(_words(sent))
+        else:
+            out.line(sent.id)
+
+    with_client(hub, token_file, use, follows=wait)
+
+
+def answer(
+    run: Annotated[str, RUN],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION] VALUE", help=f"Number of the question, and: {TEXT}")
+    ] = None,
+    approve: Annotated[bool, typer.Option("--approve", help="Approve what it asks for.")] = False,
+    deny: Annotated[bool, typer.Option("--deny", help="Deny it.")] = False,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Answer a question of a run; without QUESTION, the only one that waits. The first answer counts."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_run
+
+    run = parse_run(run)
+    question, value = _answer_of(words or [], approve=approve, deny=deny)
+    out = Output(as_json)
+
+    async def use(client: Client) -> None:
+        answered = await client.run(run).answer(value, question)
+        if as_json:
+            out.json({"run": run, "question": answered})
+        else:
+            out.line(str(answered))
+
+    with_client(hub, token_file, use)
+
+
+def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[int | None, Any]:
+    from orchestrator.cli.inputs import parse_said
+
+    if approve and deny:
+        raise CliError("--approve and --deny exclude each other")
+    decides = approve or deny
+    if len(words) > (1 if decides else 2) or (not words and not decides):
+        raise CliError("give one answer: VALUE, --approve or --deny; the number of a question goes before it")
+    named = words[:1] if decides else words[:-1]
+    if named and not (named[0].isascii() and named[0].isdigit() and len(named[0]) < 16):
+        raise CliError(f"QUESTION: {named[0][:160]!r} is no number of a question; `fleetline run show` has them")
+    return int(named[0]) if named else None, approve if decides else parse_said(words[-1], "VALUE")
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """Return the object of a message to a run."""
+    from protocol.readable import readable
+
+    return {
+        "id": message.id,
+        "state": message.state.value,
+        "body": readable(message.body),
+        "value": None if message.value is None else readable(message.value),
+        "src": message.src or None,
+    }
+
+
+def question_json(question: Question) -> dict[str, Any]:
+    """Return the object of a question of a run."""
+    from protocol.readable import readable
+
+    return {
+        "question": question.index,
+        "state": question.state.value,
+        "kind": question.kind.value,
+        "name": question.name,
+        "payload": readable(question.payload),
+        "deadline_ms": question.deadline_ms,
+        "answer": None if question.answer is None else readable(question.answer),
+        "by": question.by or None,
+    }
+
+
+def show_talk(talk: Talk) -> dict[str, str]:
+    """Return names and values that show what a run was told and asks."""
+    from orchestrator.cli.text import clock
+    from protocol.readable import json_line, readable
+
+    shown = {}
+    for message in talk.messages.values():
+        shown[f"message {message.id}"] = f"{json_line(readable(message.body))} {_words(message)}"
+    for question in sorted(talk.questions.values(), key=lambda question: question.index):
+        said = f"{question.kind.value} {question.name} {json_line(readable(question.payload))} {question.state.value}"
+        if question.answer is not None:
+            said += f" {json_line(readable(question.answer))}"
+        if question.by:
+            said += f" by {question.by}"
+        elif question.deadline_ms is not None:
+            said += f" until {clock(question.deadline_ms)}"
+        shown[f"question {question.index}"] = said
+    return shown
+
+
+def _words(message: Message) -> str:
+    from protocol.readable import json_line, readable
+
+    reply = "" if message.value is None else f" {json_line(readable(message.value))}"
+    return f"{message.state.value}{reply}"
