@@ -76,7 +76,7 @@ class _Ending(asyncio.BaseProtocol):
 class InputPipe:
     """A pipe that a program may read from, our end of it. What it does not read is kept until it is gone.
 
-    That is bounded by what we say: the run's input, which the hub bounds, and one message.
+    That is bounded by what we say: the run's input, messages and answers, all of which the hub bounds.
     """
 
     def __init__(self, transport: asyncio.WriteTransport, ending: _Ending) -> None:

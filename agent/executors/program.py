@@ -24,14 +24,17 @@ from agent.errors import ChildRaised
 from agent.executors.guard import Guard, Guarded
 from agent.executors.ladder import KILL_WAIT_S, Cause, Ladder, Rung
 from agent.executors.pipes import InputPipe, OutputPipe
+from agent.executors.program_conversation import Conversation
 from agent.executors.program_lines import (
     TEXT_BYTES_MAX,
+    Ask,
     Event,
     Failure,
     LineReader,
     Mark,
     Progress,
     Refused,
+    Reply,
     Result,
     Said,
     Text,
@@ -140,6 +143,7 @@ class _Run:
         self._outcome: Result | Failure | None = None
         self._fault: FleetlineError | None = None
         self._tail = ""
+        self._conversation = Conversation(self._context, state, entry)
 
     async def live(self) -> object:
         """Listen until it is over. Raises as `Programs.run` says."""
@@ -149,7 +153,10 @@ class _Run:
             async with asyncio.TaskGroup() as tasks:
                 for pipe, kind in zip(self._outputs, (STDOUT, STDERR), strict=True):
                     tasks.create_task(self._listen(pipe, kind), name=f"{kind} of {self._state.assign.run}")
+                if not self._program.plain:
+                    tasks.create_task(self._converse(), name=f"conversation of {self._state.assign.run}")
                 await self._until_gone()
+                self._conversation.end()
                 for pipe in self._outputs:
                     pipe.finish()
         finally:
@@ -167,6 +174,15 @@ class _Run:
         else:
             last = self._state.checkpoint
             self._input.say(start_line(self._state.assign, None if last is None else last.value))
+
+    # Talking
+
+    async def _converse(self) -> None:
+        try:
+            await self._conversation.run()
+        except FleetlineError as fault:
+            self._fault = self._fault or fault
+            self._begin(Cause.REFUSED)
 
     # Listening
 
@@ -194,7 +210,7 @@ class _Run:
         if self._outcome is not None and not isinstance(said, Refused):
             raise _bad_line(f"a message of type {said.type!r} came after its {self._outcome.type}, which is the last")
         match said:
-            case Event() | Mark() | Progress():
+            case Event() | Mark() | Progress() | Ask() | Reply():
                 await self._emit(said)
             case Refused():
                 raise _bad_line(said.why)
@@ -202,7 +218,7 @@ class _Run:
                 self._outcome = said
                 self._begin(Cause.FINISHED)
 
-    async def _emit(self, said: Event | Mark | Progress) -> None:
+    async def _emit(self, said: Event | Mark | Progress | Ask | Reply) -> None:
         try:
             match said:
                 case Event():
@@ -211,6 +227,10 @@ class _Run:
                     await self._context.checkpoint(said.value)
                 case Progress():
                     self._context.progress(said.current, said.total, said.message)
+                case Ask():
+                    self._conversation.ask(said)
+                case Reply():
+                    await self._conversation.reply(said)
         except (TypeError, ValueError, OverflowError) as fault:
             raise _bad_line(f"a message of type {said.type!r} cannot be an entry: {fault}") from None
 
@@ -218,6 +238,7 @@ class _Run:
 
     def _begin(self, cause: Cause) -> None:
         """It is to end, for this cause."""
+        self._conversation.end()
         self._do(self._ladder.begin(cause, self._loop.time()))
         if not self._wake.done():
             self._wake.set_result(None)

@@ -1,7 +1,8 @@
 """The lines that an agent and a program exchange: bytes in, what they say out. No process, no I/O, no clock.
 
-    to the program      {"type": "start", ...} {"type": "cancel", ...}
-    from the program    {"type": "event" | "progress" | "checkpoint" | "result" | "error", ...}; any other line is text
+    to the program      {"type": "start" | "steer" | "answer" | "cancel", ...}
+    from the program    {"type": "event" | "progress" | "checkpoint" | "ask" | "reply" | "result" | "error", ...};
+                        any other line is text
 
 A line is a message if it is a JSON object whose `type` is a string. One that is none of ours, or does not fit,
 is `Refused`: what a program meant to say is never taken for text. What is held of a line that has not ended is
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from protocol.codec import pack_value
 from protocol.errors import misfit
 from protocol.frames import Assign
 from protocol.readable import json_line, readable
@@ -25,18 +27,22 @@ from protocol.readable import json_line, readable
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "TEXT_BYTES_MAX",
+    "Ask",
     "Event",
     "Failure",
     "LineReader",
     "Mark",
     "Progress",
     "Refused",
+    "Reply",
     "Result",
     "Said",
     "Text",
+    "answer_line",
     "cancel_line",
     "input_line",
     "start_line",
+    "steer_line",
 ]
 
 TEXT_BYTES_MAX = 64 * 1024
@@ -78,6 +84,25 @@ class Mark(_Message):
 
     type: Literal["checkpoint"]
     value: Any
+
+
+class Ask(_Message):
+    """A question: for a value, or, with `approve`, for approval. `timeout` is in seconds."""
+
+    type: Literal["ask"]
+    name: str
+    payload: Any = None
+    approve: bool = False
+    timeout: float | None = None
+
+
+class Reply(_Message):
+    """What the program did with a message that it was told: applied it, or `rejected` it."""
+
+    type: Literal["reply"]
+    id: str
+    value: Any = None
+    rejected: bool = False
 
 
 class Result(_Message):
@@ -124,13 +149,15 @@ class Refused:
     why: str
 
 
-Message = Event | Progress | Mark | Result | Failure
+Message = Event | Progress | Mark | Ask | Reply | Result | Failure
 Said = Message | Text | Refused
 
 _MODELS: dict[str, type[Message]] = {
     "event": Event,
     "progress": Progress,
     "checkpoint": Mark,
+    "ask": Ask,
+    "reply": Reply,
     "result": Result,
     "error": Failure,
 }
@@ -257,6 +284,17 @@ def start_line(assign: Assign, checkpoint: bytes | None = None) -> bytes:
 def cancel_line(reason: str | None) -> bytes:
     """Return the line that tells a program to stop."""
     return _line_of({"type": "cancel", "reason": reason})
+
+
+def steer_line(message: str, body: Any) -> bytes:
+    """Return the line that tells a program a message to its run."""
+    return _line_of({"type": "steer", "id": message, "body": readable(pack_value(body))})
+
+
+def answer_line(question: int, name: str, answer: Any, *, timed_out: bool) -> bytes:
+    """Return the line that tells a program the answer to a question of its own."""
+    said = {"question": question, "name": name, "answer": readable(pack_value(answer)), "timed_out": timed_out}
+    return _line_of({"type": "answer", **said})
 
 
 def input_line(assign: Assign) -> bytes:

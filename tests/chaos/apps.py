@@ -14,13 +14,14 @@ from typing import TextIO
 
 from agent import Agent, EffectKey, Entry, PlainRunContext, PublishRefused, RunContext
 
-__all__ = ["HOLDS_THE_LOCK", "chatter", "listener", "payer", "sleeper", "streamer"]
+__all__ = ["HOLDS_THE_LOCK", "chatter", "decider", "listener", "payer", "sleeper", "streamer"]
 
 streamer = Agent("streamer", slots=1)
 chatter = Agent("chatter", slots=1)
 sleeper = Agent("sleeper", slots=4)
 listener = Agent("listener")
 payer = Agent("payer", slots=4)
+decider = Agent("decider", slots=4)
 
 STUBBORN_LINES = 20
 """How often a handler tries on after it was told to stop."""
@@ -135,3 +136,22 @@ def note(message: Entry) -> None:
     """Write a message down."""
     with Path(os.environ["NOTES"]).open("a") as file:
         file.write(f"{message.offset} {message.body}\n")
+
+
+@decider.handler("release", recover="journal")
+async def release(ctx: RunContext, timeout: float, ledger: str, messages: int = 0) -> dict[str, object]:
+    """Hear some messages, ask for approval, and write into a ledger outside what was decided."""
+    heard: list[object] = []
+    while len(heard) < messages:
+        async for message in ctx.steering():
+            heard.append(message.body)
+            await message.reply(len(heard))
+            break
+    pushed = await ctx.approve("push", {"branch": "main"}, timeout=timeout)
+    await ctx.call("write", _write_line, ledger, "pushed" if pushed else "not pushed")
+    return {"pushed": pushed, "heard": heard}
+
+
+def _write_line(ledger: str, line: str) -> None:
+    with Path(ledger).open("a") as file:
+        file.write(f"{line}\n")

@@ -170,9 +170,12 @@ async def test_a_new_attempt_is_told_the_last_checkpoint(hub: Hub) -> None:
 
 BAD = [
     (
-        'say(type="ask", question="may I?")',
-        "is of type 'ask'; a program says event, progress, checkpoint, ",
+        'say(type="shout", question="may I?")',
+        "is of type 'shout'; a program says event, progress, checkpoint, ask, reply, result, error",
     ),
+    ('say(type="ask", name="May I?")', "a message of type 'ask' cannot be an entry"),
+    ('say(type="ask", name="a", timeout=0)', "a message of type 'ask' cannot be an entry"),
+    ('say(type="reply", id="a")', "no message 'a' was told"),
     ('say(type="checkpoint", state=1)', "is no message of type 'checkpoint': value: Field required"),
     ('say(type="checkpoint", value=2**70)', "a message of type 'checkpoint' cannot be an entry"),
     ('say(type="event")', "is no message of type 'event': kind: Field required"),

@@ -63,8 +63,8 @@ TEXTS = [
 
 REFUSED = [
     (
-        '{"type": "ask", "question": "may I?"}',
-        "is of type 'ask'; a program says event, progress, checkpoint, ",
+        '{"type": "shout", "question": "may I?"}',
+        "is of type 'shout'; a program says event, progress, checkpoint, ask, reply, result, error",
     ),
     ('{"type": "answer"}', "is of type 'answer'"),
     ('{"type": "checkpoint"}', "value: Field required"),
@@ -108,7 +108,7 @@ def test_a_message_that_cannot_be_taken_is_refused_and_shown(line: str, why: str
 
 
 def test_what_a_refusal_shows_is_cut() -> None:
-    [refused] = said(json.dumps({"type": "ask", "long": "x" * 100_000}).encode())
+    [refused] = said(json.dumps({"type": "shout", "long": "x" * 100_000}).encode())
     assert isinstance(refused, Refused)
     assert len(refused.why) < 400
 

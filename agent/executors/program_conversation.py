@@ -1,0 +1,98 @@
+"""What a program is told while it works, and what it asks: lines in, lines out, over the usual context.
+
+Messages are told as they come, each as a line on the program's standard input. A question of the program has its
+number when its line was read; its answer is a line as well. All of it ends when the program is to end.
+
+Specification: docs/guide.md, section "Programs".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from agent.attempt_state import AttemptState
+from agent.context import RunContext
+from agent.errors import Unanswered
+from agent.executors.pipes import InputPipe
+from agent.executors.program_lines import Ask, Reply, answer_line, steer_line
+from agent.operations import Operation
+from agent.steering import SteerMessage
+
+__all__ = ["Conversation"]
+
+
+class Conversation:
+    """The conversation of one run that is a program. Everything happens on one event loop.
+
+    Args:
+        context: of the attempt.
+        state: of the attempt.
+        entry: the program's standard input.
+    """
+
+    def __init__(self, context: RunContext, state: AttemptState, entry: InputPipe) -> None:
+        self._context = context
+        self._state = state
+        self._input = entry
+        self._operations: list[Operation[Any]] = []
+        self._told: dict[str, SteerMessage] = {}
+        self._asked: asyncio.Queue[tuple[Ask, int, Operation[Any]] | None] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Talk until `end`.
+
+        Raises:
+            FleetlineError: the log did not take what is said.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                talking = [tasks.create_task(self._tell())]
+                while (asked := await self._asked.get()) is not None:
+                    talking.append(tasks.create_task(self._answer(*asked)))
+                for task in talking:
+                    task.cancel()
+        except BaseExceptionGroup as faults:
+            raise faults.exceptions[0] from None
+        finally:
+            for operation in self._operations:
+                operation.close()
+
+    def end(self) -> None:
+        """Nothing more is told, and nothing is waited for."""
+        self._asked.put_nowait(None)
+
+    def ask(self, said: Ask) -> None:
+        """Take a question of the program.
+
+        Raises:
+            ValueError: it cannot be asked.
+        """
+        ask = self._context.approve if said.approve else self._context.ask
+        operation = ask(said.name, said.payload, timeout=said.timeout)
+        self._operations.append(operation)
+        self._asked.put_nowait((said, self._state.numbered, operation))
+
+    async def reply(self, said: Reply) -> None:
+        """Take what the program says of a message.
+
+        Raises:
+            ValueError: it was told no such message.
+        """
+        message = self._told.get(said.id)
+        if message is None:
+            raise ValueError(f"no message {said.id[:160]!r} was told")
+        await (message.reject(said.value) if said.rejected else message.reply(said.value))
+
+    async def _tell(self) -> None:
+        async for message in self._context.steering():
+            self._told[message.id] = message
+            self._input.say(steer_line(message.id, message.body))
+
+    async def _answer(self, said: Ask, number: int, operation: Operation[Any]) -> None:
+        answer, timed_out = None, False
+        try:
+            answer = await operation
+        except Unanswered:
+            timed_out = True
+        self._input.say(answer_line(number, said.name, answer, timed_out=timed_out))
