@@ -296,7 +296,7 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
 
     info = await run.get()
     shown = run_object(info)
-    talk = await run.talk() if talks else None
+    talk = await run.talk() if talks and info.talk_from is not None else None
     if out.as_json:
         if talk is not None:
             shown["messages"] = [talking.message_json(message) for message in talk.messages.values()]

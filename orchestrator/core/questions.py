@@ -148,6 +148,7 @@ def time_out(ids: Ids, meta: RunMeta, store_ms: int) -> Commit | None:
 
 def steer(ids: Ids, meta: RunMeta, message: Steer, stored: HashSet) -> Commit:
     """Propose a message to a run. `ids.src` is whoever says it; `stored` keeps the request's result."""
+    assert not meta.final, meta
     key = keys.meta(meta.log)
     fields = {"steers": str(meta.steers + 1), "talk_from": str(meta.talk_from or meta.head + 1)}
     return Commit(
@@ -169,6 +170,7 @@ def _answers(
     by: str,
     stored: tuple[HashSet, ...],
 ) -> Commit:
+    assert not meta.final, meta
     key = keys.meta(meta.log)
     closed = {question.index: replace(question, open=False) for question, _ in answers}
     after = replace(meta, questions=tuple(closed.get(each.index, each) for each in meta.questions))

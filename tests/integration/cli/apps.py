@@ -24,3 +24,15 @@ async def forever(ctx: RunContext) -> None:
     """Say that it began, and wait."""
     await ctx.emit("began", None)
     await asyncio.Event().wait()
+
+
+@agent.handler("release", recover="journal")
+async def release(ctx: RunContext) -> list[object]:
+    """Hear messages up to "done", then ask twice."""
+    heard: list[object] = []
+    async for message in ctx.steering():
+        if message.body == "done":
+            await message.reply(len(heard))
+            break
+        heard.append(message.body)
+    return [heard, await ctx.approve("push", {"branch": "main"}, timeout=600), await ctx.ask("version")]

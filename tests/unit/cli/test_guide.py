@@ -102,6 +102,8 @@ def test_messages_of_programs() -> None:
         "event": program_lines.Event,
         "progress": program_lines.Progress,
         "checkpoint": program_lines.Mark,
+        "ask": program_lines.Ask,
+        "reply": program_lines.Reply,
         "result": program_lines.Result,
         "error": program_lines.Failure,
     }
