@@ -41,6 +41,7 @@ from orchestrator.peers import Peers
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.retention import Retention
+from orchestrator.schedules import Schedules
 from orchestrator.server import Server, bind
 from orchestrator.services import Services
 from orchestrator.settings import Settings
@@ -168,8 +169,10 @@ class Hub:
         registry = Registry(line)
         dispatch = Dispatch(line, peers, settings.lease_ms)
         work = Work(line, peers, dispatch, settings.lease_ms)
-        timekeeper = Timekeeper(line, work, registry, settings.lease_ms, monotonic_ms)
-        methods = Methods(line, Reading(line, registry), registry, dispatch, settings.limits.body_bytes_max)
+        schedules = Schedules(line, dispatch.look)
+        timekeeper = Timekeeper(line, work, schedules, registry, settings.lease_ms, monotonic_ms)
+        reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
+        methods = Methods(line, reading, registry, schedules, dispatch, body_bytes_max)
         acks = Acks(line)
         greeting = Greeting(settings, line)
         self.services = Services(

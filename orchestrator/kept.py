@@ -38,32 +38,44 @@ class KeptAnswers:
         self._line = line
 
     def keep(self, peer: Peer, log: LogName, op: str, answer: Part) -> HashSet:
-        """Store an answer, in the same commit as what it is about."""
-        key = keys.ops(partition_of(log), log.namespace, self._line.now_ms() // DAY_MS)
-        return HashSet(key, {_op_field(peer, log, op): pack_value(answer.model_dump())}, ttl_ms=OPS_TTL_MS)
+        """Store an answer about a log, in the same commit as what it is about."""
+        return self.keep_at(partition_of(log), log.namespace, _field(peer, log, op), answer)
 
     async def find(self, peer: Peer, log: LogName, op: str, model: type[Answer]) -> Answer | None:
-        """Return the answer that this op got before, today or yesterday.
+        """Return the answer about a log that this op got before, today or yesterday.
 
         Raises:
             RequestError: `invalid_params`, the op was used for another request.
         """
-        today, partition = self._line.now_ms() // DAY_MS, partition_of(log)
+        return await self.find_at(partition_of(log), log.namespace, _field(peer, log, op), model)
+
+    def keep_at(self, partition: int, namespace: str, field: str, answer: Part) -> HashSet:
+        """Store an answer about something of a partition; `field` says whose it is and which."""
+        key = keys.ops(partition, namespace, self._line.now_ms() // DAY_MS)
+        return HashSet(key, {field: pack_value(answer.model_dump())}, ttl_ms=OPS_TTL_MS)
+
+    async def find_at(self, partition: int, namespace: str, field: str, model: type[Answer]) -> Answer | None:
+        """Return what `keep_at` stored, today or yesterday.
+
+        Raises:
+            RequestError: `invalid_params`, the op was used for another request.
+        """
+        today = self._line.now_ms() // DAY_MS
         for day in (today, today - 1, today + 1):  # another hub's clock may be past midnight
-            key = keys.ops(partition, log.namespace, day)
-            value = (await self._line.store.hash_get(key, _op_field(peer, log, op)))[0]
+            value = (await self._line.store.hash_get(keys.ops(partition, namespace, day), field))[0]
             if value:
-                return _given(model, op, value)
+                return _given(model, field, value)
         return None
 
 
-def _given(model: type[Answer], op: str, value: bytes) -> Answer:
+def _given(model: type[Answer], field: str, value: bytes) -> Answer:
+    stored = unpack_value(value)  # whose arrays are lists, where models have tuples
     try:
-        return model.model_validate(unpack_value(value))
+        return model.model_validate({name: tuple(x) if isinstance(x, list) else x for name, x in stored.items()})
     except ValidationError:
-        message = f"the op {op!r} was used for another request; each has its own"
+        message = f"the op {field.rpartition('/')[2]!r} was used for another request; each has its own"
         raise RequestError(ErrorCode.INVALID_PARAMS, message) from None
 
 
-def _op_field(peer: Peer, log: LogName, op: str) -> str:
+def _field(peer: Peer, log: LogName, op: str) -> str:
     return f"{peer.principal}/{log.path}/{op}"

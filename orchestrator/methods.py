@@ -27,6 +27,8 @@ from orchestrator.peers import Peer
 from orchestrator.queueing import Queueing
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
+from orchestrator.schedules import Schedules
+from orchestrator.scheduling import Scheduling
 from orchestrator.settle import settle
 from orchestrator.standings import Standings
 from orchestrator.store import keys
@@ -90,12 +92,19 @@ class Methods:
         line: where commits go.
         reading: what is read of runs and logs.
         registry: who is there.
+        schedules: what is submitted when its time comes.
         dispatch: told of every run that is put on a queue.
         body_bytes_max: limit of what one entry carries.
     """
 
     def __init__(
-        self, line: Line, reading: Reading, registry: Registry, dispatch: Dispatch, body_bytes_max: int
+        self,
+        line: Line,
+        reading: Reading,
+        registry: Registry,
+        schedules: Schedules,
+        dispatch: Dispatch,
+        body_bytes_max: int,
     ) -> None:
         self._line = line
         self._reading = reading
@@ -128,6 +137,7 @@ class Methods:
             "agent.cordon": self._agent_cordon,
             "agent.uncordon": self._agent_uncordon,
             "agent.drain": self._agent_drain,
+            **Scheduling(line, schedules, self._kept, body_bytes_max).methods,
         }
 
     async def call(self, peer: Peer, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Acts on what is due: leases that ran out, and runs that waited long enough or took too long.
+"""Acts on what is due: leases that ran out, runs that waited long enough or took too long, and schedules.
 
 Hubs share the work out by rendezvous hashing (Thaler and Ravishankar, 1998) over the hubs that are
 live; two of them acting at once is harmless, since a guard lets one through.
@@ -19,8 +19,10 @@ from hashlib import blake2b
 
 import structlog
 
+from orchestrator.core.schedules import scheduled
 from orchestrator.line import Line
 from orchestrator.registry import Registry
+from orchestrator.schedules import Schedules
 from orchestrator.store.base import StoreError, StoreUnavailable
 from orchestrator.together import together
 from orchestrator.work import Work
@@ -55,17 +57,25 @@ class Timekeeper:
 
     Args:
         line: for the store and its clock.
-        work: does what is due.
+        work: does what is due about runs, and
+        schedules: about schedules.
         registry: knows the live hubs.
         lease_ms: how long leases are left alone after an interruption.
         monotonic_ms: this machine's clock, which never steps.
     """
 
     def __init__(
-        self, line: Line, work: Work, registry: Registry, lease_ms: int, monotonic_ms: Callable[[], int]
+        self,
+        line: Line,
+        work: Work,
+        schedules: Schedules,
+        registry: Registry,
+        lease_ms: int,
+        monotonic_ms: Callable[[], int],
     ) -> None:
         self._line = line
         self._work = work
+        self._schedules = schedules
         self._registry = registry
         self._lease_ms = lease_ms
         self._stall_ms = max(STALL_LEAST_MS, min(STALL_MS, lease_ms // 2))
@@ -116,13 +126,17 @@ class Timekeeper:
         """Do all that is due at once: one after the other, many would keep the clock from being watched."""
 
         async def do(member: str) -> StoreUnavailable | None:
-            namespace, _, run = member.partition("/")
+            namespace, _, about = member.partition("/")
+            schedule = scheduled(about)
             try:
-                await act(LogName(namespace, LogKind.RUN, run))
+                if schedule is not None:
+                    await self._schedules.fire(namespace, schedule)
+                else:
+                    await act(LogName(namespace, LogKind.RUN, about))
             except StoreUnavailable as fault:
                 return fault
-            except StoreError as fault:  # this one run cannot be read; the others can
-                log_.error("run_unreadable", run=run, reason=str(fault))
+            except StoreError as fault:  # this one cannot be read; the others can
+                log_.error("due_unreadable", about=about, reason=str(fault))
             return None
 
         for fault in await together(do(member) for _, member in due):

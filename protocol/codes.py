@@ -91,6 +91,8 @@ class ErrorCode(StrEnum):
     KEY_CONFLICT = "key_conflict"
     NOT_OVER = "not_over"
     ALREADY_ANSWERED = "already_answered"
+    NAME_CONFLICT = "name_conflict"
+    LIMIT_REACHED = "limit_reached"
     FORBIDDEN = "forbidden"
     STORE_FULL = "store_full"
     UNAVAILABLE = "unavailable"

@@ -27,6 +27,16 @@ from protocol.requests_agents import (
     AgentSend,
     AgentStanding,
 )
+from protocol.schedules import (
+    ScheduleAdd,
+    ScheduleGet,
+    ScheduleInfo,
+    ScheduleList,
+    ScheduleListed,
+    ScheduleRemove,
+    ScheduleRemoved,
+    ScheduleSet,
+)
 from protocol.selector import SELECTOR_CHARS_MAX
 
 __all__ = [
@@ -330,6 +340,11 @@ METHODS: dict[str, Method] = {
     "queue.get": Method(QueueGet, QueueInfo),
     "queue.set": Method(QueueSet, QueueInfo),
     "queue.purge": Method(QueuePurge, QueuePurged),
+    "schedule.add": Method(ScheduleAdd, ScheduleInfo, mutates=True),
+    "schedule.list": Method(ScheduleList, ScheduleListed),
+    "schedule.get": Method(ScheduleGet, ScheduleInfo),
+    "schedule.set": Method(ScheduleSet, ScheduleInfo, mutates=True),
+    "schedule.remove": Method(ScheduleRemove, ScheduleRemoved, mutates=True),
     "producer.open": Method(ProducerOpen, ProducerOpened, mutates=True),
     "log.read": Method(LogRead, LogReadPage),
     "log.get": Method(LogGet, LogInfo),

@@ -168,7 +168,7 @@ class Store(Protocol):
     async def due(
         self, now_ms: int, limit: int, partitions: Collection[int]
     ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due in some partitions, as (partition, `namespace/run`).
+        """Return leases and timers that are due in some partitions, as (partition, member).
 
         Of each the `limit` that have been due for longest.
         """

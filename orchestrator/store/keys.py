@@ -36,6 +36,8 @@ __all__ = [
     "queue",
     "queue_terms",
     "queues",
+    "schedule",
+    "schedules",
     "stream",
     "timers",
     "wake",
@@ -69,6 +71,8 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:queues:*",
     f"{PREFIX}:{{p??}}:terms:*",
     f"{PREFIX}:{{p??}}:held:*",
+    f"{PREFIX}:{{p??}}:schedules:*",
+    f"{PREFIX}:{{p??}}:schedule:*",
     f"{PREFIX}:{{p??}}:leases",
     f"{PREFIX}:{{p??}}:timers",
 )
@@ -155,8 +159,18 @@ def leases(partition: int) -> str:
 
 
 def timers(partition: int) -> str:
-    """ZSET `namespace/run` -> when the run is due for the timekeeper, in ms."""
+    """ZSET `namespace/run`, or `namespace/schedule/name` -> when it is due for the timekeeper, in ms."""
     return _key(partition, "timers")
+
+
+def schedules(partition: int, namespace: str) -> str:
+    """HASH name -> id of the schedules of a namespace, all of which lie in one partition."""
+    return _key(partition, "schedules", namespace)
+
+
+def schedule(partition: int, namespace: str, name: str) -> str:
+    """HASH of a schedule: its terms, when it is due next, what it made last."""
+    return _key(partition, "schedule", namespace, name)
 
 
 def held(partition: int, namespace: str, agent: str) -> str:

@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 
 from orchestrator.retention import Retention
+from orchestrator.schedules import Schedules
 from orchestrator.store.base import Page, StoreError
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from orchestrator.timekeeper import Timekeeper
@@ -160,7 +161,8 @@ async def test_a_hub_that_stood_still_takes_no_lease_before_it_heard_its_agents(
         await worker.identify(agent())
         log = await submit(client)
         await worker.expect(Assign)
-        keeper = Timekeeper(services.line, services.work, services.registry, 1_500, lambda: now_ms)
+        schedules = Schedules(services.line, lambda _: None)
+        keeper = Timekeeper(services.line, services.work, schedules, services.registry, 1_500, lambda: now_ms)
         calm.server.clock_ms = lambda: clock() + now_ms
 
         async def later(step_ms: int) -> list[str]:

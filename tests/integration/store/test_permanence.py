@@ -31,6 +31,8 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.queue_terms(partition, "default", "q"), {"limit": "1"}),
         HashSet(keys.active(partition, "default", "q"), {"r": "1"}),
         SortedAdd(keys.later(partition, "default", "q"), "r", 1),
+        HashSet(keys.schedules(partition, "default"), {"s": "1"}),
+        HashSet(keys.schedule(partition, "default", "s"), {"next": "1"}),
         SortedAdd(keys.leases(partition), "default/r", 1),
         SortedAdd(keys.timers(partition), "default/r", 1),
     )

@@ -10,6 +10,7 @@ from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
+from orchestrator.schedules import Schedules
 from orchestrator.store.base import Page, StoreError
 from orchestrator.store.memory import MemoryServer
 from protocol.frames import Request, Response, Role
@@ -25,7 +26,9 @@ async def line() -> Line:
 async def asked(line: Line, method: str, op: str | None = None, **params: object) -> Response:
     """Return what an operator is answered."""
     registry = Registry(line)
-    methods = Methods(line, Reading(line, registry), registry, Dispatch(line, Peers(1_000), 1_000), 1_000)
+    dispatch = Dispatch(line, Peers(1_000), 1_000)
+    schedules = Schedules(line, dispatch.look)
+    methods = Methods(line, Reading(line, registry), registry, schedules, dispatch, 1_000)
     scopes = frozenset({"operator"})
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

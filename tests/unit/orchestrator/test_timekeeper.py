@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from orchestrator.registry import Registry
+from orchestrator.schedules import Schedules
 from orchestrator.store import keys
 from orchestrator.store.commits import Commit, SortedAdd
 from orchestrator.store.memory import MemoryServer
@@ -42,7 +43,8 @@ async def test_what_other_hubs_have_yet_to_do_does_not_hide_what_is_due_here() -
 
     work = cast(Work, SimpleNamespace(expire=expire, wake=wake))
     registry = cast(Registry, SimpleNamespace(live_hubs=lambda: HUBS))
-    keeper = Timekeeper(line, work, registry, lease_ms=0, monotonic_ms=lambda: 0)
+    schedules = Schedules(line, lambda _: None)
+    keeper = Timekeeper(line, work, schedules, registry, lease_ms=0, monotonic_ms=lambda: 0)
     async with asyncio.TaskGroup() as tasks:
         acting = tasks.create_task(keeper.run())
         await settled(lambda: len(done) == 2)

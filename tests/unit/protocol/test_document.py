@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from protocol import control, frames, requests
+from protocol import control, frames, requests, schedules
 from protocol.backoff import RECONNECT_CAP_MS, RECONNECT_FIRST_MS
 from protocol.codes import CloseCode, ErrorCode, explain
 from protocol.control import CONTROL, MarkerOp
@@ -29,6 +29,7 @@ from protocol.limits import (
 )
 from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
+from protocol.schedules import SCHEDULES_MAX
 from protocol.session import DEFAULT_HANDSHAKE_MS
 from tests.support.document import PROTOCOL, field_rows, headings, section, table
 
@@ -43,6 +44,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "fault": frames.Fault,
     "run info": requests.RunInfo,
     "queue info": requests.QueueInfo,
+    "schedule info": schedules.ScheduleInfo,
     "bucket": requests.Bucket,
     "log info": requests.LogInfo,
     "agent info": requests.AgentInfo,
@@ -170,6 +172,7 @@ def test_reset_reasons_and_kinds_of_log() -> None:
         ("Sessions", f"within {DEFAULT_HANDSHAKE_MS // 1000} s"),
         ("Sessions", f"min({RECONNECT_CAP_MS // 1000} s, {RECONNECT_FIRST_MS} ms"),
         ("Partitions", f"has {PARTITIONS} partitions"),
+        ("Schedules", f"at most {SCHEDULES_MAX} schedules"),
         ("Diverged histories", f"{KEPT_TAGS_MAX}, say"),
         ("subscribe", f"default {Window().entries} entries, {Window().bytes} bytes"),
     ],

@@ -67,6 +67,10 @@ PUBLIC = {
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
     """,
+    "schedules": """
+        CRON_CHARS_MAX SCHEDULES_MAX TIMEZONE_CHARS_MAX UPCOMING_MAX Missed ScheduleAdd ScheduleGet ScheduleInfo
+        ScheduleList ScheduleListed ScheduleRemove ScheduleRemoved ScheduleSet
+    """,
     "selector": """
         LABELS_MAX SELECTOR_CHARS_MAX Requirement Selector check_labels parse_selector selector_of
     """,
