@@ -23,6 +23,7 @@ from agent.offers import Offers
 from agent.publisher import DiskPublisher, Publisher, open_publisher
 from agent.reading import Reader, read_log, start_of
 from agent.runs import Run
+from agent.scheduling import ScheduleMethods
 from agent.submission import SubmitOptions, span_ms, submission
 from protocol.codec import pack_value
 from protocol.entry import Position
@@ -62,7 +63,7 @@ def topic_log(topic: str) -> str:
     return LogName.parse(topic if "/" in topic else f"topic/{topic}").path
 
 
-class Client:
+class Client(ScheduleMethods):
     """A connection to the hub that is kept open: it reconnects and resumes by itself.
 
     Make one with `Client.connect()`, as `async with Client.connect() as client` or `await Client.connect()`.

@@ -21,6 +21,7 @@ from agent.publisher import DiskPublisher, Publisher, Receipt
 from agent.reading import Reader
 from agent.runs import Run
 from agent.submission import SubmitOptions
+from agent.sync_scheduling import SyncScheduleMethods
 from agent.threads import LoopThread
 from protocol.entry import Position
 from protocol.frames import Start
@@ -192,12 +193,19 @@ class SyncPublisher(_Closing):
         self._portal(self._publisher.aclose())
 
 
-class SyncClient(_Closing):
+class SyncClient(SyncScheduleMethods, _Closing):
     """The blocking twin of `Client`. Make one with `SyncClient.connect()`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._portal = _Portal(client.links.thread)
+
+    @property
+    def _twin(self) -> Client:
+        return self._client
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._portal(work)
 
     @classmethod
     def connect(

