@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -31,8 +32,7 @@ async def refusal(client: HubPeer, method: str, **params: Any) -> tuple[str, str
 
 async def due_times(world: World) -> list[int]:
     """Return the due times that runs were made for, in the order of time: each run's key says which."""
-    store = world.stores[-1]
-    made = await store.hash_all(keys.idempotency(queue_partition("default", "q"), "default", "q"))
+    made = world.server.data.hashes.get(keys.idempotency(queue_partition("default", "q"), "default", "q"), {})
     return sorted(int(key.rsplit("/", 1)[1]) for key in made)
 
 
@@ -53,8 +53,9 @@ async def test_each_due_time_is_a_run_that_agents_are_given(calm: World) -> None
 
 
 async def test_one_run_for_each_due_time_over_two_hubs_of_which_one_goes(world: World) -> None:
-    hubs = [await world.start(heartbeat_ms=5_000) for _ in range(2)]
-    async with world.peer(hub=hubs[1]) as client:
+    stays, goes = await world.start(heartbeat_ms=5_000), world.new_hub(heartbeat_ms=5_000)
+    async with world.peer(hub=stays) as client, AsyncExitStack() as going:
+        await going.enter_async_context(goes)
         await client.identify(identify())
         await add(client)
 
@@ -62,7 +63,7 @@ async def test_one_run_for_each_due_time_over_two_hubs_of_which_one_goes(world: 
             return len(await due_times(world)) >= count
 
         await eventually(lambda: so_many(2), 20.0)
-        await hubs[0].__aexit__(None, None, None)
+        await going.aclose()
         seen = len(await due_times(world))
         await eventually(lambda: so_many(seen + 2), 30.0)
         await client.result("schedule.set", schedule="s", paused=True)
