@@ -14,7 +14,7 @@ import random
 
 import structlog
 
-from orchestrator.core import attempts, questions, runs
+from orchestrator.core import attempts, runs
 from orchestrator.core import publish as publishing
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
@@ -25,11 +25,12 @@ from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
-from orchestrator.store.commits import Commit, Outcome, Refusal, Refused
+from orchestrator.store.commits import Outcome, Refused
 from orchestrator.store.producer import ProducerRecord
 from orchestrator.together import together
+from orchestrator.writing import read_run, write
 from protocol.codes import ErrorCode
-from protocol.control import Errored, Kind, RunError, read_control
+from protocol.control import RunError
 from protocol.errors import InvalidName, RequestError
 from protocol.frames import (
     AttemptClaim,
@@ -43,7 +44,7 @@ from protocol.frames import (
     Verdict,
 )
 from protocol.ids import LogKind, LogName, queue_partition
-from protocol.run import FINAL, RunState
+from protocol.run import RunState
 
 __all__ = ["Work"]
 
@@ -125,15 +126,17 @@ class Work:
 
     async def _take_up(self, peer: Peer, log: LogName) -> None:
         """Take over a lease of the same agent that this session did not list."""
-        meta = await self._meta(log)
-        if meta is None or meta.state is not RunState.RUNNING or meta.agent != peer.id:
-            return
-        if meta.session_fence > peer.fence:
-            return  # a newer session has it
-        if meta.instance == peer.instance:
-            await self._bind(peer, meta)
-        else:
-            await self._lose(meta, "another process took its agent's id")
+        while True:
+            meta = await self._meta(log)
+            if meta is None or meta.state is not RunState.RUNNING or meta.agent != peer.id:
+                return
+            if meta.session_fence > peer.fence:
+                return  # a newer session has it
+            if meta.instance != peer.instance:
+                await self._lose(meta, "another process took its agent's id")
+                return
+            if await self._bind(peer, meta):
+                return
 
     async def _bind(self, peer: Peer, meta: RunMeta) -> bool:
         """Let an attempt go on in this session. Returns False where the run changed meanwhile."""
@@ -283,17 +286,13 @@ class Work:
             return prepared
         kind = frame.entries[-1][0]
         try:
-            commit = await self._proposal(peer, log, frame, prepared)
-            result = await self._line.commit(commit)
-            while isinstance(result, Refused) and _changed_meanwhile(kind, commit, result):
-                commit = await self._proposal(peer, log, frame, prepared)
-                result = await self._line.commit(commit)
+            result = await write(self._line, peer, log, frame, prepared)
         except RequestError as fault:
             return publishing.refuse(frame, ErrorCode(fault.code), fault.message)
         except StoreUnavailable as fault:
             return publishing.unavailable(frame, fault)
-        if isinstance(result, Refused):
-            return _refused(frame, commit, result)
+        if isinstance(result, Nack):
+            return result
         if kind in publishing.ENDINGS:
             held = self._free(peer, log.name, frame.fence)
             if held is not None:
@@ -301,38 +300,6 @@ class Work:
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)
-
-    async def _proposal(self, peer: Peer, log: LogName, frame: Publish, prepared: publishing.Prepared) -> Commit:
-        """Propose the commit of a publish. Only an attempt that errored, or asks, costs a read of the run."""
-        kind, body, _, _ = frame.entries[-1]
-        asked = questions.asked_in(frame.entries)
-        meta = await self._meta(log) if asked else None
-        asking = None if meta is None else questions.opened(meta, asked, self._line.now_ms())
-        ending, queue = None, None
-        if kind in publishing.ENDINGS:
-            ending, queue = await self._ending(peer, log, kind, body, asking.after if asking else None)
-        ids, claim, packed = self._ids(), prepared.claim, prepared.packed
-        return attempts.publish(
-            ids, log, peer.holder, claim, packed, expect=frame.expect, ending=ending, queue=queue, asking=asking
-        )
-
-    async def _ending(
-        self, peer: Peer, log: LogName, kind: str, body: bytes, meta: RunMeta | None
-    ) -> tuple[attempts.Ending, Queue] | tuple[None, None]:
-        """Decide what follows an attempt's last entry, and of which queue its run is; without a run, nothing.
-
-        With `meta`, that is what the run is as entries before it leave it.
-        """
-        known = peer.held.get(log.name)
-        if known is not None and kind != Kind.ERRORED:
-            return attempts.conclude(log, Kind(kind)), Queue(log.namespace, known.queue)
-        meta = meta or await self._meta(log)
-        if meta is None:
-            return None, None
-        if kind != Kind.ERRORED:
-            return attempts.conclude(log, Kind(kind)), meta.place
-        errored, store_ms = read_control(Errored, body), self._line.now_ms()
-        return attempts.conclude_error(self._ids(), meta, errored, random.random(), store_ms), meta.place
 
     async def _overflow(self, log: LogName) -> None:
         """End a run whose log is at its limit. What was published is in it, whatever becomes of that."""
@@ -357,8 +324,7 @@ class Work:
             return None
 
     async def _meta(self, log: LogName) -> RunMeta | None:
-        fields = await self._line.store.meta(log)
-        return RunMeta.parse(log, fields) if fields else None
+        return await read_run(self._line, log)
 
     async def _last_seq(self, meta: RunMeta) -> int:
         producer = attempts.producer_name(meta.attempt)
@@ -391,28 +357,3 @@ def _over(run: str, attempt: int) -> Nack:
         code=ErrorCode.FENCED,
         message="the attempt is over: its time or its lease ran out, or its agent's id was taken over",
     )
-
-
-def _changed_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
-    """Whether a cancel, or a question or its answer, came between reading the run and what was decided of it."""
-    if refused.reason is not Refusal.GUARD:
-        return False
-    field = commit.guards[refused.guard].field
-    return (field == "cancel" and kind == Kind.ERRORED) or field.startswith((questions.ASKED_DUE, questions.FIELD))
-
-
-def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
-    """Say why an attempt's entries were refused."""
-    if refused.reason is Refusal.PRODUCER_UNKNOWN:
-        return publishing.refuse(frame, ErrorCode.FENCED, "the run has no such attempt (any more)")
-    if refused.reason is not Refusal.GUARD:
-        return publishing.nack(frame, refused)
-    field = commit.guards[refused.guard].field
-    code, message = ErrorCode.FENCED, "the attempt is over"
-    if field == "cancel":
-        code, message = ErrorCode.INVALID_ENTRY, "the run was not told to cancel"
-    elif field == "session":
-        code, message = ErrorCode.SUPERSEDED, "the attempt goes on in a newer session"
-    elif field == "state" and refused.actual is not None and RunState(refused.actual) in FINAL:
-        code, message = ErrorCode.RUN_FINISHED, f"the run is {refused.actual}"
-    return Nack(log=frame.log, producer=frame.producer, seq=frame.seq, code=code, message=message)

@@ -152,7 +152,7 @@ def installed(loop: SimulationLoop, network: Network, seed: int) -> Iterator[Non
         *_uses_of(secrets, chance),
         *_uses_of(random, chance),
         ("agent.link.connect", dial),
-        ("agent.worker.LoopThread", OneThread),
+        ("agent.service.LoopThread", OneThread),
         *_steady_hashes(),
     ):
         yield

@@ -11,7 +11,7 @@ from orchestrator.line import Line
 from orchestrator.peers import Held, Peers
 from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
-from orchestrator.store.commits import Commit, Outcome, SortedAdd
+from orchestrator.store.commits import Commit, Outcome, Refusal, Refused, SortedAdd
 from orchestrator.store.memory import MemoryServer
 from orchestrator.work import Work
 from protocol.codec import pack_value, unpack_record
@@ -127,3 +127,21 @@ async def test_a_lease_is_judged_by_its_own_end_alone(line: Line) -> None:
     assert (await meta_of(line, kept.log)).state is RunState.RUNNING
     await work.expire(late.log)
     assert (await meta_of(line, late.log)).losses == 1
+
+
+async def test_an_attempt_that_was_bound_though_the_reply_was_lost_is_held(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta, _ = await start_run(line, agent_peer(lambda _: None))
+    back = agent_peer(lambda _: None, session="s2", fence=2)
+    commits: list[Commit] = []
+
+    async def lost(line: Line, commit: Commit) -> Outcome | Refused:
+        commits.append(commit)
+        done = await line.commit(commit)
+        return Refused(Refusal.GUARD, 0, 0, None) if len(commits) == 1 else done
+
+    monkeypatch.setattr(working, "settle", lost)
+    assert await work_on(line).reopen(back, ()) == ()
+    assert len(commits) == 2
+    assert list(back.held) == [meta.log.name]
