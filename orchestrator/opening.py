@@ -20,7 +20,7 @@ from orchestrator.core import sessions
 from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.core.standing import Standing
 from orchestrator.follows import Follows
-from orchestrator.line import Line
+from orchestrator.line import Line, monotonic_ms
 from orchestrator.peers import Peer
 from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Outcome
@@ -153,6 +153,7 @@ def leave(hub: Services, peer: Peer, reason: str) -> None:
     hub.agents.pop(peer.session, None)
     if hub.peers.agent(peer.namespace, peer.id) is peer:
         hub.peers.remove(peer)
+        hub.peers.miss(peer.namespace, peer.id, monotonic_ms())  # an older session of it may still be opening
         hub.registry.disconnected(peer)
     hub.spawn(_close(hub.line, peer, reason))
 

@@ -36,7 +36,7 @@ RESTART_FIRST_S = 0.1
 RESTART_CAP_S = 10.0
 HEALTHY_S = 30.0
 """A worker that ran this long and ends is started again at once, as if it were the first time."""
-LATE_S = 5.0
+LATE_S = 1.0
 """What a worker gets beyond the time that it may take to stop; then it is killed."""
 
 log_ = structlog.get_logger()

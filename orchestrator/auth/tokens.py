@@ -117,7 +117,7 @@ class Tokens:
 
     def mark(self, token: str) -> str:
         """Return the mark of a token that was verified, which spares the next hub its signature."""
-        text = token.encode(errors="surrogateescape")
+        text = token.encode(errors="backslashreplace")
         return hashlib.blake2b(text, key=self._mark_key, digest_size=MARK_BYTES).hexdigest()
 
     def _check(self, token: str, now_s: int) -> Principal:
@@ -139,7 +139,7 @@ def claimed_namespace(token: str) -> str | None:
         return None
     try:
         return check_name(json.loads(_payload(token))["ns"])
-    except (ValueError, TypeError, KeyError, InvalidName):
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidName):
         return None
 
 
@@ -156,7 +156,7 @@ def _payload(token: str) -> bytes:
 def _principal(payload: bytes, now_s: int) -> Principal:
     try:
         claims = json.loads(payload)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
     principal = _read(claims)
     if max(claims["iat"], claims.get("nbf", 0)) > now_s + SKEW_S:

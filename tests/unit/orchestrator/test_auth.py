@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 from pathlib import Path
 
@@ -135,6 +136,9 @@ FORGERIES: dict[str, str] = {
     "not yet good": jwt.encode(claims(nbf=NOW_S + 86400), KEY, algorithm="EdDSA"),
     "no claims": jwt.api_jws.encode(b"[1]", KEY, algorithm="EdDSA"),
     "no json": jwt.api_jws.encode(b"{", KEY, algorithm="EdDSA"),
+    "deep claims": "e30." + base64.urlsafe_b64encode(b"[" * 5000).decode().rstrip("=") + ".x",
+    "deep and signed": jwt.api_jws.encode(b'{"a":' * 900, KEY, algorithm="EdDSA"),
+    "a lone surrogate": "\ud800.e30.c",
     "bytes that are no text": "\udcff.e30.c",
     "far too long": "x" * 10_000,
 }
@@ -185,7 +189,17 @@ def test_a_mark_of_another_deployment_is_none() -> None:
         Tokens(KEY).verify(token, NOW_S, Tokens(other).mark(token))
 
 
-NAMELESS = ["", "hello", "a.b.c", "a.e30.c", "a.W10.c", "a.eyJucyI6MX0.c", "\udcff.e30.c", "x" * 10_000]
+NAMELESS = [
+    FORGERIES["deep claims"],
+    "",
+    "hello",
+    "a.b.c",
+    "a.e30.c",
+    "a.W10.c",
+    "a.eyJucyI6MX0.c",
+    "\udcff.e30.c",
+    "x" * 10_000,
+]
 
 
 @pytest.mark.parametrize("token", NAMELESS)

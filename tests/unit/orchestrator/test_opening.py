@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.opening import check_fence, join
+from orchestrator.opening import check_fence, join, leave
 from orchestrator.peers import Peer, Peers
 from orchestrator.services import Services
 from orchestrator.store.commits import Append, Commit, HashSet
@@ -36,7 +36,7 @@ class Desk:
     """The part of a hub that counts agents in."""
 
     def __init__(self) -> None:
-        registry = SimpleNamespace(connected=lambda _: None)
+        registry = SimpleNamespace(connected=lambda _: None, disconnected=lambda _: None)
         work = SimpleNamespace(offer=lambda _: None, joined=lambda _: None, heed=lambda *_: None)
         self.hub = SimpleNamespace(peers=Peers(1_000), agents={}, registry=registry, work=work, counters=Counters())
 
@@ -97,6 +97,21 @@ async def test_what_another_hub_hinted_at_while_a_session_opened_is_looked_up() 
     desk.hub.peers.miss("default", mine.id, 10_000)
     await _fence(desk, mine, 6, OTHER)
     connection = desk.join(mine)
+    await looked.pop()
+    assert connection.ended == [CloseCode.SUPERSEDED]
+
+
+async def test_a_newer_session_that_came_and_went_while_an_older_one_opened_is_looked_up() -> None:
+    desk = Desk()
+    desk.hub.line = await line_to(MemoryServer(lambda: NOW_MS))
+    looked: list[Coroutine[Any, Any, None]] = []
+    desk.hub.spawn = looked.append
+    older, newer = session(5, MINE), session(6, OTHER)
+    await _fence(desk, newer, 6, OTHER)
+    desk.join(newer)
+    leave(desk.services, newer, "bye")
+    looked.pop().close()  # which writes down that it left
+    connection = desk.join(older)
     await looked.pop()
     assert connection.ended == [CloseCode.SUPERSEDED]
 
