@@ -18,7 +18,7 @@ import structlog
 
 __all__ = ["Turns"]
 
-TURN_CONNECTIONS_MAX = 8
+TURN_CONNECTIONS_MAX = 16
 PAUSE_S = 0.002
 FAULT_PAUSE_S = 1.0
 """After a connection that could not be accepted for want of files, say; the others may have more."""

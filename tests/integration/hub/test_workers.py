@@ -253,11 +253,11 @@ async def test_workers_take_turns_with_what_waits_and_one_alone_takes_all(monkey
                 Turns([also], taken["second"].append, shared=True),
             )
             await eventually(lambda: all(taken.values()))
-            assert [len(each) for each in taken.values()] == [8, 8]
+            assert [len(each) for each in taken.values()] == [16, 16]
             for one in both:
                 one.close()
             last = Turns([listening], taken["second"].append, shared=False)
-            await eventually(lambda: len(taken["second"]) == 32)
+            await eventually(lambda: len(taken["second"]) == 24)
             last.close()
             for each in (*taken["first"], *taken["second"]):
                 each.close()
