@@ -9,7 +9,7 @@ import secrets
 
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import questions, runs
-from orchestrator.core.questions import MetaQuestion
+from orchestrator.core.meta_questions import MetaQuestion
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line

@@ -19,6 +19,7 @@ from orchestrator.core import publish as publishing
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.standing import Standing
+from orchestrator.core.timers import member
 from orchestrator.dispatch import Dispatch, assignment
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
@@ -247,7 +248,7 @@ class Work:
         if meta is None or meta.state is not RunState.RUNNING:
             return
         store, leases = self._line.store, keys.leases(meta.partition)
-        now_ms, until_ms = await asyncio.gather(store.now_ms(), store.sorted_score(leases, runs.member(log)))
+        now_ms, until_ms = await asyncio.gather(store.now_ms(), store.sorted_score(leases, member(log)))
         if until_ms is not None and until_ms <= now_ms:
             self._lost(meta, LEASE_OVER, await self._line.commit(attempts.lose(self._ids(), meta, LEASE_OVER)))
 

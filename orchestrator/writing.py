@@ -9,6 +9,7 @@ import random
 
 from orchestrator.core import attempts, questions, runs
 from orchestrator.core import publish as publishing
+from orchestrator.core.meta_questions import ASKED_DUE, FIELD
 from orchestrator.core.publish import ENDINGS, Prepared
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
@@ -93,7 +94,7 @@ def _changed_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
     if refused.reason is not Refusal.GUARD:
         return False
     field = commit.guards[refused.guard].field
-    return (field == "cancel" and kind == Kind.ERRORED) or field.startswith((questions.ASKED_DUE, questions.FIELD))
+    return (field == "cancel" and kind == Kind.ERRORED) or field.startswith((ASKED_DUE, FIELD))
 
 
 def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:

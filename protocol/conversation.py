@@ -20,6 +20,7 @@ __all__ = [
     "QUESTIONS_MAX",
     "STEERS_MAX",
     "STEER_BYTES_MAX",
+    "TIMEOUT",
     "Answered",
     "Asked",
     "QuestionKind",
@@ -39,6 +40,8 @@ STEER_BYTES_MAX = 64 * 1024
 """Bytes of the packed value of a message to a run: an agent keeps them until its handler asks for them."""
 QUESTIONS_MAX = 1000
 """Questions of one run, by their indices."""
+TIMEOUT = "timeout"
+"""Who answered a question that nobody answered in time."""
 
 
 class QuestionKind(StrEnum):

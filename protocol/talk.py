@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from protocol.codec import unpack_record
 from protocol.control import CONTROL, Claimed, Kind, read_control
-from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered
+from protocol.conversation import TIMEOUT, Answered, Asked, QuestionKind, Received, Steer, Steered
 from protocol.entry import Entry, Record
 from protocol.frames import Recover
 
@@ -176,7 +176,7 @@ def _answered(talk: Talk, answered: Answered) -> Talk:
     question = talk.questions.get(answered.index)
     if question is None or question.digest != answered.digest or question.state is not QuestionState.OPEN:
         return talk
-    state = QuestionState.TIMED_OUT if answered.by == "timeout" else QuestionState.ANSWERED
+    state = QuestionState.TIMED_OUT if answered.by == TIMEOUT else QuestionState.ANSWERED
     return _with_question(talk, replace(question, state=state, answer=answered.answer, by=answered.by))
 
 

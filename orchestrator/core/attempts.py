@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from orchestrator.core import questions, runs
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
-from orchestrator.core.runs import Ids, dequeue, member, timer
+from orchestrator.core.runs import Ids, dequeue
+from orchestrator.core.timers import member, run_timer
 from orchestrator.store import keys
 from orchestrator.store.commits import (
     Append,
@@ -161,7 +162,7 @@ def claim(
         ops=(
             HashSet(keys.meta(log), after.attempt_fields()),
             *dequeue(meta),
-            *(() if meta.due_ms == after.due_ms else (timer(log, after.due_ms),)),
+            *(() if meta.due_ms == after.due_ms else (run_timer(log, after.due_ms),)),
             _lease(log, lease_ms),
             HashSet(keys.held(meta.partition, log.namespace, after.agent), {log.name: str(after.fence)}),
             HashSet(queue.active, {log.name: str(after.fence)}),
@@ -352,7 +353,7 @@ def _ended(log: LogName, agent: str, queue: Queue, ending: Ending) -> tuple[Op, 
         SortedRemove(keys.leases(partition), member(log)),
         HashDelete(keys.held(partition, log.namespace, agent), (log.name,)),
         HashDelete(queue.active, (log.name,)),
-        timer(log, ending.due_ms),
+        run_timer(log, ending.due_ms),
         *ending.ops,
     )
 

@@ -9,73 +9,22 @@ Specification: docs/protocol.md, section "Conversations".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from orchestrator.core.meta_questions import ASKED_DUE, FIELD, MetaQuestion, first_due_ms
+from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.runs import Ids
+from orchestrator.core.timers import run_timer
 from orchestrator.store import keys
-from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashDelete, HashSet, Op, SortedAdd, SortedRemove
+from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashDelete, HashSet, Op
 from protocol.codec import pack_value
 from protocol.codes import ErrorCode
 from protocol.control import Kind, pack_control, read_control
-from protocol.conversation import QUESTIONS_MAX, Answered, Asked, QuestionKind, Steer
+from protocol.conversation import QUESTIONS_MAX, TIMEOUT, Answered, Asked, QuestionKind, Steer
 from protocol.errors import RequestError
 
-if TYPE_CHECKING:
-    from orchestrator.core.run_meta import RunMeta
-    from orchestrator.core.runs import Ids
-
-__all__ = [
-    "ASKED_DUE",
-    "FIELD",
-    "TIMEOUT",
-    "Asking",
-    "MetaQuestion",
-    "answer",
-    "asked_in",
-    "first_due_ms",
-    "opened",
-    "parse_questions",
-    "steer",
-    "time_out",
-]
-
-FIELD = "q:"
-"""What the meta fields of questions begin with; their index follows."""
-ASKED_DUE = "asked_due"
-TIMEOUT = "timeout"
-"""Who answered a question that nobody answered in time."""
-
-_OPEN, _ANSWERED, _NEVER = "open", "answered", "-"
-
-
-@dataclass(frozen=True, slots=True)
-class MetaQuestion:
-    """A question of a run, as its meta has it."""
-
-    index: int
-    open: bool
-    kind: QuestionKind
-    deadline_ms: int | None
-    digest: str
-    name: str
-
-    @classmethod
-    def parse(cls, index: int, text: str) -> MetaQuestion:
-        """Read a meta field."""
-        state, kind, deadline, digest, name = text.split(" ", 4)
-        deadline_ms = None if deadline == _NEVER else int(deadline)
-        return cls(index, state == _OPEN, QuestionKind(kind), deadline_ms, digest, name)
-
-    @property
-    def field(self) -> str:
-        """The meta field that it stands in."""
-        return f"{FIELD}{self.index}"
-
-    def encode(self) -> str:
-        """Return what `parse` reads."""
-        deadline = _NEVER if self.deadline_ms is None else self.deadline_ms
-        return f"{_OPEN if self.open else _ANSWERED} {self.kind.value} {deadline} {self.digest} {self.name}"
+__all__ = ["Asking", "answer", "asked_in", "opened", "steer", "time_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +34,6 @@ class Asking:
     after: RunMeta
     guards: tuple[Guard, ...]
     ops: tuple[Op, ...]
-
-
-def parse_questions(fields: Mapping[str, str]) -> tuple[MetaQuestion, ...]:
-    """Return the questions that a run's meta has, by index."""
-    found = ((int(name[len(FIELD) :]), text) for name, text in fields.items() if name.startswith(FIELD))
-    return tuple(MetaQuestion.parse(index, text) for index, text in sorted(found))
-
-
-def first_due_ms(questions: Iterable[MetaQuestion]) -> int | None:
-    """Return when the first question that waits runs out of time."""
-    return min((each.deadline_ms for each in questions if each.open and each.deadline_ms is not None), default=None)
 
 
 def asked_in(entries: Sequence[tuple[str, bytes, int | None, int | None]]) -> tuple[tuple[int, Asked], ...]:
@@ -198,9 +136,8 @@ def _answers(
 
 def _due_ops(after: RunMeta) -> tuple[Op, ...]:
     """Note when the first question runs out of time, and have the timekeeper look at the run when something is due."""
-    key, timers, member = keys.meta(after.log), keys.timers(after.partition), f"{after.log.namespace}/{after.log.name}"
-    first_ms, due_ms = first_due_ms(after.questions), after.due_ms
+    key, first_ms = keys.meta(after.log), first_due_ms(after.questions)
     return (
         HashDelete(key, (ASKED_DUE,)) if first_ms is None else HashSet(key, {ASKED_DUE: str(first_ms)}),
-        SortedRemove(timers, member) if due_ms is None else SortedAdd(timers, member, due_ms),
+        run_timer(after.log, after.due_ms),
     )

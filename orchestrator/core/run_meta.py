@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from orchestrator.core.questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
+from orchestrator.core.meta_questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
 from orchestrator.core.queues import Queue
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Guard

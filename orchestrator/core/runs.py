@@ -16,6 +16,7 @@ from hashlib import sha1
 
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta, bucket_of
+from orchestrator.core.timers import run_timer
 from orchestrator.store import keys
 from orchestrator.store.commits import (
     ABSENT,
@@ -47,11 +48,9 @@ __all__ = [
     "expired",
     "input_digest",
     "look_again",
-    "member",
     "put_off",
     "requeue",
     "submit",
-    "timer",
     "withdraw",
 ]
 
@@ -65,11 +64,6 @@ class Ids:
     commit: str
     src: str
     epoch: str = ""
-
-
-def member(log: LogName) -> str:
-    """Return what a run is called in a partition's leases and timers."""
-    return f"{log.namespace}/{log.name}"
 
 
 def input_digest(handler: str, packed_input: bytes) -> str:
@@ -103,12 +97,6 @@ def arrive(meta: RunMeta) -> Op:
 def withdraw(meta: RunMeta) -> tuple[Op, ...]:
     """Let a run wait no more, wherever it does: it may have come to its queue since its meta was read."""
     return (*dequeue(meta), arrive(meta))
-
-
-def timer(log: LogName, due_ms: int | None) -> Op:
-    """Have the timekeeper look at a run at this time, or not at all."""
-    timers = keys.timers(partition_of(log))
-    return SortedRemove(timers, member(log)) if due_ms is None else SortedAdd(timers, member(log), due_ms)
 
 
 def again(submitted: Submitted, key: str) -> RunSubmit:
@@ -187,7 +175,7 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: s
             HashSet(mapping, {params.key: f"{log.name} {digest}"}),
             SetAdd(keys.queues(partition, log.namespace), params.queue),
             *((put_off(log, queue, not_before_ms),) if not_before_ms else waits),
-            *(() if due_ms is None else (timer(log, due_ms),)),
+            *(() if due_ms is None else (run_timer(log, due_ms),)),
         ),
         hints=(queue.hint,),
     )
@@ -204,7 +192,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     if meta.state is RunState.QUEUED:
         entries.append(pack_control(Kind.CANCELLED, hub, Cancelled(reason=params.reason)))
         fields["state"] = RunState.CANCELLED.value
-        ops = (*withdraw(meta), timer(meta.log, None))
+        ops = (*withdraw(meta), run_timer(meta.log, None))
     return Commit(
         id=ids.commit,
         partition=meta.partition,
@@ -224,7 +212,7 @@ def expire(ids: Ids, meta: RunMeta) -> Commit:
         ops=(
             HashSet(keys.meta(meta.log), {"state": RunState.EXPIRED.value}),
             *withdraw(meta),
-            timer(meta.log, None),
+            run_timer(meta.log, None),
         ),
     )
 
@@ -237,7 +225,7 @@ def expired(ids: Ids, meta: RunMeta) -> bytes:
 def look_again(ids: Ids, meta: RunMeta) -> Commit:
     """Propose to look at a run when it is due, and not now."""
     guards = (*meta.unchanged(), meta.asked_unchanged())
-    return Commit(id=ids.commit, partition=meta.partition, guards=guards, ops=(timer(meta.log, meta.due_ms),))
+    return Commit(id=ids.commit, partition=meta.partition, guards=guards, ops=(run_timer(meta.log, meta.due_ms),))
 
 
 def requeue(ids: Ids, meta: RunMeta) -> Commit:
@@ -251,7 +239,7 @@ def requeue(ids: Ids, meta: RunMeta) -> Commit:
             HashDelete(keys.meta(meta.log), ("not_before",)),
             arrive(meta),
             *enqueue(meta.log, meta.place, meta.bucket, meta.priority),
-            timer(meta.log, after.due_ms),
+            run_timer(meta.log, after.due_ms),
         ),
         hints=(meta.place.hint,),
     )

@@ -20,6 +20,7 @@ from zlib import crc32
 
 from orchestrator.core.cron import Cron
 from orchestrator.core.runs import Ids
+from orchestrator.core.timers import timer
 from orchestrator.store import keys
 from orchestrator.store.commits import (
     ABSENT,
@@ -29,8 +30,6 @@ from orchestrator.store.commits import (
     HashDelete,
     HashSet,
     Op,
-    SortedAdd,
-    SortedRemove,
 )
 from protocol.codec import pack_value, unpack_value
 from protocol.ids import PARTITIONS
@@ -88,8 +87,7 @@ class Place:
 
     def timer(self, due_ms: int | None) -> Op:
         """Have the timekeeper look at it at this time, or not at all."""
-        timers, member = keys.timers(self.partition), f"{self.namespace}/{TIMER_PREFIX}{self.name}"
-        return SortedRemove(timers, member) if due_ms is None else SortedAdd(timers, member, due_ms)
+        return timer(self.partition, f"{self.namespace}/{TIMER_PREFIX}{self.name}", due_ms)
 
 
 def scheduled(word: str) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from orchestrator.core import attempts, questions
-from orchestrator.core.questions import MetaQuestion
+from orchestrator.core.meta_questions import MetaQuestion, first_due_ms
 from orchestrator.store import keys
 from orchestrator.store.commits import Commit, HashSet, Outcome, ProducerClaim, Refused
 from protocol.codec import pack_record, pack_value, unpack_record
@@ -35,7 +35,7 @@ class Talks(Bench):
         assert view.state is not None
         assert waiting == ([] if meta.final else known)
         assert len(view.talk.messages) == meta.steers
-        assert meta.asked_due_ms == questions.first_due_ms(meta.questions)
+        assert meta.asked_due_ms == first_due_ms(meta.questions)
         stands = [message.offset for message in view.talk.messages.values()]
         stands += [question.offset for question in view.talk.questions.values()]
         assert all(meta.talk_from is not None and meta.talk_from <= offset for offset in stands)

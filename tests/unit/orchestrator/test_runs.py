@@ -11,6 +11,7 @@ import pytest
 from orchestrator.core import attempts, runs
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.timers import member
 from orchestrator.peers import Peer
 from orchestrator.store import keys
 from orchestrator.store.commits import Commit, Outcome, ProducerClaim, Refused
@@ -99,7 +100,7 @@ class Bench:
         later = await self.store.sorted_range(keys.later(meta.partition, "default", "work"), 10)
         assert later == ([(self.log.name, meta.not_before_ms)] if view.state == "queued" and not waiting else [])
         timers = await self.store.sorted_range(keys.timers(meta.partition), 10)
-        assert timers == ([(runs.member(self.log), meta.due_ms)] if meta.due_ms else [])
+        assert timers == ([(member(self.log), meta.due_ms)] if meta.due_ms else [])
         return view
 
     # Events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import work as working
-from orchestrator.core import runs
+from orchestrator.core.timers import member
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peers
@@ -118,7 +118,7 @@ async def test_a_lease_is_judged_by_its_own_end_alone(line: Line) -> None:
     due = Commit(
         line.new_commit_id(),
         late.partition,
-        ops=(SortedAdd(keys.leases(late.partition), runs.member(late.log), NOW_MS),),
+        ops=(SortedAdd(keys.leases(late.partition), member(late.log), NOW_MS),),
     )
     assert isinstance(await line.commit(due), Outcome)
     for log in (late.log, kept.log):
