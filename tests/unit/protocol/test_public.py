@@ -26,8 +26,8 @@ PUBLIC = {
         Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
     "conversation": """
-        QUESTIONS_MAX STEERS_MAX STEER_BYTES_MAX Answered Asked QuestionKind Received RunAnswer RunAnswered RunSteer
-        RunSteering Steer SteerStatus Steered
+        QUESTIONS_MAX STEERS_MAX STEER_BYTES_MAX TIMEOUT Answered Asked QuestionKind Received RunAnswer RunAnswered
+        RunSteer RunSteering Steer SteerStatus Steered
     """,
     "effects": """
         Deliver Fail SendHeartbeat
