@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -57,11 +58,8 @@ class Receipt:
         await asyncio.wrap_future(self._stream.acknowledged(self.seq))
 
 
-class Publisher:
-    """A publisher whose unacknowledged entries are in memory. Made by `Client.publisher`."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+class _Flushing(ABC):
+    """A publisher as a context: left without an error, it waits for what it accepted; then it is closed."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,6 +72,19 @@ class Publisher:
                 await self.flush()
         finally:
             await self.aclose()
+
+    @abstractmethod
+    async def flush(self) -> None: ...
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+
+class Publisher(_Flushing):
+    """A publisher whose unacknowledged entries are in memory. Made by `Client.publisher`."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
 
     @property
     def acknowledged(self) -> int:
@@ -104,7 +115,7 @@ class Publisher:
         self._stream.box.remove(self._stream)
 
 
-class DiskPublisher:
+class DiskPublisher(_Flushing):
     """A publisher whose unacknowledged entries are on disk. Made by `Client.publisher`.
 
     A thread of its own stores what was published meanwhile as one transaction, and hands it to the link.
@@ -123,18 +134,6 @@ class DiskPublisher:
         stream.on_acked = self._on_acked
         self._thread = threading.Thread(target=self._main, name="fleetline-outbox", daemon=True)
         self._thread.start()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                await self.flush()
-        finally:
-            await self.aclose()
 
     @property
     def acknowledged(self) -> int:
