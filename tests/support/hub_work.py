@@ -30,9 +30,9 @@ async def state(client: HubPeer, log: LogName) -> str:
     return str((await client.result("run.get", run=log.name))["state"])
 
 
-def work_of(given: Assign, seq: int, kind: str = "x", body: bytes = b"") -> Publish:
+def work_of(given: Assign, seq: int, kind: str = "x", body: bytes = b"", *, index: int | None = None) -> Publish:
     """Return one entry of an attempt."""
-    producer, entries = f"attempt/{given.attempt}", ((kind, body, None, None),)
+    producer, entries = f"attempt/{given.attempt}", ((kind, body, index, None),)
     return Publish(log=f"run/{given.run}", producer=producer, seq=seq, fence=given.fence, entries=entries)
 
 

@@ -13,12 +13,14 @@ from orchestrator.auth.principal import Grant
 from orchestrator.auth.tokens import Tokens
 from orchestrator.hub import TOKEN_FILE, Hub
 from orchestrator.settings import Settings
+from orchestrator.store.base import Durability, Store
 from orchestrator.store.memory import MemoryServer, MemoryStore
+from orchestrator.store.redis import RedisStore
 from protocol.codec import unpack_record
 from protocol.ids import LogKind, LogName
 from tests.support.hub_peer import HubPeer, connected
 
-__all__ = ["World", "topic"]
+__all__ = ["ServedWorld", "World", "topic"]
 
 
 def topic(name: str) -> LogName:
@@ -55,11 +57,15 @@ class World:
     def new_hub(self, **settings: Any) -> Hub:
         """Make a hub that the test starts and stops."""
         values = {"listen": "127.0.0.1:0", "heartbeat_ms": 1_000, "recheck_ms": 200, **settings}
-        store = MemoryStore(self.server, f"store-{len(self.stores)}")
-        hub = Hub(Settings(data=self.data, **values), store)
-        self.stores.append(store)
+        hub = Hub(Settings(data=self.data, **values), self.new_store())
         self.hubs.append(hub)
         return hub
+
+    def new_store(self) -> Store:
+        """Make another hub's way to the store."""
+        store = MemoryStore(self.server, f"store-{len(self.stores)}")
+        self.stores.append(store)
+        return store
 
     def peer(self, token: str | None = None, hub: Hub | None = None) -> AbstractAsyncContextManager[HubPeer]:
         """Connect to a hub, with the local token unless another is given."""
@@ -82,3 +88,14 @@ class World:
         """Return the kinds of a log's entries."""
         page = await self.store.read(log, 0, 1000)
         return [unpack_record(entry.packed).kind for entry in page.entries] if page else []
+
+
+class ServedWorld(World):
+    """A real server, and the hubs that a test starts on it."""
+
+    def __init__(self, data: Path, stack: AsyncExitStack, url: str) -> None:
+        super().__init__(data, stack)
+        self._url = url
+
+    def new_store(self) -> Store:
+        return RedisStore(self._url, Durability.LOCAL, f"store-{len(self.hubs)}")

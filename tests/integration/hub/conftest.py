@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from tests.support.hub_world import World
+from tests.support.hub_world import ServedWorld, World
+from tests.support.stores import valkey
 
 ON_BOTH_LOOPS = {"test_transport.py"}
 
@@ -41,3 +42,16 @@ async def calm(world: World) -> World:
     """A store with one hub that is patient with silent peers."""
     await world.start(heartbeat_ms=5_000)
     return world
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """A store of each kind in turn, with one hub that is patient with silent peers."""
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            world = World(tmp_path, stack)
+        else:
+            server = await stack.enter_async_context(valkey(tmp_path))
+            world = ServedWorld(tmp_path / "hub", stack, server.url)
+        await world.start(heartbeat_ms=5_000)
+        yield world
