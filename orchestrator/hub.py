@@ -168,7 +168,7 @@ class Hub:
         line = Line(store, tails, self.hub_id, settings.durability.value, counters)
         registry = Registry(line)
         dispatch = Dispatch(line, peers, settings.lease_ms)
-        work = Work(line, peers, dispatch, settings.lease_ms)
+        work = Work(line, peers, dispatch, settings.lease_ms, settings.losses_max)
         schedules = Schedules(line, dispatch.look)
         timekeeper = Timekeeper(line, work, schedules, registry, settings.lease_ms, monotonic_ms)
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from orchestrator.core.attempts import LOSSES_MAX
 from orchestrator.store.base import Durability
 from protocol.errors import FleetlineError
 from protocol.limits import DEFAULT_LIMITS, Limits
@@ -90,6 +91,9 @@ class Settings(BaseSettings):
     )
     handshake_ms: int = Field(10_000, ge=100, description="time for a connection to identify itself")
     lease_ms: int = Field(30_000, ge=150, description="how long an attempt is an agent's without a heartbeat")
+    losses_max: int = Field(
+        LOSSES_MAX, ge=1, description="how often a run's agent may be lost before the run is given up as dead"
+    )
     drain_ms: int = Field(5_000, ge=0, description="longest that a stopping hub waits for what is under way")
     connections_max: int = Field(100_000, ge=1, description="connections at once")
     unidentified_max: int = Field(

@@ -68,13 +68,17 @@ class Work:
         peers: the agents that are connected here.
         dispatch: told of every slot that becomes free.
         lease_ms: how long an attempt holds without being renewed.
+        losses_max: how often a run's agent is lost before the run is given up.
     """
 
-    def __init__(self, line: Line, peers: Peers, dispatch: Dispatch, lease_ms: int) -> None:
+    def __init__(
+        self, line: Line, peers: Peers, dispatch: Dispatch, lease_ms: int, losses_max: int = attempts.LOSSES_MAX
+    ) -> None:
         self._line = line
         self._peers = peers
         self._dispatch = dispatch
         self._lease_ms = lease_ms
+        self._losses_max = losses_max
 
     # Sessions
 
@@ -250,7 +254,8 @@ class Work:
         store, leases = self._line.store, keys.leases(meta.partition)
         now_ms, until_ms = await asyncio.gather(store.now_ms(), store.sorted_score(leases, member(log)))
         if until_ms is not None and until_ms <= now_ms:
-            self._lost(meta, LEASE_OVER, await self._line.commit(attempts.lose(self._ids(), meta, LEASE_OVER)))
+            lost = attempts.lose(self._ids(), meta, LEASE_OVER, self._losses_max)
+            self._lost(meta, LEASE_OVER, await self._line.commit(lost))
 
     async def wake(self, log: LogName) -> None:
         """Do what is due about a run: it waited long enough, or took too long."""
@@ -264,7 +269,8 @@ class Work:
             self._dispatch.look(meta.place)
 
     async def _lose(self, meta: RunMeta, reason: str) -> None:
-        self._lost(meta, reason, await settle(self._line, attempts.lose(self._ids(), meta, reason)))
+        lost = attempts.lose(self._ids(), meta, reason, self._losses_max)
+        self._lost(meta, reason, await settle(self._line, lost))
 
     def _lost(self, meta: RunMeta, reason: str, result: Outcome | Refused) -> None:
         if isinstance(result, Outcome):

@@ -265,13 +265,13 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
 # Ended by the hub
 
 
-def lose(ids: Ids, meta: RunMeta, reason: str) -> Commit:
-    """Propose that the current attempt's agent is gone."""
+def lose(ids: Ids, meta: RunMeta, reason: str, losses_max: int = LOSSES_MAX) -> Commit:
+    """Propose that the current attempt's agent is gone; a run whose agents are lost `losses_max` times is dead."""
     losses = meta.losses + 1
     fields = {"losses": str(losses)}
     lost = AttemptLost(attempt=meta.attempt, reason=reason, losses=losses)
-    if not meta.cancelling and losses >= LOSSES_MAX:
-        dead = Dead(reason=f"its agent was lost {losses} times; {LOSSES_MAX} are allowed")
+    if not meta.cancelling and losses >= losses_max:
+        dead = Dead(reason=f"its agent was lost {losses} times; {losses_max} are allowed")
         ending = Ending(RunState.DEAD, (pack_control(Kind.DEAD, ids.src, dead),), fields)
     else:
         ending = _back(ids, meta, fields)

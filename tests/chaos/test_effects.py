@@ -19,7 +19,7 @@ from tests.support.timing import eventually
 PAYMENTS = 5
 KILL_EVERY_S = 1.0
 KILLS_LEAST = 5
-SETTINGS = {"FLEETLINE_LEASE_MS": "2000"}
+SETTINGS = {"FLEETLINE_LEASE_MS": "2000", "FLEETLINE_LOSSES_MAX": "1000"}
 
 
 async def kill_at_random(agents: list[AgentProcess], over: asyncio.Event) -> int:

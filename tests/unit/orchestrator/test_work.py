@@ -17,7 +17,7 @@ from orchestrator.work import Work
 from protocol.codec import pack_value, unpack_record
 from protocol.control import Failed, Kind, read_control
 from protocol.frames import Nack, Puback, Publish, Release, ReleaseReason
-from protocol.ids import LogName
+from protocol.ids import LogName, partition_of
 from protocol.run import RunState
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of, start_run
 
@@ -27,13 +27,20 @@ async def line() -> Line:
     return await line_to(MemoryServer(lambda: NOW_MS))
 
 
-def work_on(line: Line) -> Work:
-    return Work(line, Peers(1_000), Dispatch(line, Peers(1_000), 1_000), 1_000)
+def work_on(line: Line, losses_max: int = 10) -> Work:
+    return Work(line, Peers(1_000), Dispatch(line, Peers(1_000), 1_000), 1_000, losses_max)
 
 
 def entries(log: LogName, held: Held, seq: int, count: int = 1, *, attempt: int = 1) -> Publish:
     rows = tuple(("said", b"%d" % number, None, None) for number in range(seq, seq + count))
     return Publish(log=log.path, producer=f"attempt/{attempt}", seq=seq, fence=held.fence, entries=rows)
+
+
+async def over(line: Line, log: LogName) -> None:
+    """Let the lease of a run's attempt be over."""
+    partition = partition_of(log)
+    due = Commit(line.new_commit_id(), partition, ops=(SortedAdd(keys.leases(partition), member(log), NOW_MS),))
+    assert isinstance(await line.commit(due), Outcome)
 
 
 async def test_a_run_whose_log_is_at_its_limit_ends_as_failed(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,18 +122,23 @@ async def test_a_lease_is_judged_by_its_own_end_alone(line: Line) -> None:
     work, peer = work_on(line), agent_peer(lambda _: None, slots=2)
     late, _ = await start_run(line, peer, 1)
     kept, _ = await start_run(line, peer, 2)
-    due = Commit(
-        line.new_commit_id(),
-        late.partition,
-        ops=(SortedAdd(keys.leases(late.partition), member(late.log), NOW_MS),),
-    )
-    assert isinstance(await line.commit(due), Outcome)
+    await over(line, late.log)
     for log in (late.log, kept.log):
         await work.expire(log)
     assert (await meta_of(line, late.log)).state is RunState.QUEUED
     assert (await meta_of(line, kept.log)).state is RunState.RUNNING
     await work.expire(late.log)
     assert (await meta_of(line, late.log)).losses == 1
+
+
+@pytest.mark.parametrize(("losses_max", "state"), [(1, RunState.DEAD), (2, RunState.QUEUED)])
+async def test_a_run_is_given_up_once_its_agents_were_lost_as_often_as_the_hub_allows(
+    line: Line, losses_max: int, state: RunState
+) -> None:
+    meta, _ = await start_run(line, agent_peer(lambda _: None))
+    await over(line, meta.log)
+    await work_on(line, losses_max).expire(meta.log)
+    assert (await meta_of(line, meta.log)).state is state
 
 
 async def test_an_attempt_that_was_bound_though_the_reply_was_lost_is_held(
