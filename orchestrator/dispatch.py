@@ -1,7 +1,7 @@
 """Claims runs that wait for agents of this hub that have a free slot.
 
-A queue is looked at when something was put on it, when a slot became free, and every second in case a
-hint was lost. Hubs compete: each proposes claims, and the store lets one through for each run.
+A queue is looked at when something was put on it, when a slot became free while something waited, and every
+second in case a hint was lost. Hubs compete: each proposes claims, and the store lets one through for each run.
 
 Specification: docs/protocol.md, section "Work".
 """
@@ -22,7 +22,7 @@ from orchestrator.core.standing import Standing
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
-from orchestrator.store.base import StoreError, StoreUnavailable
+from orchestrator.store.base import Page, StoreError, StoreUnavailable
 from orchestrator.store.commits import Refused
 from protocol.codec import unpack_record
 from protocol.control import Submitted, read_control
@@ -57,6 +57,8 @@ class Dispatch:
         self._refusals = Refusals()
         self._dirty: set[Queue] = set()
         self._busy: set[Queue] = set()
+        self._empty: set[Queue] = set()
+        """Queues on which nothing was left to wait when they were last looked at, and nothing was put since."""
         self._woken = asyncio.Event()
 
     def hint(self, word: str) -> None:
@@ -67,14 +69,20 @@ class Dispatch:
 
     def look(self, queue: Queue) -> None:
         """See soon whether an agent here can take a run from this queue."""
+        self._empty.discard(queue)
         self._dirty.add(queue)
         self._woken.set()
+
+    def freed(self, queue: Queue) -> None:
+        """A run of this queue is worked on no more: there may be room for one that waits."""
+        if queue not in self._empty:
+            self.look(queue)
 
     def offer(self, peer: Peer) -> None:
         """An agent has a free slot, or a new one."""
         if peer.slots_free:
             for name in peer.queues:
-                self.look(Queue(peer.namespace, name))
+                self.freed(Queue(peer.namespace, name))
 
     def refused(self, peer: Peer, run: str) -> None:
         """Note that an agent does not want a run: it is not given it for a while, others are."""
@@ -116,6 +124,7 @@ class Dispatch:
                     due = True
                 if due:
                     poll_s = loop.time() + POLL_S
+                    self._empty.clear()
                     self._dirty.update(self._wanted())
                 self._woken.clear()
                 ready = self._dirty - self._busy
@@ -139,6 +148,7 @@ class Dispatch:
             while await self._round(queue):
                 pass
         except StoreError as fault:
+            self._left(queue)
             log_.warning("dispatch_paused", queue=queue.name, reason=str(fault))
         finally:
             self._busy.discard(queue)
@@ -148,21 +158,33 @@ class Dispatch:
     async def _round(self, queue: Queue) -> bool:
         """Claim what waits, as far as slots and the queue's terms go. Returns whether it is worth looking again."""
         store = self._line.store
+        self._empty.add(queue)  # until `look` is told of something, or this finds what it leaves there
         buckets, fields = await asyncio.gather(store.set_members(queue.buckets), store.hash_all(queue.terms))
         terms = Terms.parse(fields)
-        if not buckets or terms.paused:  # found out before the agents are counted: thousands may have come at once
+        if not buckets:  # found out before the agents are counted: thousands may have come at once
             return False
+        if terms.paused:
+            return self._left(queue)
         able = list(self._able(queue))
         offered = {bucket for bucket in buckets if any(_takes(peer, bucket) for peer in able)}
         room = sum(peer.slots_free for peer in able)
         if terms.limit is not None:
             room = min(room, terms.limit - await store.hash_size(queue.active))
-        waiting = await self._waiting(queue, offered, room, self._refused_by(able))
-        claims = list(islice(self._match(queue, waiting, able), max(0, min(room, CLAIMS_AT_ONCE_MAX))))
-        if not claims:
-            return False
+        if room <= 0:
+            return self._left(queue)
+        limit = min(room, CLAIMS_AT_ONCE_MAX) + min(self._refused_by(able), LOOKED_PAST_MAX)
+        waiting = await self._waiting(queue, offered, limit)
+        claims = list(islice(self._match(queue, waiting, able), min(room, CLAIMS_AT_ONCE_MAX)))
         made = await asyncio.gather(*(self._claim(log, peer, handler, terms) for log, peer, handler in claims))
-        return any(made)
+        if len(waiting) < limit and offered == buckets and made.count(True) == len(waiting):
+            return False
+        self._left(queue)
+        return any(made) and any(self._able(queue))
+
+    def _left(self, queue: Queue) -> bool:
+        """Note that something waits on a queue: whoever has a free slot looks at it. Looking at once is no use."""
+        self._empty.discard(queue)
+        return False
 
     def _refused_by(self, able: list[Peer]) -> int:
         """Return how many runs these agents refused lately, at most: those may be the first that wait."""
@@ -171,11 +193,8 @@ class Dispatch:
         now_ms = monotonic_ms()
         return sum(self._refusals.count((peer.namespace, peer.id), now_ms) for peer in able)
 
-    async def _waiting(self, queue: Queue, buckets: Set[str], room: int, refused: int) -> list[tuple[int, str, str]]:
-        """Return what waits in these buckets, as (score, run, bucket), in order, as far as there is room."""
-        if room <= 0:
-            return []
-        limit = min(room, CLAIMS_AT_ONCE_MAX) + min(refused, LOOKED_PAST_MAX)
+    async def _waiting(self, queue: Queue, buckets: Set[str], limit: int) -> list[tuple[int, str, str]]:
+        """Return the first that wait in these buckets, as (score, run, bucket), in order."""
         ranges = await asyncio.gather(
             *(self._line.store.sorted_range(queue.waiting(bucket), limit) for bucket in buckets)
         )
@@ -219,7 +238,7 @@ class Dispatch:
 
     async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> bool:
         line = self._line
-        fields = await line.store.meta(log)
+        fields, first = await asyncio.gather(line.store.meta(log), line.store.read(log, 0, 1))
         meta = RunMeta.parse(log, fields) if fields else None
         if meta is None or meta.state is not RunState.QUEUED or meta.not_before_ms:
             return False  # it was taken since it was listed, and may wait for its next try
@@ -231,16 +250,19 @@ class Dispatch:
             ids, meta, peer.holder, peer.handlers[handler], terms, store_ms=line.now_ms(), lease_ms=self._lease_ms
         )
         result = await settle(line, commit)
+        tag = None
         if isinstance(result, Refused) or result.repeated:
             fields = await line.store.meta(log)
             after = RunMeta.parse(log, fields) if fields else meta
             if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
                 return False
+        else:
+            tag = result.appended[0].after.tag
         if peer.shut:  # since it was claimed; where its session ended, nobody would work on it until its lease ran out
             why = "its session ended" if peer.leaving else "its agent is given no more work"
             await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, why))
             return False
-        assign = await assignment(line, run, self._lease_ms)
+        assign = _assign(line, run, first, tag or (await line.store.tags(log, (run.claimed_at,)))[0], self._lease_ms)
         if assign is None:
             return False
         peer.held[log.name] = Held(run.attempt, run.fence, run.queue)
@@ -253,22 +275,28 @@ async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> 
 
     `meta` is the run's while the attempt runs; `seq` the last that the log has of the attempt.
     """
-    log, claimed_at = meta.log, meta.claimed_at
-    page, tags = await asyncio.gather(line.store.read(log, 0, 1), line.store.tags(log, (claimed_at,)))
-    if page is None or not page.entries or tags[0] is None:
+    first, tags = await asyncio.gather(line.store.read(meta.log, 0, 1), line.store.tags(meta.log, (meta.claimed_at,)))
+    return _assign(line, meta, first, tags[0], lease_ms, seq)
+
+
+def _assign(
+    line: Line, meta: RunMeta, page: Page | None, tag: str | None, lease_ms: int, seq: int = 0
+) -> Assign | None:
+    """Make an assignment from the page that the run's log begins with, and the tag of the attempt's `$claimed`."""
+    if page is None or not page.entries or tag is None:
         return None
     submitted = read_control(Submitted, unpack_record(page.entries[0].packed).body)
     now_ms = line.now_ms()
     until_ms = min((each for each in (meta.times_out_ms, meta.deadline_ms) if each), default=None)
     return Assign(
-        run=log.name,
+        run=meta.log.name,
         queue=meta.queue,
         handler=meta.handler,
         attempt=meta.attempt,
         fence=meta.fence,
         input=submitted.input,
         lease_ms=lease_ms,
-        position=Position(page.before.epoch, claimed_at, tags[0]),
+        position=Position(page.before.epoch, meta.claimed_at, tag),
         recover=Recover(meta.recover),
         seq=seq,
         time_left_ms=None if until_ms is None else max(0, until_ms - now_ms),

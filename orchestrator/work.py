@@ -303,7 +303,7 @@ class Work:
         if kind in publishing.ENDINGS:
             held = self._free(peer, log.name, frame.fence)
             if held is not None:
-                self._dispatch.look(Queue(log.namespace, held.queue))
+                self._dispatch.freed(Queue(log.namespace, held.queue))
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)
@@ -317,7 +317,7 @@ class Work:
                 return
             if isinstance(await settle(self._line, attempts.fail(self._ids(), meta, error)), Outcome):
                 self._taken(meta)
-                self._dispatch.look(meta.place)
+                self._dispatch.freed(meta.place)
         except StoreUnavailable as fault:
             log_.warning("run_not_ended", run=log.name, reason=str(fault))  # its next entry brings us back here
 

@@ -197,8 +197,14 @@ async def test_a_failover_that_loses_a_claim_leaves_the_run_to_be_claimed_again(
 
         monkeypatch.setattr(calm.store, "commit", fail_over)
         await worker.identify(agent())
+        lost = await worker.expect(Assign)
+        assert await state(client, log) == "queued"
+        await worker.send(Heartbeat(attempts=(held(lost),)))
+        refused = await worker.expect(Nack)
+        assert (refused.code, refused.seq) == ("fenced", 0)
         given = await worker.expect(Assign)
         assert (given.run, given.attempt) == (log.name, 1)
+        assert given.fence > lost.fence
         assert await state(client, log) == "running"
 
 

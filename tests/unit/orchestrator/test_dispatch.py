@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from orchestrator.core import runs
-from orchestrator.core.queues import Terms
+from orchestrator.core.queues import Queue, Terms
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Peers
@@ -21,9 +21,10 @@ from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of
 TURNS = 100
 
 
-async def submitted(line: Line, store_ms: int, **terms: int) -> LogName:
-    log = LogName("default", LogKind.RUN, make_run_id(queue_partition("default", "q"), NOW_MS, b"12345678"))
-    asked = RunSubmit.model_validate({"queue": "q", "handler": "h", "input": b"", "key": "k", **terms})
+async def submitted(line: Line, store_ms: int, **terms: int | str) -> LogName:
+    key = str(terms.get("key", "k"))
+    log = LogName("default", LogKind.RUN, make_run_id(queue_partition("default", "q"), NOW_MS, key.encode().rjust(8)))
+    asked = RunSubmit.model_validate({"queue": "q", "handler": "h", "input": b"", "key": key, **terms})
     commit = runs.submit(runs.Ids(line.new_commit_id(), "client:c", "e"), log, asked, store_ms)
     assert isinstance(await line.commit(commit), Outcome)
     return log
@@ -59,3 +60,25 @@ async def test_it_stops_when_it_is_told_to_just_as_a_queue_may_have_work(turns: 
     stopped = running.done()
     running.cancel()
     assert stopped
+
+
+@pytest.mark.parametrize(
+    ("other", "left"), [(None, False), ({"key": "k2"}, True), ({"key": "k2", "handler": "x"}, True)]
+)
+async def test_where_nothing_is_left_to_wait_a_slot_that_becomes_free_costs_no_look(
+    other: dict[str, str] | None, left: bool
+) -> None:
+    line, peers, queue = await line_to(MemoryServer(lambda: NOW_MS)), Peers(1_000), Queue("default", "q")
+    peer, dispatch = agent_peer(lambda _: None, slots=1 if left else 2), Dispatch(line, peers, 1_000)
+    peers.add(peer)
+    await submitted(line, NOW_MS)
+    if other is not None:
+        await submitted(line, NOW_MS, **other)
+    assert not await dispatch._round(queue)
+    assert len(peer.held) == 1
+    peer.held.clear()
+    dispatch.offer(peer)
+    dispatch.freed(queue)
+    assert (queue in dispatch._dirty) is left
+    dispatch.look(queue)
+    assert queue in dispatch._dirty
