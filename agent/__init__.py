@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent.children import Child, PlainChild
     from agent.client import Client
     from agent.context import RunContext
     from agent.entry import Entry
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "Cancelled",
+    "Child",
     "Client",
     "EffectKey",
     "Entry",
@@ -70,6 +72,7 @@ __all__ = [
     "Offer",
     "OutboxBusy",
     "OutboxFailed",
+    "PlainChild",
     "PlainRunContext",
     "PlainSteerMessage",
     "ProducerFenced",
@@ -93,10 +96,12 @@ __all__ = [
 
 _MODULES = {
     "Agent": "agent.worker",
+    "Child": "agent.children",
     "Client": "agent.client",
     "EffectKey": "agent.operations",
     "Entry": "agent.entry",
     "Offer": "agent.willing",
+    "PlainChild": "agent.children",
     "PlainRunContext": "agent.plain_context",
     "PlainSteerMessage": "agent.steering",
     "Run": "agent.runs",

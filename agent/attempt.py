@@ -20,13 +20,14 @@ import structlog
 
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.binding import pack_result
+from agent.endings import ContinueAs
 from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
 from agent.executors import Rooms, execute
 from agent.handlers import Isolation
 from agent.held import Held
 from agent.inbox import past_of
 from agent.journal import Journal
-from agent.operations import describe_error, failed_call_index, run_error
+from agent.operations import describe_error, failed_begun, failed_call_index, run_error
 from agent.reading import PAGE_ENTRIES, pages
 from agent.sinks import Batch
 from agent.subscriptions import Subscription
@@ -34,6 +35,7 @@ from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import COMMANDS, Cancel, Cancelled, Checkpoint, Errored, Kind, RunError, Succeeded, read_control
 from protocol.conversation import Answered, Steer
 from protocol.errors import FleetlineError
+from protocol.family import ChildEnded, ChildRun, Continue
 from protocol.frames import Part, Recover, Window
 from protocol.talk import Talk, talk_after
 
@@ -112,10 +114,14 @@ class Attempt:
                     self.state.begin_at(await self._read_checkpoint())
                 await self._read_talk()
             arguments = self._handler.bind(unpack_value(self.held.assign.input))
-            result = await execute(self._handler, self.state, arguments, self._rooms)
+            try:
+                result = await execute(self._handler, self.state, arguments, self._rooms)
+                ending = _Ending(Kind.SUCCEEDED, Succeeded(result=pack_result(result)))
+            except ContinueAs as wish:
+                ending = _Ending(Kind.CONTINUE, Continue(input=wish.packed))
             if self.state.journal is not None:
                 self._check_journal(self.state.journal)
-            return _Ending(Kind.SUCCEEDED, Succeeded(result=pack_result(result)))
+            return ending
         except asyncio.CancelledError:
             task = asyncio.current_task()
             ours = task is not None and task.cancelling() > 0  # it is not the handler only that is to stop
@@ -172,12 +178,14 @@ class Attempt:
         if journal is not None and journal.broken is not None:
             error = journal.broken
         said = self._describe(error)
-        index = error.index if isinstance(error, ChildRaised) else failed_call_index(error)
+        index, begun = failed_call_index(error), failed_begun(error)
         retryable = not isinstance(error, (BadInput, NonDeterminism))
         if isinstance(error, ChildRaised):
-            retryable = error.retryable
+            index, begun, retryable = error.index, error.begun, error.retryable
         self.state.logger.warning("handler_failed", type=said.type, message=said.message, retryable=retryable)
-        return _Ending(Kind.ERRORED, Errored(error=said, retryable=retryable), index if journal is not None else None)
+        if journal is None:
+            index, begun = None, None
+        return _Ending(Kind.ERRORED, Errored(error=said, retryable=retryable, begun=begun), index)
 
     @staticmethod
     def _describe(error: Exception) -> RunError:
@@ -202,8 +210,10 @@ class Attempt:
         most = self._link.peer.limits.body_bytes_max
         if len(body) <= most:
             return ending.kind.value, body
-        message = f"the result takes {len(body)} bytes packed; the hub takes {most}; keep it elsewhere"
-        error = run_error("ResultTooLarge", message)
+        continues = ending.kind is Kind.CONTINUE
+        what, name = ("input", "InputTooLarge") if continues else ("result", "ResultTooLarge")
+        message = f"the {what} takes {len(body)} bytes packed; the hub takes {most}; keep it elsewhere"
+        error = run_error(name, message)
         return Kind.ERRORED.value, pack_value(Errored(error=error, retryable=False))
 
 
@@ -224,6 +234,10 @@ class _Commands:
                     self._attempt.state.inbox.tell(read_control(Steer, record.body))
                 case Kind.ANSWERED:
                     self._attempt.state.inbox.tell(read_control(Answered, record.body))
+                case Kind.CHILD:
+                    self._attempt.state.inbox.tell(read_control(ChildRun, record.body))
+                case Kind.CHILD_ENDED:
+                    self._attempt.state.inbox.tell(read_control(ChildEnded, record.body))
                 case _:
                     continue
         self._attempt.handled(batch.generation, batch.upto)

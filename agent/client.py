@@ -171,10 +171,11 @@ class Client(ScheduleMethods):
         return Run(self, run_id)
 
     async def runs(
-        self, limit: int = 100, *, state: str | None = None, queue: str | None = None
+        self, limit: int = 100, *, state: str | None = None, queue: str | None = None, parent: str | None = None
     ) -> tuple[RunInfo, ...]:
-        """Return runs, newest first."""
-        runs: tuple[RunInfo, ...] = (await self.ask("run.list", RunList(limit=limit, state=state, queue=queue))).runs
+        """Return runs, newest first; with `parent`, the children of that run."""
+        params = RunList(limit=limit, state=state, queue=queue, parent=parent)
+        runs: tuple[RunInfo, ...] = (await self.ask("run.list", params)).runs
         return runs
 
     # Queues

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
+from agent.children import Child, ChildOptions, Spawning
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.operations import (
     Begun,
@@ -30,9 +31,11 @@ from agent.operations import (
     to_datetime,
 )
 from agent.steering import Asking, SteerMessage, received_body
+from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
 from protocol.conversation import QuestionKind
+from protocol.family import ChildEnded
 
 __all__ = ["RunContext"]
 
@@ -166,6 +169,25 @@ class RunContext(ContextBase):
         asking = self._begin_question(QuestionKind.APPROVE, name, payload, timeout)
         return Operation(f"approve {name!r}", partial(self._ask, asking), self._state.journal)
 
+    def submit(self, handler: str, input: Any = None, **options: Unpack[ChildOptions]) -> Operation[Child]:
+        """Submit a run that is a child of this one: `child = await ctx.submit("build", {"target": "x"})`.
+
+        `await child.result()` waits for what it comes to. Several: `await ctx.gather(ctx.submit(...), ...)`, and then
+        `await ctx.gather(*[child.result() for child in children])`. A new attempt does not submit it again, but finds
+        it, unless it did not succeed and this handler failed of that. It is cancelled when this run is cancelled, or
+        ends in any way before it; with `abandon` it goes on.
+
+        Args:
+            handler: name of the handler.
+            input: what it is applied to: anything msgpack can hold.
+            options: queue, where, priority, times and more: see `agent.children.ChildOptions`.
+
+        Raises:
+            ValueError: an option has no such value, or the run has had as many children as it may.
+        """
+        spawning = self._begin_child(handler, input, options)
+        return Operation(f"submit {handler!r}", partial(self._submit, spawning), self._state.journal)
+
     async def flush(self) -> None:
         """Wait until everything that was emitted is acknowledged."""
         outlet = self._state.outlet
@@ -218,10 +240,25 @@ class RunContext(ContextBase):
                     await self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
             if steer is None:
                 return
-            yield SteerMessage(steer, self._reply)
+            yield SteerMessage(steer, self._say)
 
-    async def _reply(self, kind: str, body: bytes) -> None:
-        index = self._begin_reply(body)
+    async def _submit(self, spawning: Spawning) -> Child:
+        inbox, key = self._state.inbox, spawning.key
+        if not spawning.known:
+            await self._told(lambda: inbox.admits(key) or None, None)
+            await self.flush()
+            await self._put(Kind.SPAWN, spawning.body, key[0], None)
+        run = await self._told(partial(inbox.child_run, key), None)
+        assert run is not None
+        return Child(run, spawning, self._child_end, self._child_value, partial(self._say, Kind.CHILD_CANCEL))
+
+    async def _child_end(self, key: ChildKey) -> ChildEnded:
+        ended = await self._told(partial(self._state.inbox.child_end, key), None)
+        assert ended is not None
+        return ended
+
+    async def _say(self, kind: str, body: bytes) -> None:
+        index = self._begin_saying(kind, body)
         if index is not None:
             await self._put(kind, body, index or None, None)
 

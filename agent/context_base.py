@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from agent.attempt_state import AttemptState
-from agent.feed import check_kind, check_offset
+from agent.children import ChildOptions, Spawning, Wanted, child_value
+from agent.endings import ContinueAs
+from agent.feed import check_kind, check_offset, too_large
 from agent.journal import digest_arguments
 from agent.operations import Begun, EffectKey, Marking, check_seconds
 from agent.steering import Asking, Receiving
@@ -22,6 +24,7 @@ from protocol.codec import pack_value, unpack_value
 from protocol.control import Checkpoint, Kind, MarkerOp
 from protocol.conversation import QUESTIONS_MAX, QuestionKind, Received, Steer
 from protocol.errors import FleetlineError
+from protocol.family import ChildEnded
 from protocol.ids import check_name
 
 __all__ = ["ContextBase", "draw", "draw_uuid", "wall_ms"]
@@ -88,6 +91,14 @@ class ContextBase:
         """Say how far the handler is. Never waits; when there is no room, the latest one is sent later."""
         self._state.progress(current, total, message)
 
+    def continue_as(self, input: Any = None) -> NoReturn:
+        """End this run, and go on as another one with the same handler and terms, this input, and a log of its own.
+
+        It does not return. For a run whose log grows long: what it is about is handed on in the input. Whoever waits
+        for this run's result is given that of the other one. Children that still run are cancelled, as at any end.
+        """
+        raise ContinueAs(pack_value(input))
+
     def _begin_emit(self, kind: str, value: Any, cause: int | None) -> tuple[bytes, int | None] | None:
         """Return body and index of an entry to let out, or None where the log has it."""
         check_kind(kind)
@@ -108,13 +119,32 @@ class ContextBase:
         index = journal.next_index()
         return None if journal.emitted(index, Kind.CHECKPOINT, body) else (body, index)
 
-    def _begin_reply(self, body: bytes) -> int | None:
-        """Return the index of a reply to let out (0: it has none), or None where the log has it."""
+    def _begin_saying(self, kind: str, body: bytes) -> int | None:
+        """Return the index of a word to let out (0: it has none), to whoever sent a message, or about a child.
+
+        None where the log has it.
+        """
         journal = self._state.journal
         if journal is None:
             return 0
         index = journal.next_index()
-        return None if journal.emitted(index, Kind.STEERED, body) else index
+        return None if journal.emitted(index, kind, body) else index
+
+    def _begin_child(self, handler: str, input: Any, options: ChildOptions) -> Spawning:
+        wanted = Wanted.of(handler, input, options)
+        journal, inbox = self._state.journal, self._state.inbox
+        index = self._next_number() if journal is None else journal.next_index()
+        recorded = None if journal is None else journal.spawned(index, handler, wanted.digest)
+        spawn = recorded or wanted.spawn(inbox.again(index, wanted.digest))
+        if len(spawn.input) > self._state.outlet.body_bytes_max:
+            raise too_large(f"run {handler}", len(spawn.input), self._state.outlet.body_bytes_max)
+        key = index, spawn.digest
+        return Spawning(key, spawn, known=recorded is not None or inbox.knows(key))
+
+    def _child_value(self, ended: ChildEnded) -> Any:
+        """Return what a child came to, or raise it."""
+        journal = self._state.journal
+        return child_value(ended, 0 if journal is None else journal.last)
 
     def _begin_receive(self) -> Receiving:
         journal = self._state.journal
@@ -192,6 +222,6 @@ class ContextBase:
         return EffectKey(f"{self.run_id}/{number}/{name}", self._state.assign.fence), marking
 
     def _next_number(self) -> int:
-        """Number an effect or a checkpoint, where there is no journal."""
+        """Number an effect, a checkpoint, a question or a child, where there is no journal."""
         self._state.numbered += 1
         return self._state.numbered

@@ -29,7 +29,8 @@
     └── Unanswered                 a question of a handler that nobody answered in time
 
     BaseException
-    └── Cancelled                  raised in a plain handler whose run was cancelled
+    ├── Cancelled                  raised in a plain handler whose run was cancelled
+    └── ContinueAs                 (agent.endings) raised in a handler that goes on as another run
 
 Every message says what happened, what it means, and what to do.
 """
@@ -338,14 +339,16 @@ class ChildRaised(FleetlineError):
 
     Attributes:
         error: what it raised.
-        index: journal index of the call whose failure that is, if it is one.
+        index: journal index of the call or child whose failure that is, if it is one.
+        begun: of a child, the last index that was given out when that was known.
         retryable: another try can help.
     """
 
-    def __init__(self, error: RunError, index: int | None, retryable: bool) -> None:
+    def __init__(self, error: RunError, index: int | None, retryable: bool, begun: int | None = None) -> None:
         super().__init__(f"{error.type}: {error.message}")
         self.error = error
         self.index = index
+        self.begun = begun
         self.retryable = retryable
 
 

@@ -1,9 +1,10 @@
-"""What a run's log tells its handler while it works: messages that steer it, and answers to its questions.
+"""What a run's log tells its handler while it works: messages that steer it, answers, and news of its children.
 
 The link's thread, or a child's reader, puts in; the handler takes out, in whatever thread it runs. What is kept is
-bounded by what the hub takes: `STEERS_MAX` messages of `STEER_BYTES_MAX` and `QUESTIONS_MAX` answers a run.
+bounded by what the hub takes: `STEERS_MAX` messages of `STEER_BYTES_MAX`, `QUESTIONS_MAX` answers and `CHILDREN_MAX`
+results a run.
 
-Specification: docs/protocol.md, section "Conversations".
+Specification: docs/protocol.md, sections "Conversations" and "Parents and children".
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agent.threads import resolve
+from protocol.children import Child, ChildKey
 from protocol.conversation import Answered, Steer
+from protocol.family import CHILDREN_MAX, CHILDREN_OPEN_MAX, ChildEnded, ChildRun
 from protocol.frames import Recover
 from protocol.talk import QuestionState, Talk
 
 __all__ = ["Inbox", "Past", "Told", "past_of"]
 
-Told = Steer | Answered
+K = TypeVar("K")
+V = TypeVar("V")
+
+Told = Steer | Answered | ChildRun | ChildEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,13 @@ class Past:
         told: in the order of the log.
         given: messages that are not to be given again, but where the journal says so.
         asked: index and digest of each question.
+        children: that were asked for, in the order of the log.
     """
 
     told: tuple[Told, ...] = ()
     given: frozenset[str] = frozenset()
     asked: frozenset[tuple[int, str]] = frozenset()
+    children: tuple[Child, ...] = ()
 
 
 class Inbox:
@@ -50,6 +59,10 @@ class Inbox:
         self._waiting: deque[Steer] = deque()
         self._asked: set[tuple[int, str]] = set()
         self._answers: dict[tuple[int, str], Answered] = {}
+        self._children: tuple[Child, ...] = ()
+        self._spawned: set[ChildKey] = set()
+        self._runs: dict[ChildKey, str] = {}
+        self._ended: dict[ChildKey, ChildEnded] = {}
         self._waiters: list[Future[None]] = []
         self._followers: list[Callable[[Told], object]] = []
 
@@ -60,9 +73,14 @@ class Inbox:
         with self._lock:
             live, self._told = self._told, []
             self._steers.clear()
+            self._answers.clear()
+            self._runs.clear()
+            self._ended.clear()
             self._waiting.clear()
             self._given |= past.given
             self._asked |= past.asked
+            self._children = past.children
+            self._spawned |= {(child.index, child.digest) for child in past.children}
             for told in (*past.told, *live):
                 self._add(told)
 
@@ -86,7 +104,7 @@ class Inbox:
     def past(self) -> Past:
         """Return everything as it is now."""
         with self._lock:
-            return Past(tuple(self._told), frozenset(self._given), frozenset(self._asked))
+            return Past(tuple(self._told), frozenset(self._given), frozenset(self._asked), self._children)
 
     def follow(self, call: Callable[[Told], object], since: Past) -> None:
         """Have `call` called with what was told since, and with what is told from now on, in order."""
@@ -133,6 +151,46 @@ class Inbox:
         with self._lock:
             return self._answers.get((index, digest))
 
+    def again(self, index: int, digest: Callable[[str | None], str]) -> str | None:
+        """Return the child in the place of which one is that an attempt asks for anew; None where it is the first.
+
+        A child of earlier attempts that did not succeed is submitted again; any other is found again.
+
+        Args:
+            index: of the child.
+            digest: returns what tells it from others, given the child in the place of which it is.
+        """
+        for child in reversed(self._children):
+            if child.index == index and child.digest == digest(child.again):
+                return child.run if child.failed else child.again
+        return None
+
+    def knows(self, child: ChildKey) -> bool:
+        """Return whether the log asks for a child already."""
+        return child in self._spawned
+
+    def admits(self, child: ChildKey) -> bool:
+        """Note that a child is asked for now. Returns False where it cannot be yet: too many have not ended.
+
+        Raises:
+            ValueError: the run has had as many as it may.
+        """
+        with self._lock:
+            if len(self._spawned) >= CHILDREN_MAX:
+                raise ValueError(f"a run has {CHILDREN_MAX} children at most; continue as another run")
+            if len(self._spawned) - len(self._ended) >= CHILDREN_OPEN_MAX:
+                return False
+            self._spawned.add(child)
+            return True
+
+    def child_run(self, child: ChildKey) -> str | None:
+        """Return the run that a child is, once it is submitted."""
+        return self._runs.get(child)
+
+    def child_end(self, child: ChildKey) -> ChildEnded | None:
+        """Return what a child came to, once it has ended."""
+        return self._ended.get(child)
+
     def changed(self) -> Future[None]:
         """Return what is done when there is reason to look again. Ask for it first, then look."""
         future: Future[None] = Future()
@@ -142,18 +200,28 @@ class Inbox:
         return future
 
     def _add(self, told: Told) -> bool:
-        if isinstance(told, Answered):
-            if (told.index, told.digest) in self._answers:
-                return False
-            self._answers[told.index, told.digest] = told
-        else:
-            if told.id in self._steers:
-                return False
-            self._steers[told.id] = told
-            if told.id not in self._given:
-                self._waiting.append(told)
-        self._told.append(told)
-        return True
+        match told:
+            case Answered():
+                new = _keep(self._answers, (told.index, told.digest), told)
+            case ChildRun():
+                new = _keep(self._runs, (told.index, told.digest), told.run)
+            case ChildEnded():
+                new = _keep(self._ended, (told.index, told.digest), told)
+            case _:
+                new = _keep(self._steers, told.id, told)
+                if new and told.id not in self._given:
+                    self._waiting.append(told)
+        if new:
+            self._told.append(told)
+        return new
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> bool:
+    """Keep the first of what has this key. Returns whether this is it."""
+    if key in kept:
+        return False
+    kept[key] = value
+    return True
 
 
 def past_of(talk: Talk, recover: Recover, served: frozenset[str] = frozenset()) -> Past:
@@ -170,6 +238,14 @@ def past_of(talk: Talk, recover: Recover, served: frozenset[str] = frozenset()) 
         if question.state in (QuestionState.ANSWERED, QuestionState.TIMED_OUT):
             answer = Answered(index=question.index, digest=question.digest, answer=question.answer, by=question.by)
             told.append(answer)
+    for child in talk.children.values():
+        if child.run is not None:
+            made = ChildRun(
+                index=child.index, digest=child.digest, run=child.run, queue=child.queue, handler=child.handler
+            )
+            told.append(made)
+        if child.ended is not None:
+            told.append(child.ended)
     given = served
     if recover is Recover.CHECKPOINT:
         given = frozenset(
@@ -178,4 +254,4 @@ def past_of(talk: Talk, recover: Recover, served: frozenset[str] = frozenset()) 
             if message.delivered_at is not None and message.delivered_at < talk.checkpoint
         )
     asked = frozenset((question.index, question.digest) for question in talk.questions.values())
-    return Past(tuple(told), given, asked)
+    return Past(tuple(told), given, asked, tuple(talk.children.values()))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,9 +26,11 @@ from typing import Any
 
 from agent.errors import NonDeterminism
 from protocol.codec import pack_value, unpack_record, unpack_value
-from protocol.control import Call, Kind, Marker, MarkerOp, read_control
+from protocol.control import Call, Errored, Kind, Marker, MarkerOp, read_control
 from protocol.conversation import Asked, QuestionKind, Received
 from protocol.entry import Entry, Record
+from protocol.family import ChildEnded, Spawn
+from protocol.run import RunState
 
 __all__ = ["Journal", "digest_arguments"]
 
@@ -35,6 +38,7 @@ _HERE = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 
 _EMIT, _CALL, _CHECKPOINT, _STEERING, _REPLY = "emit", "call", "checkpoint", "steering", "reply"
+_SUBMIT, _CANCEL = "submit", "cancel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class _Recorded:
     op: str
     name: str
     digest: bytes
-    outcome: Call | Marker | Received | None = None
+    outcome: Call | Marker | Received | Spawn | None = None
 
     def __str__(self) -> str:
         return _words(self.op, self.name)
@@ -63,6 +67,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._records: dict[int, _Recorded] = {}
+        self._failed_children: set[tuple[int, str]] = set()
         self._highest = 0
         self._last = 0
         self._versions: dict[str, int] = {}
@@ -76,10 +81,12 @@ class Journal:
     def record(self, entry: Entry) -> None:
         """Take an entry of an earlier attempt, in the order of the log."""
         record = unpack_record(entry.packed)
+        if record.kind == Kind.CHILD_ENDED:
+            self._note_child(read_control(ChildEnded, record.body))
         if record.index is None:
             return
         if record.kind == Kind.ERRORED:
-            self._forget(record.index)
+            self._forget(record.index, read_control(Errored, record.body).begun)
             return
         self._records[record.index] = _recorded(record)
         self._highest = max(self._highest, record.index)
@@ -96,7 +103,7 @@ class Journal:
         return self._last
 
     def emitted(self, index: int, kind: str, body: bytes) -> bool:
-        """Whether the log has this entry already: one of the handler's, a checkpoint, or a reply to a message.
+        """Whether the log has this entry already: one of the handler's, a checkpoint, a reply, a child's cancel.
 
         Raises:
             NonDeterminism: it has another operation at this index.
@@ -164,6 +171,25 @@ class Journal:
         self._compare(index, recorded, kind.value, name, digest.encode(), "another payload")
         return True
 
+    def spawned(self, index: int, handler: str, digest: Callable[[str | None], str]) -> Spawn | None:
+        """Return what the log has of this child, if it was asked for already.
+
+        Args:
+            index: of the child.
+            handler: that it is to be a run of.
+            digest: returns what tells it from others, given the child in the place of which it is.
+
+        Raises:
+            NonDeterminism: it has another operation at this index.
+        """
+        recorded = self._records.get(index)
+        if recorded is None:
+            return None
+        again = recorded.outcome.again if isinstance(recorded.outcome, Spawn) else None
+        self._compare(index, recorded, _SUBMIT, handler, digest(again).encode(), "another input or other terms")
+        assert isinstance(recorded.outcome, Spawn)
+        return recorded.outcome
+
     def version(self, change: str, latest: int) -> tuple[int, int | None]:
         """Decide which version of a part of its code a run keeps to.
 
@@ -208,15 +234,25 @@ class Journal:
             recorded = self._records.get(index)
             self._diverge(index, str(recorded or "a later operation"), "the handler's return")
 
-    def _forget(self, failed: int) -> None:
-        """An attempt ended since the call at `failed` did: forget it, and what came of its failure."""
+    def _note_child(self, ended: ChildEnded) -> None:
+        if ended.state != RunState.SUCCEEDED:
+            self._failed_children.add((ended.index, ended.digest))
+
+    def _failed(self, index: int, recorded: _Recorded) -> bool:
+        return recorded.failed or (index, recorded.digest.decode("latin-1")) in self._failed_children
+
+    def _forget(self, failed: int, known_at: int | None) -> None:
+        """An attempt ended since the call, or the child, at `failed` did: forget it, and what came of its failure.
+
+        `known_at` is the last index that was given out when the failure of a child was known.
+        """
         culprit = self._records.get(failed)
         call = culprit.outcome if culprit is not None else None
-        begun = call.begun if isinstance(call, Call) and call.begun is not None else failed
+        begun = call.begun if isinstance(call, Call) and call.begun is not None else known_at or failed
         self._records = {
             index: kept
             for index, kept in self._records.items()
-            if index < failed or (failed < index <= begun and not kept.failed)
+            if index < failed or (failed < index <= begun and not self._failed(index, kept))
         }
         self._highest = max(self._records, default=0)
 
@@ -245,6 +281,9 @@ def _recorded(record: Record) -> _Recorded:
         return _Recorded(marker.op, marker.name or "", b"", marker)
     if record.kind == Kind.RECEIVED:
         return _Recorded(_STEERING, "", b"", read_control(Received, record.body))
+    if record.kind == Kind.SPAWN:
+        spawn = read_control(Spawn, record.body)
+        return _Recorded(_SUBMIT, spawn.handler, spawn.digest.encode(), spawn)
     if record.kind == Kind.ASKED:
         asked = read_control(Asked, record.body)
         return _Recorded(asked.kind.value, asked.name, asked.digest.encode())
@@ -252,8 +291,8 @@ def _recorded(record: Record) -> _Recorded:
 
 
 def _entry_words(kind: str) -> tuple[str, str]:
-    if kind == Kind.STEERED:
-        return _REPLY, ""
+    if kind in (Kind.STEERED, Kind.CHILD_CANCEL):
+        return (_REPLY if kind == Kind.STEERED else _CANCEL), ""
     return (_CHECKPOINT, "") if kind == Kind.CHECKPOINT else (_EMIT, kind)
 
 

@@ -32,7 +32,9 @@ __all__ = [
     "Outcome",
     "check_seconds",
     "describe_error",
+    "failed_begun",
     "failed_call_index",
+    "mark_failed",
     "only_operations",
     "outcomes",
     "run_error",
@@ -48,7 +50,7 @@ SLEEP_S_MAX = 10 * 366 * 24 * 3600.0
 TRACE_CHARS_MAX = 8000
 MESSAGE_CHARS_MAX = 2000
 NAME_CHARS_MAX = 200
-_INDEX = "_fleetline_index"
+_INDEX, _BEGUN = "_fleetline_index", "_fleetline_begun"
 
 
 class CallFailed(Exception):
@@ -259,14 +261,27 @@ def _packable(text: str) -> str:
 
 
 def failed_call_index(error: BaseException) -> int | None:
-    """Return the journal index of the call whose failure this exception is, or was raised from."""
+    """Return the journal index of the call or the child whose failure this exception is, or was raised from."""
+    found = _marked(error)
+    return None if found is None else getattr(found, _INDEX)
+
+
+def failed_begun(error: BaseException) -> int | None:
+    """Return the last index that was given out when a child's failure was known, where this exception is of one."""
+    return getattr(_marked(error), _BEGUN, None)
+
+
+def mark_failed(error: Exception, index: int, begun: int) -> Exception:
+    """Return an exception that says at which index what failed stands, and what was begun when that was known."""
+    object.__setattr__(error, _BEGUN, begun)
+    return _mark(error, index)
+
+
+def _marked(error: BaseException) -> BaseException | None:
     seen: BaseException | None = error
-    while seen is not None:
-        index = getattr(seen, _INDEX, None)
-        if isinstance(index, int):
-            return index
+    while seen is not None and not isinstance(getattr(seen, _INDEX, None), int):
         seen = seen.__cause__ or seen.__context__
-    return None
+    return seen
 
 
 def _mark(error: Exception, index: int) -> Exception:

@@ -12,18 +12,21 @@ from concurrent.futures import wait
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 from uuid import UUID
 
 from agent.attempt_state import AttemptState
+from agent.children import ChildOptions, PlainChild, Spawning
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.errors import Cancelled
 from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep_left_s, to_datetime
 from agent.steering import Asking, PlainSteerMessage, received_body
 from agent.threads import each_in_a_thread
+from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
 from protocol.conversation import QuestionKind
+from protocol.family import ChildEnded
 
 __all__ = ["GATHER_THREADS_MAX", "PlainRunContext"]
 
@@ -144,7 +147,7 @@ class PlainRunContext(ContextBase):
                     self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
             if steer is None:
                 return
-            yield PlainSteerMessage(steer, self._reply)
+            yield PlainSteerMessage(steer, self._say)
 
     def ask(self, name: str, payload: Any = None, *, timeout: float | None = None) -> Any:
         """Ask whoever may answer, and wait for the first answer. See `RunContext.ask`."""
@@ -155,6 +158,11 @@ class PlainRunContext(ContextBase):
         """Ask for approval: True or False. See `RunContext.approve`."""
         self.check_cancelled()
         return bool(self._ask(self._begin_question(QuestionKind.APPROVE, name, payload, timeout)))
+
+    def submit(self, handler: str, input: Any = None, **options: Unpack[ChildOptions]) -> PlainChild:
+        """Submit a run that is a child of this one. See `RunContext.submit`; several run beside each other."""
+        self.check_cancelled()
+        return self._submit(self._begin_child(handler, input, options))
 
     def flush(self) -> None:
         """Wait until everything that was emitted is acknowledged."""
@@ -201,9 +209,24 @@ class PlainRunContext(ContextBase):
         self.flush()
         yield key
 
-    def _reply(self, kind: str, body: bytes) -> None:
+    def _submit(self, spawning: Spawning) -> PlainChild:
+        inbox, key = self._state.inbox, spawning.key
+        if not spawning.known:
+            self._find(lambda: inbox.admits(key) or None, None)
+            self.flush()
+            self._put(Kind.SPAWN, spawning.body, key[0], None)
+        run = self._find(partial(inbox.child_run, key), None)
+        assert run is not None
+        return PlainChild(run, spawning, self._child_end, self._child_value, partial(self._say, Kind.CHILD_CANCEL))
+
+    def _child_end(self, key: ChildKey) -> ChildEnded:
+        ended = self._find(partial(self._state.inbox.child_end, key), None)
+        assert ended is not None
+        return ended
+
+    def _say(self, kind: str, body: bytes) -> None:
         self.check_cancelled()
-        index = self._begin_reply(body)
+        index = self._begin_saying(kind, body)
         if index is not None:
             self._put(kind, body, index or None, None)
 

@@ -93,6 +93,17 @@ class Reader(AsyncIterator[Entry]):
             self._links.unfollow(self._link, self._subscription)
             self.on_end(LinkClosed(f"reading {self.log} was ended"))
 
+    def beside(self, log: str) -> Reader:
+        """Return a reader of another log, from its beginning, that is like this one."""
+        return Reader(
+            self._links,
+            log,
+            Start.EARLIEST,
+            auto_ack=self._auto_ack,
+            on_reset=self._reset_taker,
+            last_kinds=self._last_kinds,
+        )
+
     async def caught_up(self) -> int:
         """Wait until all that was there has been received (not: handled). Returns the head at that moment."""
         return await asyncio.wrap_future(self._live)

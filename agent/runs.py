@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agent.endings import run_ended
 from agent.entry import Entry
-from agent.errors import HistoryReset, Reset, RunCancelled, RunDead, RunEnded, RunExpired, RunFailed
+from agent.errors import HistoryReset, Reset, RunEnded
 from agent.reading import Reader, start_of
 from protocol.codec import pack_value, unpack_value
 from protocol.control import CONTROL, Kind
@@ -33,12 +35,12 @@ SAYING_KINDS = TERMINAL_KINDS | {Kind.STEERED}
 """The kinds of entries after which nothing more becomes of a message."""
 
 
-_ENDINGS: dict[str, tuple[type[RunEnded], str]] = {
-    RunState.FAILED: (RunFailed, "failed"),
-    RunState.CANCELLED: (RunCancelled, "was cancelled"),
-    RunState.EXPIRED: (RunExpired, "expired"),
-    RunState.DEAD: (RunDead, "is dead: it failed or was lost as often as is allowed"),
-}
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What a run came to: a result, or another run that it goes on as."""
+
+    result: Any
+    goes_on_as: str | None
 
 
 class Run:
@@ -67,12 +69,14 @@ class Run:
     ) -> Reader:
         """Return the run's entries, history and then live, up to its terminal entry.
 
+        Where it goes on as another run, that one's follow; `entry.log` says whose an entry is.
+
         Args:
             after: an entry or position to go on after; from the beginning without.
             on_reset: called where history was lost, instead of raising `HistoryReset`.
         """
         start = start_of(Start.EARLIEST if after is None else after)
-        return Reader(self._client.links, self.log, start, on_reset=on_reset, last_kinds=TERMINAL_KINDS)
+        return RunReader(self._client.links, self.log, start, on_reset=on_reset, last_kinds=TERMINAL_KINDS)
 
     async def get(self) -> RunInfo:
         """Return the run as it is now."""
@@ -87,17 +91,31 @@ class Run:
             TimeoutError: it was not over within `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
-            start = Start.EARLIEST if self.created else Start.LATEST
-            reader = Reader(self._client.links, self.log, start, kinds=sorted(TERMINAL_KINDS))
-            try:
-                info = None if self.created else await self._look(reader)
-                if info is None:
-                    async for entry in _through_resets(reader):
-                        return _outcome(self.id, entry)
-                    info = await self.get()
-                return _outcome_of(info)
-            finally:
-                reader.close()
+            run = self
+            while (ended := await run._end()).goes_on_as is not None:
+                run = Run(self._client, ended.goes_on_as)
+            return ended.result
+
+    async def last(self) -> Run:
+        """Return the run that this one went on as, and that one, up to the one that did not: this one, mostly."""
+        run = self
+        while (successor := (await run.get()).continued_as) is not None:
+            run = Run(self._client, successor)
+        return run
+
+    async def _end(self) -> _End:
+        """Wait until the run is over, and return what it came to. Raises as `result` does."""
+        start = Start.EARLIEST if self.created else Start.LATEST
+        reader = Reader(self._client.links, self.log, start, kinds=sorted(TERMINAL_KINDS))
+        try:
+            info = None if self.created else await self._look(reader)
+            if info is None:
+                async for entry in _through_resets(reader):
+                    return _outcome(self.id, entry)
+                info = await self.get()
+            return _outcome_of(info)
+        finally:
+            reader.close()
 
     async def retry(self) -> Run:
         """Do again what the run was to do, as a new run; this one must be over.
@@ -109,7 +127,7 @@ class Run:
         return Run(self._client, answer.run, created=answer.created)
 
     async def cancel(self, wait: bool = False, reason: str | None = None) -> str:
-        """Ask the run to stop. Returns its state after the command.
+        """Ask the run, or the one that it went on as, to stop. Returns its state after the command.
 
         Args:
             wait: return when it has stopped.
@@ -120,7 +138,7 @@ class Run:
             return str(answer.state)
         with suppress(RunEnded):
             await self.result()
-        return (await self.get()).state
+        return (await (await self.last()).get()).state
 
     async def steer(self, message: Any, wait: bool = False) -> Message:
         """Say something to the run's handler. It stands in the log when this returns, and is given to the handler.
@@ -164,7 +182,7 @@ class Run:
         return int((await self._client.ask("run.answer", params)).question)
 
     async def talk(self) -> Talk:
-        """Return what the run was told and asked, and what became of it."""
+        """Return what the run was told and asked, its children, and what became of all that."""
         info, talk = await self.get(), Talk()
         if info.talk_from is None:
             return talk
@@ -183,6 +201,25 @@ class Run:
         return info if info.state in FINAL else None
 
 
+class RunReader(Reader):
+    """The entries of a run; where it goes on as another run, those of that one follow."""
+
+    _rest: Reader | None = None
+
+    async def __anext__(self) -> Entry:
+        rest = self._rest
+        entry = await (super().__anext__() if rest is None else rest.__anext__())
+        if entry.kind == Kind.CONTINUED and isinstance(entry.body, dict):
+            self._rest = self.beside(f"run/{entry.body['run']}")
+        return entry
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        super().close()
+        if self._rest is not None:
+            self._rest.close()
+
+
 async def _through_resets(reader: Reader) -> Any:
     """Yield entries whatever became of the history before them: only the last one counts here."""
     while True:
@@ -194,24 +231,20 @@ async def _through_resets(reader: Reader) -> Any:
             continue
 
 
-def _outcome(run: str, entry: Entry) -> Any:
+def _outcome(run: str, entry: Entry) -> _End:
     body = entry.body if isinstance(entry.body, dict) else {}
+    if entry.kind == Kind.CONTINUED:
+        return _End(None, body.get("run"))
     state = entry.kind.removeprefix("$")
     if state == RunState.SUCCEEDED:
-        return body.get("result")
-    raise _ending(run, state, entry.offset, body.get("error"), body.get("reason"))
+        return _End(body.get("result"), None)
+    raise run_ended(run, state, entry.offset, body.get("error"), body.get("reason"))
 
 
-def _outcome_of(info: RunInfo) -> Any:
+def _outcome_of(info: RunInfo) -> _End:
     if info.state == RunState.SUCCEEDED:
-        return unpack_value(info.result or b"")
-    raise _ending(info.run, info.state, info.head, info.error, info.reason)
-
-
-def _ending(run: str, state: str, offset: int, error: dict[str, Any] | None, reason: str | None) -> RunEnded:
-    kind, said = _ENDINGS.get(state, (RunEnded, f"ended as {state}"))
-    why = f": {error.get('type')}: {error.get('message')}" if error else f": {reason}" if reason else ""
-    return kind(run, offset, said + why, error)
+        return _End(unpack_value(info.result or b""), info.continued_as)
+    raise run_ended(info.run, info.state, info.head, info.error, info.reason)
 
 
 def run_object(info: RunInfo) -> dict[str, Any]:
@@ -228,4 +261,7 @@ def run_object(info: RunInfo) -> dict[str, Any]:
         "finished_ms": info.finished_ms,
         "result": None if info.result is None else readable(info.result),
         "error": info.error,
+        "parent": info.parent,
+        "continues": info.continues,
+        "continued_as": info.continued_as,
     }

@@ -131,6 +131,10 @@ class SyncRun:
         """Wait for the result. See `Run.result`."""
         return self._portal(self._run.result(timeout))
 
+    def last(self) -> SyncRun:
+        """Return the run that this one went on as in the end. See `Run.last`."""
+        return SyncRun(self._portal, self._portal(self._run.last()))
+
     def retry(self) -> SyncRun:
         """Do again what the run was to do, as a new run. See `Run.retry`."""
         return SyncRun(self._portal, self._portal(self._run.retry()))
@@ -242,9 +246,11 @@ class SyncClient(SyncScheduleMethods, _Closing):
         """Return a handle on a run that exists."""
         return SyncRun(self._portal, self._client.run(run_id))
 
-    def runs(self, limit: int = 100, *, state: str | None = None, queue: str | None = None) -> tuple[RunInfo, ...]:
-        """Return runs, newest first."""
-        return self._portal(self._client.runs(limit, state=state, queue=queue))
+    def runs(
+        self, limit: int = 100, *, state: str | None = None, queue: str | None = None, parent: str | None = None
+    ) -> tuple[RunInfo, ...]:
+        """Return runs, newest first. See `Client.runs`."""
+        return self._portal(self._client.runs(limit, state=state, queue=queue, parent=parent))
 
     def queues(self, limit: int = 100) -> tuple[QueueInfo, ...]:
         """Return queues, by name."""

@@ -32,6 +32,7 @@ from orchestrator.auth.principal import ANY_AGENT, Grant
 from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
 from orchestrator.dispatch import Dispatch
+from orchestrator.families import Families
 from orchestrator.files import replace_file
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line, monotonic_ms
@@ -170,7 +171,9 @@ class Hub:
         dispatch = Dispatch(line, peers, settings.lease_ms)
         work = Work(line, peers, dispatch, settings.lease_ms, settings.losses_max)
         schedules = Schedules(line, dispatch.look)
-        timekeeper = Timekeeper(line, work, schedules, registry, settings.lease_ms, monotonic_ms)
+        families = Families(line, dispatch.look, self._spawn)
+        line.on_due = families.hurry
+        timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms)
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
         methods = Methods(line, reading, registry, schedules, dispatch, body_bytes_max)
         acks = Acks(line)

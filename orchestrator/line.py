@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from itertools import count
 
 import structlog
 
 from orchestrator.store.base import Store, StoreError, StoreUnavailable
-from orchestrator.store.commits import Commit, Outcome, Refused
+from orchestrator.store.commits import Commit, Outcome, Refused, SortedAdd
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from protocol.ids import LogKind, LogName
@@ -40,6 +41,7 @@ class Line:
         tails: the logs that this hub's peers follow.
         hub_id: random, new for each process.
         level: the durability that acknowledgements name.
+        on_due: told of each timer that a commit of this hub set and that is due at once, if anybody wants to know.
     """
 
     def __init__(self, store: Store, tails: Tails, hub_id: str, level: str, counters: Counters) -> None:
@@ -47,6 +49,7 @@ class Line:
         self.tails = tails
         self.hub_id = hub_id
         self.level = level
+        self.on_due: Callable[[str], object] | None = None
         self._counters = counters
         self._clock_gap_ms = time.time_ns() // 1_000_000 - monotonic_ms()
         self._numbers = count(1)
@@ -84,6 +87,10 @@ class Line:
             self._counters.commits += 1
             self._clock_gap_ms = outcome.now_ms - monotonic_ms()
             self.tails.take(commit, outcome)
+            if self.on_due is not None:
+                for op in commit.ops:
+                    if isinstance(op, SortedAdd) and op.from_now and not op.score:
+                        self.on_due(op.member)
             self._grown.update(append.log for append in commit.appends if append.log.kind is not LogKind.RUN)
         return outcome
 

@@ -77,6 +77,7 @@ from protocol.requests import (
     RunRetry,
     RunSubmit,
     RunSubmitted,
+    never_starts,
 )
 from protocol.run import RunState
 
@@ -218,6 +219,9 @@ class Methods:
             if known is not None:
                 return known
             meta = await self._reading.meta(log)
+            if meta.continued_as:
+                log = self._run_log(peer, meta.continued_as)
+                continue
             if meta.final or meta.cancelling:
                 return RunCancelled(state=meta.state.value)
             state = RunState.CANCELLED if meta.state is RunState.QUEUED else meta.state
@@ -354,12 +358,9 @@ class Methods:
 
 def _check_times(params: RunSubmit) -> None:
     """Refuse a run that could never be taken."""
-    delay_ms, deadline_ms = params.delay_ms, params.deadline_ms
-    if delay_ms is not None and deadline_ms is not None and delay_ms >= deadline_ms:
-        message = (
-            f"a delay of {delay_ms} ms is not over before the deadline, after {deadline_ms} ms: it could never start"
-        )
-        raise RequestError(ErrorCode.INVALID_PARAMS, f"run.submit: {message}")
+    never = never_starts(params.delay_ms, params.deadline_ms)
+    if never is not None:
+        raise RequestError(ErrorCode.INVALID_PARAMS, f"run.submit: {never}")
 
 
 def _queue(peer: Peer, name: str) -> Queue:

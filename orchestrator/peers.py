@@ -15,11 +15,15 @@ __all__ = ["Held", "Peer", "Peers"]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An attempt that a connected agent holds, of a run on `queue`."""
+    """An attempt that a connected agent holds, of a run on `queue`.
+
+    `related`: the end of the run is of concern to a parent or to children.
+    """
 
     attempt: int
     fence: int
     queue: str
+    related: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from orchestrator.core.outcome import outcome_of
 from orchestrator.core.queues import who_takes
 from orchestrator.core.resume import LogState
 from orchestrator.core.run_meta import RunMeta
@@ -20,17 +21,7 @@ from orchestrator.store import keys
 from orchestrator.store.base import Page
 from protocol.codec import unpack_record
 from protocol.codes import ErrorCode
-from protocol.control import (
-    Cancelled,
-    Dead,
-    Expired,
-    Failed,
-    Kind,
-    RunError,
-    Submitted,
-    Succeeded,
-    read_control,
-)
+from protocol.control import Submitted, read_control
 from protocol.entry import Entry
 from protocol.errors import RequestError
 from protocol.ids import LogKind, LogName, check_name, queue_partition
@@ -77,7 +68,7 @@ class Reading:
         meta = await self.meta(log)
         offsets = (1, meta.started or 0, meta.head if meta.final else 0)
         first, started, last = await asyncio.gather(*(self._entry(log, offset) for offset in offsets))
-        result, error, reason = _outcome(last) if last else (None, None, None)
+        result, error, reason = outcome_of(last) if last else (None, None, None)
         if whole and meta.state is RunState.QUEUED:
             reason = await self._why_waiting(meta)
         return RunInfo(
@@ -102,6 +93,9 @@ class Reading:
             reason=reason,
             asking=0 if meta.final else sum(question.open for question in meta.questions),
             talk_from=meta.talk_from,
+            parent=meta.parent or None,
+            continues=meta.continues or None,
+            continued_as=meta.continued_as or None,
         )
 
     async def submitted(self, log: LogName) -> Submitted:
@@ -117,9 +111,8 @@ class Reading:
 
     async def runs(self, namespace: str, asked: RunList) -> tuple[RunInfo, ...]:
         """Return runs, newest first."""
-        names = await self._store.log_names(
-            namespace, LogKind.RUN, SCAN_MAX if asked.state or asked.queue else asked.limit
-        )
+        filtered = asked.state or asked.queue or asked.parent
+        names = await self._store.log_names(namespace, LogKind.RUN, SCAN_MAX if filtered else asked.limit)
         found: list[RunInfo] = []
         for start in range(0, len(names), CHUNK):
             logs = [LogName(namespace, LogKind.RUN, name) for name, _ in names[start : start + CHUNK]]
@@ -127,7 +120,10 @@ class Reading:
             fit = [
                 log
                 for log, meta in zip(logs, metas, strict=True)
-                if meta and asked.state in (None, meta["state"]) and asked.queue in (None, meta["queue"])
+                if meta
+                and asked.state in (None, meta["state"])
+                and asked.queue in (None, meta["queue"])
+                and asked.parent in (None, meta.get("parent"))
             ]
             found += await asyncio.gather(*(self.run(log) for log in fit[: asked.limit - len(found)]))
             if len(found) >= asked.limit:
@@ -210,22 +206,3 @@ def _standing(agent: AgentInfo, standing: Standing) -> AgentInfo:
 
 def _no_log(log: LogName) -> RequestError:
     return RequestError(ErrorCode.NOT_FOUND, f"there is no log {log.path}")
-
-
-def _outcome(last: Entry) -> tuple[bytes | None, RunError | None, str | None]:
-    """Return what the entry that ended a run says: a result, an error or a reason."""
-    record = unpack_record(last.packed)
-    match record.kind:
-        case Kind.SUCCEEDED:
-            return read_control(Succeeded, record.body).result, None, None
-        case Kind.FAILED:
-            return None, read_control(Failed, record.body).error, None
-        case Kind.DEAD:
-            dead = read_control(Dead, record.body)
-            return None, dead.error or RunError(type="dead", message=dead.reason), None
-        case Kind.CANCELLED:
-            return None, None, read_control(Cancelled, record.body).reason
-        case Kind.EXPIRED:
-            return None, None, read_control(Expired, record.body).reason
-        case _:
-            return None, None, None

@@ -1,4 +1,4 @@
-"""Acts on what is due: leases that ran out, runs that waited long enough or took too long, and schedules.
+"""Acts on what is due: leases that ran out, runs that waited long enough or took too long, families, and schedules.
 
 Hubs share the work out by rendezvous hashing (Thaler and Ravishankar, 1998) over the hubs that are
 live; two of them acting at once is harmless, since a guard lets one through.
@@ -20,6 +20,8 @@ from hashlib import blake2b
 import structlog
 
 from orchestrator.core.schedules import scheduled
+from orchestrator.core.timers import family_of
+from orchestrator.families import Families
 from orchestrator.line import Line
 from orchestrator.registry import Registry
 from orchestrator.schedules import Schedules
@@ -58,7 +60,8 @@ class Timekeeper:
     Args:
         line: for the store and its clock.
         work: does what is due about runs, and
-        schedules: about schedules.
+        schedules: about schedules,
+        families: about parents and children.
         registry: knows the live hubs.
         lease_ms: how long leases are left alone after an interruption.
         monotonic_ms: this machine's clock, which never steps.
@@ -69,6 +72,7 @@ class Timekeeper:
         line: Line,
         work: Work,
         schedules: Schedules,
+        families: Families,
         registry: Registry,
         lease_ms: int,
         monotonic_ms: Callable[[], int],
@@ -76,6 +80,7 @@ class Timekeeper:
         self._line = line
         self._work = work
         self._schedules = schedules
+        self._families = families
         self._registry = registry
         self._lease_ms = lease_ms
         self._stall_ms = max(STALL_LEAST_MS, min(STALL_MS, lease_ms // 2))
@@ -127,10 +132,12 @@ class Timekeeper:
 
         async def do(member: str) -> StoreUnavailable | None:
             namespace, _, about = member.partition("/")
-            schedule = scheduled(about)
+            schedule, run = scheduled(about), family_of(about)
             try:
                 if schedule is not None:
                     await self._schedules.fire(namespace, schedule)
+                elif run is not None:
+                    await self._families.tend(LogName(namespace, LogKind.RUN, run))
                 else:
                     await act(LogName(namespace, LogKind.RUN, about))
             except StoreUnavailable as fault:

@@ -6,23 +6,33 @@ Specification: docs/protocol.md, section "Publishing".
 from __future__ import annotations
 
 import random
+import secrets
+from dataclasses import replace
 
-from orchestrator.core import attempts, questions, runs
+from orchestrator.core import attempts, children, questions, runs
 from orchestrator.core import publish as publishing
+from orchestrator.core.continuing import conclude_continue
 from orchestrator.core.meta_questions import ASKED_DUE, FIELD
 from orchestrator.core.publish import ENDINGS, Prepared
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.peers import Peer
-from orchestrator.store.commits import Commit, Outcome, Refusal, Refused
+from orchestrator.store import keys
+from orchestrator.store.base import StoreUnavailable
+from orchestrator.store.commits import Commit, Guard, Outcome, Refusal, Refused
+from protocol.codec import unpack_record
 from protocol.codes import ErrorCode
-from protocol.control import Errored, Kind, read_control
+from protocol.control import Errored, Kind, Submitted, read_control
+from protocol.family import ChildCancel, Continue, Spawn
 from protocol.frames import Nack, Publish
-from protocol.ids import LogName
+from protocol.ids import LogName, make_run_id, queue_partition
 from protocol.run import FINAL, RunState
 
-__all__ = ["read_run", "write"]
+__all__ = ["new_run_id", "read_run", "write"]
+
+OPEN_RETRY_MS = 1_000
+"""When to try again to hand work to a child, where as many as may be have not ended."""
 
 
 async def read_run(line: Line, log: LogName) -> RunMeta | None:
@@ -39,7 +49,7 @@ async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: 
     """Append what an attempt publishes, with what follows from it; or say why it is refused.
 
     Raises:
-        RequestError: the run has asked as much as it may.
+        RequestError: the run has asked as much as it may, or had as many children.
         StoreUnavailable: the store does not answer.
     """
     while True:
@@ -52,49 +62,117 @@ async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: 
 
 
 async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: Prepared) -> Commit:
-    """Propose the commit of a publish. Only an attempt that errored, or asks, costs a read of the run."""
-    kind, body, _, _ = frame.entries[-1]
-    asked = questions.asked_in(frame.entries)
-    meta = await read_run(line, log) if asked else None
-    asking = None if meta is None else questions.opened(meta, asked, line.now_ms())
+    """Propose the commit of a publish.
+
+    Only an attempt that errored, asks, has to do with children or continues costs a read of the run.
+    """
+    kind, ids = frame.entries[-1][0], _ids(line)
+    asked, about_children = questions.asked_in(frame.entries), _about_children(frame)
+    meta = await read_run(line, log) if asked or about_children else None
+    asking, handing = None, None
+    if meta is not None and asked:
+        asking = questions.opened(meta, asked, line.now_ms())
+        meta = asking.after
+    if meta is not None and about_children:
+        handing = await _handing(line, ids, meta, frame)
+        meta = handing.after
+        held = peer.held.get(log.name)
+        if held is not None:
+            peer.held[log.name] = replace(held, related=True)
     ending, queue = None, None
     if kind in ENDINGS:
-        ending, queue = await _ending(line, peer, log, kind, body, asking.after if asking else None)
-    ids, claim, packed = _ids(line), prepared.claim, prepared.packed
+        ending, queue = await _ending(line, peer, log, frame, meta)
+    claim, packed = prepared.claim, prepared.packed
     return attempts.publish(
-        ids, log, peer.holder, claim, packed, expect=frame.expect, ending=ending, queue=queue, asking=asking
+        ids,
+        log,
+        peer.holder,
+        claim,
+        packed,
+        expect=frame.expect,
+        ending=ending,
+        queue=queue,
+        asking=asking,
+        handing=handing,
     )
 
 
+def _about_children(frame: Publish) -> bool:
+    return any(kind in (Kind.SPAWN, Kind.CHILD_CANCEL) for kind, _, _, _ in frame.entries)
+
+
+async def _handing(line: Line, ids: runs.Ids, meta: RunMeta, frame: Publish) -> children.Handing:
+    """Decide what comes with entries about children."""
+    numbered = enumerate(frame.entries, frame.seq)
+    spawns = [(seq, each[2] or 0, read_control(Spawn, each[1])) for seq, each in numbered if each[0] == Kind.SPAWN]
+    cancels = [read_control(ChildCancel, each[1]) for each in frame.entries if each[0] == Kind.CHILD_CANCEL]
+    slots = [children.slot_of(index, spawn.digest) for _, index, spawn in spawns]
+    slots += [children.slot_of(cancel.index, cancel.digest) for cancel in cancels]
+    found = await line.store.hash_get(keys.children(meta.log), *slots)
+    known = {
+        slot: children.MetaChild.parse(slot, text.decode()) for slot, text in zip(slots, found, strict=True) if text
+    }
+    return children.handed(ids, meta, spawns, cancels, known)
+
+
 async def _ending(
-    line: Line, peer: Peer, log: LogName, kind: str, body: bytes, meta: RunMeta | None
+    line: Line, peer: Peer, log: LogName, frame: Publish, meta: RunMeta | None
 ) -> tuple[attempts.Ending, Queue] | tuple[None, None]:
     """Decide what follows an attempt's last entry, and of which queue its run is; without a run, nothing.
 
     With `meta`, that is what the run is as entries before it leave it.
     """
+    kind, body, _, _ = frame.entries[-1]
     known = peer.held.get(log.name)
-    if known is not None and kind != Kind.ERRORED:
+    if known is not None and not known.related and kind in (Kind.SUCCEEDED, Kind.CANCELLED):
         return attempts.conclude(log, Kind(kind)), Queue(log.namespace, known.queue)
     meta = meta or await read_run(line, log)
     if meta is None:
         return None, None
-    if kind != Kind.ERRORED:
-        return attempts.conclude(log, Kind(kind)), meta.place
-    errored, store_ms = read_control(Errored, body), line.now_ms()
-    return attempts.conclude_error(_ids(line), meta, errored, random.random(), store_ms), meta.place
+    ids = _ids(line)
+    if kind == Kind.ERRORED:
+        errored, store_ms = read_control(Errored, body), line.now_ms()
+        ending = attempts.conclude_error(ids, meta, errored, random.random(), store_ms)
+    elif kind == Kind.CONTINUE:
+        submitted = await _submitted(line, log)
+        wish, successor = read_control(Continue, body), LogName(log.namespace, log.kind, new_run_id(line, meta.place))
+        ending = conclude_continue(ids, meta, submitted, wish, successor, peer.principal)
+    else:
+        ending = attempts.conclude(log, Kind(kind))
+    return attempts.parting(ids, meta, ending), meta.place
+
+
+async def _submitted(line: Line, log: LogName) -> Submitted:
+    page = await line.store.read(log, 0, 1)
+    if page is None or not page.entries:
+        raise StoreUnavailable(f"{log.path} has no first entry")
+    return read_control(Submitted, unpack_record(page.entries[0].packed).body)
+
+
+def new_run_id(line: Line, queue: Queue) -> str:
+    """Return the id of a run that is submitted to a queue now."""
+    return make_run_id(queue_partition(queue.namespace, queue.name), line.now_ms(), secrets.token_bytes(8))
 
 
 def _ids(line: Line) -> runs.Ids:
-    return runs.Ids(line.new_commit_id(), line.src)
+    return runs.Ids(line.new_commit_id(), line.src, line.new_epoch())
 
 
 def _changed_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
-    """Whether a cancel, or a question or its answer, came between reading the run and what was decided of it."""
-    if refused.reason is not Refusal.GUARD:
+    """Whether a cancel, a question, an answer or a child came between reading the run and what was decided of it."""
+    guard = _failed(commit, refused)
+    if guard is None:
         return False
-    field = commit.guards[refused.guard].field
-    return (field == "cancel" and kind == Kind.ERRORED) or field.startswith((ASKED_DUE, FIELD))
+    if guard.key == keys.children(commit.appends[0].log) or guard.field == "children":
+        return True
+    cancelled = guard.field == "cancel" and kind in (Kind.ERRORED, Kind.CONTINUE)
+    return cancelled or guard.field.startswith((ASKED_DUE, FIELD))
+
+
+def _failed(commit: Commit, refused: Refused) -> Guard | None:
+    """Return the guard that failed, where it is one that names a field."""
+    guard = commit.conditions[refused.guard] if refused.reason is Refusal.GUARD else None
+    return guard if isinstance(guard, Guard) else None
 
 
 def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
@@ -103,7 +181,11 @@ def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
         return publishing.refuse(frame, ErrorCode.FENCED, "the run has no such attempt (any more)")
     if refused.reason is not Refusal.GUARD:
         return publishing.nack(frame, refused)
-    field = commit.guards[refused.guard].field
+    guard = _failed(commit, refused)
+    if guard is None:
+        message = f"{refused.actual} children of the run have not ended, which is as many as may be"
+        return publishing.refuse(frame, ErrorCode.TOO_MANY, message, retry_ms=OPEN_RETRY_MS)
+    field = guard.field
     code, message = ErrorCode.FENCED, "the attempt is over"
     if field == "cancel":
         code, message = ErrorCode.INVALID_ENTRY, "the run was not told to cancel"

@@ -14,11 +14,14 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
+from protocol.agent_story import Connected, Cordoned, Disconnected, Drained, Draining, Superseded
 from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.conversation import Answered, Asked, Received, Steer, Steered
 from protocol.errors import misfit
+from protocol.family import ChildCancel, ChildEnded, ChildRun, Continue, Continued, Spawn
 from protocol.frames import Name, Part, Span, UInt, WireRecover
 from protocol.ids import LogKind
+from protocol.run_error import RunError
 
 __all__ = [
     "COMMANDS",
@@ -80,6 +83,12 @@ class Kind(StrEnum):
     STEERED = "$steered"
     ASKED = "$asked"
     ANSWERED = "$answered"
+    SPAWN = "$spawn"
+    CHILD = "$child"
+    CHILD_CANCEL = "$child_cancel"
+    CHILD_ENDED = "$child_ended"
+    CONTINUE = "$continue"
+    CONTINUED = "$continued"
     SUCCEEDED = "$succeeded"
     FAILED = "$failed"
     CANCELLED = "$cancelled"
@@ -118,18 +127,11 @@ class MarkerOp(StrEnum):
     """The version of the change of this name that the run keeps to."""
 
 
-class RunError(Part):
-    """What went wrong in a handler. `trace` is for people, `type` the name of the exception."""
-
-    type: str
-    message: str
-    trace: str | None = None
-
-
 class Submitted(Part):
     """The first entry of a run: what is to be done. `input` is a packed value.
 
-    `not_before_ms` and `deadline_ms` are times by the store's clock; `retry_of` is the run that is done again.
+    `not_before_ms` and `deadline_ms` are times by the store's clock; `retry_of` is the run that is done again, `parent`
+    the run that this one is a child of, `continues` the one that ended in this one.
     """
 
     queue: Name
@@ -145,6 +147,8 @@ class Submitted(Part):
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
     retry_of: Name | None = None
+    parent: Name | None = None
+    continues: Name | None = None
 
 
 class Claimed(Part):
@@ -213,10 +217,14 @@ class Checkpoint(Part):
 
 
 class Errored(Part):
-    """An attempt ended with an error. `retryable` is False where another try cannot help."""
+    """An attempt ended with an error. `retryable` is False where another try cannot help.
+
+    `begun` is as of `Call`, where the error is that of a child: its record says nothing of when that was known.
+    """
 
     error: RunError
     retryable: bool = True
+    begun: UInt | None = None
 
 
 class TimedOut(Part):
@@ -270,47 +278,6 @@ class Dead(Part):
     error: RunError | None = None
 
 
-class Connected(Part):
-    """A session of the agent opened; it is a `takeover` where another process had the id before."""
-
-    session: Name
-    fence: UInt
-    instance: Name
-    hub: Name
-    takeover: bool
-
-
-class Disconnected(Part):
-    """A session of the agent ended."""
-
-    session: Name
-    reason: str
-
-
-class Superseded(Part):
-    """A session of the agent was ended by a newer one, `by`."""
-
-    session: Name
-    by: Name
-
-
-class Cordoned(Part):
-    """The agent is given no work from here on, or is again; there is nothing more to say of it."""
-
-
-class Draining(Part):
-    """The agent's process is to finish what it works on, within `grace_ms` where that is said, and to end."""
-
-    instance: Name
-    grace_ms: Span | None = None
-
-
-class Drained(Part):
-    """A process of the agent that was told to finish has done so."""
-
-    instance: Name
-
-
 @dataclass(frozen=True, slots=True)
 class Control:
     """One row of the table: the log that a kind belongs in, its body, its writer."""
@@ -339,6 +306,12 @@ CONTROL: dict[str, Control] = {
     Kind.STEERED: Control(LogKind.RUN, Steered, Writer.ATTEMPT),
     Kind.ASKED: Control(LogKind.RUN, Asked, Writer.ATTEMPT),
     Kind.ANSWERED: Control(LogKind.RUN, Answered, Writer.HUB),
+    Kind.SPAWN: Control(LogKind.RUN, Spawn, Writer.ATTEMPT),
+    Kind.CHILD: Control(LogKind.RUN, ChildRun, Writer.HUB),
+    Kind.CHILD_CANCEL: Control(LogKind.RUN, ChildCancel, Writer.ATTEMPT),
+    Kind.CHILD_ENDED: Control(LogKind.RUN, ChildEnded, Writer.HUB),
+    Kind.CONTINUE: Control(LogKind.RUN, Continue, Writer.ATTEMPT),
+    Kind.CONTINUED: Control(LogKind.RUN, Continued, Writer.HUB, terminal=True),
     Kind.SUCCEEDED: Control(LogKind.RUN, Succeeded, Writer.ATTEMPT, terminal=True),
     Kind.FAILED: Control(LogKind.RUN, Failed, Writer.HUB, terminal=True),
     Kind.CANCELLED: Control(LogKind.RUN, Cancelled, Writer.ATTEMPT, terminal=True),
@@ -363,10 +336,13 @@ PACKED_FIELDS: dict[str, str] = {
     Kind.STEERED: "value",
     Kind.ASKED: "payload",
     Kind.ANSWERED: "answer",
+    Kind.SPAWN: "input",
+    Kind.CHILD_ENDED: "result",
+    Kind.CONTINUE: "input",
 }
 """Control bodies of which one field is a packed value itself."""
 
-COMMANDS: tuple[str, ...] = (Kind.CANCEL, Kind.STEER, Kind.ANSWERED)
+COMMANDS: tuple[str, ...] = (Kind.CANCEL, Kind.STEER, Kind.ANSWERED, Kind.CHILD, Kind.CHILD_ENDED)
 """The kinds that an agent follows a run's log for."""
 
 

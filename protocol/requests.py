@@ -80,6 +80,7 @@ __all__ = [
     "RunSteering",
     "RunSubmit",
     "RunSubmitted",
+    "never_starts",
 ]
 
 
@@ -105,6 +106,13 @@ class RunSubmit(Part):
     timeout_ms: Span | None = None
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
+
+
+def never_starts(delay_ms: int | None, deadline_ms: int | None) -> str | None:
+    """Say why a run with these times could never be taken; None where it could."""
+    if delay_ms is None or deadline_ms is None or delay_ms < deadline_ms:
+        return None
+    return f"a delay of {delay_ms} ms is not over before the deadline, after {deadline_ms} ms: it could never start"
 
 
 class RunSubmitted(Part):
@@ -156,7 +164,13 @@ class RunInfo(Part):
     """Why a run that waits is not taken, or why one was cancelled or expired; where that is known."""
     asking: UInt = 0
     talk_from: UInt | None = None
-    """No `$steer` and no `$asked` of the run stands before this offset."""
+    """No `$steer`, no `$asked` and no `$spawn` of the run stands before this offset."""
+    parent: str | None = None
+    """The run that this one is a child of."""
+    continues: str | None = None
+    """The run that ended in this one."""
+    continued_as: str | None = None
+    """The run that this one ended in."""
 
 
 class RunList(Part):
@@ -165,6 +179,7 @@ class RunList(Part):
     limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = 100
     state: str | None = None
     queue: Name | None = None
+    parent: Name | None = None
 
 
 class RunListed(Part):

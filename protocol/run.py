@@ -34,6 +34,7 @@ from protocol.control import (
 )
 from protocol.entry import Entry, Record
 from protocol.errors import FleetlineError
+from protocol.family import Continued
 from protocol.talk import Talk, talk_after
 
 __all__ = ["FINAL", "TRANSITIONS", "BrokenLog", "RunState", "RunView", "apply", "fold", "timeout_error"]
@@ -59,6 +60,8 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.QUEUED, Kind.CANCEL): RunState.QUEUED,
     (RunState.QUEUED, Kind.STEER): RunState.QUEUED,
     (RunState.QUEUED, Kind.ANSWERED): RunState.QUEUED,
+    (RunState.QUEUED, Kind.CHILD): RunState.QUEUED,
+    (RunState.QUEUED, Kind.CHILD_ENDED): RunState.QUEUED,
     (RunState.QUEUED, Kind.CANCELLED): RunState.CANCELLED,
     (RunState.QUEUED, Kind.EXPIRED): RunState.EXPIRED,
     (RunState.QUEUED, Kind.FAILED): RunState.FAILED,
@@ -74,17 +77,24 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.STEERED): RunState.RUNNING,
     (RunState.RUNNING, Kind.ASKED): RunState.RUNNING,
     (RunState.RUNNING, Kind.ANSWERED): RunState.RUNNING,
+    (RunState.RUNNING, Kind.SPAWN): RunState.RUNNING,
+    (RunState.RUNNING, Kind.CHILD): RunState.RUNNING,
+    (RunState.RUNNING, Kind.CHILD_CANCEL): RunState.RUNNING,
+    (RunState.RUNNING, Kind.CHILD_ENDED): RunState.RUNNING,
+    (RunState.RUNNING, Kind.CONTINUE): RunState.RUNNING,
     (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
     (RunState.RUNNING, Kind.ERRORED): RunState.QUEUED,
     (RunState.RUNNING, Kind.TIMED_OUT): RunState.QUEUED,
     (RunState.RUNNING, Kind.SUCCEEDED): RunState.SUCCEEDED,
+    (RunState.RUNNING, Kind.CONTINUED): RunState.SUCCEEDED,
     (RunState.RUNNING, Kind.FAILED): RunState.FAILED,
     (RunState.RUNNING, Kind.CANCELLED): RunState.CANCELLED,
     (RunState.RUNNING, Kind.EXPIRED): RunState.EXPIRED,
 }
 """(state, control kind) -> state. `$lost`, `$errored` and `$timed_out` leave the run without an attempt; what the
-hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit."""
+hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit, as `$continued` or
+`$cancelled` does next to `$continue`."""
 
 
 def timeout_error(timed_out: TimedOut) -> RunError:
@@ -110,8 +120,9 @@ class RunView:
         cancelling: a cancel was asked for.
         result: the packed result of a run that succeeded.
         error: what the run last failed with; None once it succeeded.
+        continued_as: the run that it ended in, where it did.
         started_ms: when the first attempt began.
-        talk: what it was told, and what it asked.
+        talk: what it was told, what it asked, and its children.
         head: offset of the last entry folded.
     """
 
@@ -128,6 +139,7 @@ class RunView:
     progress: Progress | None = None
     result: bytes | None = None
     error: RunError | None = None
+    continued_as: str | None = None
     submitted_ms: int = 0
     started_ms: int | None = None
     finished_ms: int | None = None
@@ -208,6 +220,15 @@ def _note(view: RunView, record: Record, ts_ms: int) -> RunView:
             return replace(view, cancelling=True)
         case Kind.PROGRESS:
             return replace(view, progress=read_control(Progress, record.body))
+        case _:
+            return _end(view, record)
+
+
+def _end(view: RunView, record: Record) -> RunView:
+    """Take over what the entry that ends a run says of it."""
+    match record.kind:
+        case Kind.CONTINUED:
+            return replace(view, continued_as=read_control(Continued, record.body).run, error=None)
         case Kind.SUCCEEDED:
             return replace(view, result=read_control(Succeeded, record.body).result, error=None)
         case Kind.FAILED:

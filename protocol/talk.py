@@ -1,4 +1,6 @@
-"""The conversation of a run, as its log tells it: what it was told, and what it asked. A part of the fold of a run.
+"""The conversation of a run, as its log tells it: what it was told, what it asked, and what it handed to children.
+
+A part of the fold of a run.
 
     message    issued -> delivered -> applied | rejected        issued -> expired, when the run ends
     question   open -> answered | timed_out                     open -> expired, when the run ends or asks anew
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
+from protocol.children import Child, ChildKey, children_after
 from protocol.codec import unpack_record
 from protocol.control import CONTROL, Claimed, Kind, read_control
 from protocol.conversation import TIMEOUT, Answered, Asked, QuestionKind, Received, Steer, Steered
@@ -91,16 +94,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What a run was told and asked.
+    """What a run was told, what it asked, and its children.
 
     Attributes:
         messages: by id, in the order of the log.
         questions: by index; of several at one index the last.
+        children: by index and digest, in the order in which they were asked for.
         checkpoint: offset of the last `$checkpoint`; 0 before the first.
     """
 
     messages: Mapping[str, Message] = field(default_factory=lambda: MappingProxyType({}))
     questions: Mapping[int, Question] = field(default_factory=lambda: MappingProxyType({}))
+    children: Mapping[ChildKey, Child] = field(default_factory=lambda: MappingProxyType({}))
     checkpoint: int = 0
 
     @property
@@ -129,6 +134,9 @@ def talk_after(talk: Talk, entry: Entry, record: Record | None = None) -> Talk:
             return _asked(talk, entry, record)
         case Kind.ANSWERED:
             return _answered(talk, read_control(Answered, record.body))
+        case Kind.SPAWN | Kind.CHILD | Kind.CHILD_ENDED:
+            children = children_after(talk.children, entry.offset, record)
+            return talk if children is talk.children else replace(talk, children=children)
         case Kind.CHECKPOINT:
             return replace(talk, checkpoint=entry.offset)
         case Kind.CLAIMED:

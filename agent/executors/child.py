@@ -6,7 +6,8 @@ acknowledged, and, by its end, that the parent is gone, which ends this process 
     parent -> child   ("start", function, is_async, arguments, assign, journal, checkpoint, past, body_bytes_max)
                       ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
     child -> parent   ("offer", kind, body, index, cause) ("flush", number)
-                      ("returned", packed) ("raised", error, index, retryable) ("cancelled",)
+                      ("returned", packed) ("continued", packed) ("raised", error, index, retryable, begun)
+                      ("cancelled",)
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import Any
 
 from agent.attempt_state import AttemptState
 from agent.binding import pack_result
+from agent.endings import ContinueAs
 from agent.errors import Cancelled, NonDeterminism, ProducerFenced
 from agent.executors.thread import run_here
 from agent.feed import too_large
 from agent.logs import ensure_logging
-from agent.operations import describe_error, failed_call_index
+from agent.operations import describe_error, failed_begun, failed_call_index
 from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError
@@ -159,16 +161,19 @@ def _run(
 ) -> tuple[Any, ...]:
     """Run one handler. Returns what to tell the parent about its end."""
     try:
-        result = run_here(function, is_async, state, arguments)
+        try:
+            ended = "returned", pack_result(run_here(function, is_async, state, arguments))
+        except ContinueAs as wish:
+            ended = "continued", wish.packed
         if state.journal is not None:
             state.journal.returned()
-        return "returned", pack_result(result)
+        return ended
     except (Cancelled, asyncio.CancelledError):
         return ("cancelled",)
     except Exception as error:  # noqa: BLE001 - the boundary between the handler and us
         broken = state.journal.broken if state.journal is not None else None
         retryable = broken is None and not isinstance(error, NonDeterminism)
-        return "raised", describe_error(broken or error), failed_call_index(error), retryable
+        return "raised", describe_error(broken or error), failed_call_index(error), retryable, failed_begun(error)
 
 
 def _die_with_parent() -> None:

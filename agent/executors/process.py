@@ -18,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from agent.attempt_state import AttemptState
+from agent.endings import ContinueAs
 from agent.errors import Cancelled, ChildDied, ChildRaised
 from agent.executors.child import child_main
 from agent.handlers import Handler
@@ -140,8 +141,10 @@ def _serve(child: _Child, state: AttemptState) -> object:
                 state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(child, number))
             case ("returned", packed):
                 return unpack_value(packed)
-            case ("raised", error, index, retryable):
-                raise ChildRaised(error, index, retryable)
+            case ("continued", packed):
+                raise ContinueAs(packed)
+            case ("raised", error, index, retryable, begun):
+                raise ChildRaised(error, index, retryable, begun)
             case _:
                 raise Cancelled(state.reason or "")
 

@@ -28,6 +28,8 @@ from agent.executors.program_conversation import Conversation
 from agent.executors.program_lines import (
     TEXT_BYTES_MAX,
     Ask,
+    CancelChild,
+    Continue,
     Event,
     Failure,
     LineReader,
@@ -37,6 +39,7 @@ from agent.executors.program_lines import (
     Reply,
     Result,
     Said,
+    Submit,
     Text,
     cancel_line,
     input_line,
@@ -140,7 +143,7 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._ladder = Ladder(program.graces, speaks=not program.plain)
         self._wake = self._loop.create_future()
-        self._outcome: Result | Failure | None = None
+        self._outcome: Result | Continue | Failure | None = None
         self._fault: FleetlineError | None = None
         self._tail = ""
         self._conversation = Conversation(self._context, state, entry)
@@ -210,7 +213,7 @@ class _Run:
         if self._outcome is not None and not isinstance(said, Refused):
             raise _bad_line(f"a message of type {said.type!r} came after its {self._outcome.type}, which is the last")
         match said:
-            case Event() | Mark() | Progress() | Ask() | Reply():
+            case Event() | Mark() | Progress() | Ask() | Reply() | Submit() | CancelChild():
                 await self._emit(said)
             case Refused():
                 raise _bad_line(said.why)
@@ -218,7 +221,7 @@ class _Run:
                 self._outcome = said
                 self._begin(Cause.FINISHED)
 
-    async def _emit(self, said: Event | Mark | Progress | Ask | Reply) -> None:
+    async def _emit(self, said: Event | Mark | Progress | Ask | Reply | Submit | CancelChild) -> None:
         try:
             match said:
                 case Event():
@@ -231,6 +234,10 @@ class _Run:
                     self._conversation.ask(said)
                 case Reply():
                     await self._conversation.reply(said)
+                case Submit():
+                    self._conversation.submit(said)
+                case CancelChild():
+                    await self._conversation.cancel_child(said)
         except (TypeError, ValueError, OverflowError) as fault:
             raise _bad_line(f"a message of type {said.type!r} cannot be an entry: {fault}") from None
 
@@ -292,8 +299,8 @@ class _Run:
             raise asyncio.CancelledError
         if self._fault is not None:
             raise self._fault
-        if isinstance(outcome, Result) and (code == 0 or self._ladder.forced):
-            return outcome.result
+        if isinstance(outcome, Result | Continue) and (code == 0 or self._ladder.forced):
+            return outcome.result if isinstance(outcome, Result) else self._context.continue_as(outcome.input)
         if self._state.cancelled:
             raise asyncio.CancelledError
         if isinstance(outcome, Failure):

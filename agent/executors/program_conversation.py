@@ -1,7 +1,7 @@
-"""What a program is told while it works, and what it asks: lines in, lines out, over the usual context.
+"""What a program is told while it works, what it asks and submits: lines in, lines out, over the usual context.
 
-Messages are told as they come, each as a line on the program's standard input. A question of the program has its
-number when its line was read; its answer is a line as well. All of it ends when the program is to end.
+Messages are told as they come, each as a line on the program's standard input. A question or a child of the program
+has its number when its line was read; what comes of it are lines as well. All of it ends when the program is to end.
 
 Specification: docs/guide.md, section "Programs".
 """
@@ -9,13 +9,24 @@ Specification: docs/guide.md, section "Programs".
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from agent.attempt_state import AttemptState
+from agent.children import Child
 from agent.context import RunContext
 from agent.errors import Unanswered
 from agent.executors.pipes import InputPipe
-from agent.executors.program_lines import Ask, Reply, answer_line, steer_line
+from agent.executors.program_lines import (
+    Ask,
+    CancelChild,
+    Reply,
+    Submit,
+    answer_line,
+    child_ended_line,
+    child_line,
+    steer_line,
+)
 from agent.operations import Operation
 from agent.steering import SteerMessage
 
@@ -37,7 +48,8 @@ class Conversation:
         self._input = entry
         self._operations: list[Operation[Any]] = []
         self._told: dict[str, SteerMessage] = {}
-        self._asked: asyncio.Queue[tuple[Ask, int, Operation[Any]] | None] = asyncio.Queue()
+        self._children: dict[int, Child] = {}
+        self._begun: asyncio.Queue[Coroutine[Any, Any, None] | None] = asyncio.Queue()
 
     async def run(self) -> None:
         """Talk until `end`.
@@ -48,19 +60,23 @@ class Conversation:
         try:
             async with asyncio.TaskGroup() as tasks:
                 talking = [tasks.create_task(self._tell())]
-                while (asked := await self._asked.get()) is not None:
-                    talking.append(tasks.create_task(self._answer(*asked)))
+                while (begun := await self._begun.get()) is not None:
+                    talking.append(tasks.create_task(begun))
                 for task in talking:
                     task.cancel()
         except BaseExceptionGroup as faults:
             raise faults.exceptions[0] from None
         finally:
+            while not self._begun.empty():
+                begun = self._begun.get_nowait()
+                if begun is not None:
+                    begun.close()
             for operation in self._operations:
                 operation.close()
 
     def end(self) -> None:
         """Nothing more is told, and nothing is waited for."""
-        self._asked.put_nowait(None)
+        self._begun.put_nowait(None)
 
     def ask(self, said: Ask) -> None:
         """Take a question of the program.
@@ -71,7 +87,29 @@ class Conversation:
         ask = self._context.approve if said.approve else self._context.ask
         operation = ask(said.name, said.payload, timeout=said.timeout)
         self._operations.append(operation)
-        self._asked.put_nowait((said, self._state.numbered, operation))
+        self._begun.put_nowait(self._answer(said, self._state.numbered, operation))
+
+    def submit(self, said: Submit) -> None:
+        """Take a run that the program submits.
+
+        Raises:
+            ValueError: it cannot be submitted.
+        """
+        options = said.model_dump(exclude={"type", "handler", "input"})
+        operation = self._context.submit(said.handler, said.input, **options)
+        self._operations.append(operation)
+        self._begun.put_nowait(self._follow(said.handler, self._state.numbered, operation))
+
+    async def cancel_child(self, said: CancelChild) -> None:
+        """Take what the program says of a child.
+
+        Raises:
+            ValueError: it was told of no such child.
+        """
+        child = self._children.get(said.child)
+        if child is None:
+            raise ValueError(f"no child {said.child} was told")
+        await child.cancel(said.reason)
 
     async def reply(self, said: Reply) -> None:
         """Take what the program says of a message.
@@ -88,6 +126,11 @@ class Conversation:
         async for message in self._context.steering():
             self._told[message.id] = message
             self._input.say(steer_line(message.id, message.body))
+
+    async def _follow(self, handler: str, number: int, operation: Operation[Child]) -> None:
+        child = self._children[number] = await operation
+        self._input.say(child_line(number, handler, child.run_id))
+        self._input.say(child_ended_line(number, handler, await child.ended()))
 
     async def _answer(self, said: Ask, number: int, operation: Operation[Any]) -> None:
         answer, timed_out = None, False

@@ -1,8 +1,8 @@
 """The lines that an agent and a program exchange: bytes in, what they say out. No process, no I/O, no clock.
 
-    to the program      {"type": "start" | "steer" | "answer" | "cancel", ...}
-    from the program    {"type": "event" | "progress" | "checkpoint" | "ask" | "reply" | "result" | "error", ...};
-                        any other line is text
+    to the program      {"type": "start" | "steer" | "answer" | "child" | "child_ended" | "cancel", ...}
+    from the program    {"type": "event" | "progress" | "checkpoint" | "ask" | "reply" | "submit" | "cancel_child"
+                         | "result" | "continue" | "error", ...}; any other line is text
 
 A line is a message if it is a JSON object whose `type` is a string. One that is none of ours, or does not fit,
 is `Refused`: what a program meant to say is never taken for text. What is held of a line that has not ended is
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from protocol.codec import pack_value
 from protocol.errors import misfit
+from protocol.family import ChildEnded
 from protocol.frames import Assign
 from protocol.readable import json_line, readable
 
@@ -28,6 +29,8 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "TEXT_BYTES_MAX",
     "Ask",
+    "CancelChild",
+    "Continue",
     "Event",
     "Failure",
     "LineReader",
@@ -37,9 +40,12 @@ __all__ = [
     "Reply",
     "Result",
     "Said",
+    "Submit",
     "Text",
     "answer_line",
     "cancel_line",
+    "child_ended_line",
+    "child_line",
     "input_line",
     "start_line",
     "steer_line",
@@ -105,6 +111,39 @@ class Reply(_Message):
     rejected: bool = False
 
 
+class Submit(_Message):
+    """A run to submit as a child of this one. Times are in seconds."""
+
+    type: Literal["submit"]
+    handler: str
+    input: Any = None
+    queue: str = "default"
+    where: str | dict[str, str] = ""
+    priority: int = 0
+    delay: float | None = None
+    deadline: float | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    backoff: float | None = None
+    backoff_max: float | None = None
+    abandon: bool = False
+
+
+class CancelChild(_Message):
+    """A child that is to stop, by its number."""
+
+    type: Literal["cancel_child"]
+    child: int
+    reason: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class Continue(_Message):
+    """The run is to go on as another one, with this input; the last message."""
+
+    type: Literal["continue"]
+    input: Any = None
+
+
 class Result(_Message):
     """The run's result; the last message."""
 
@@ -149,7 +188,7 @@ class Refused:
     why: str
 
 
-Message = Event | Progress | Mark | Ask | Reply | Result | Failure
+Message = Event | Progress | Mark | Ask | Reply | Submit | CancelChild | Result | Continue | Failure
 Said = Message | Text | Refused
 
 _MODELS: dict[str, type[Message]] = {
@@ -158,7 +197,10 @@ _MODELS: dict[str, type[Message]] = {
     "checkpoint": Mark,
     "ask": Ask,
     "reply": Reply,
+    "submit": Submit,
+    "cancel_child": CancelChild,
     "result": Result,
+    "continue": Continue,
     "error": Failure,
 }
 
@@ -295,6 +337,26 @@ def answer_line(question: int, name: str, answer: Any, *, timed_out: bool) -> by
     """Return the line that tells a program the answer to a question of its own."""
     said = {"question": question, "name": name, "answer": readable(pack_value(answer)), "timed_out": timed_out}
     return _line_of({"type": "answer", **said})
+
+
+def child_line(number: int, handler: str, run: str) -> bytes:
+    """Return the line that tells a program that a child of its own is submitted."""
+    return _line_of({"type": "child", "child": number, "handler": handler, "run": run})
+
+
+def child_ended_line(number: int, handler: str, ended: ChildEnded) -> bytes:
+    """Return the line that tells a program what a child of its own came to."""
+    said = {
+        "type": "child_ended",
+        "child": number,
+        "handler": handler,
+        "run": ended.run,
+        "state": ended.state,
+        "result": None if ended.result is None else readable(ended.result),
+        "error": None if ended.error is None else ended.error.model_dump(),
+        "reason": ended.reason,
+    }
+    return _line_of(said)
 
 
 def input_line(assign: Assign) -> bytes:

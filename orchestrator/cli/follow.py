@@ -22,17 +22,18 @@ _STYLES = {
     Mark.RELEASED: "yellow",
     Mark.COMMAND: "magenta",
     Mark.ASKED: "bold magenta",
+    Mark.CHILD: "cyan",
     Mark.ENDED: "bold",
 }
 RULE_COLUMNS = 78
 
 
 class Follower:
-    """Prints the entries of one log in order.
+    """Prints the entries of one log in order; those of a run that goes on as another one, and then of that one.
 
     Args:
         out: where to.
-        log: which log they are of.
+        log: which log they are of, the first ones.
     """
 
     def __init__(self, out: Output, log: str) -> None:
@@ -48,6 +49,8 @@ class Follower:
 
     def entry(self, entry: Entry) -> None:
         """Print one entry."""
+        if entry.log != self._log:
+            self._log, self._timeline = entry.log, new_timeline(self._out, entry.log)
         rows = list(self._timeline.rows([stored(entry)]))
         if self._out.as_json:
             self._out.json(entry.to_json())

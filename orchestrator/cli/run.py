@@ -120,6 +120,7 @@ def retry(
 def ls(
     state: Annotated[str | None, typer.Option("--state", metavar="S", help=f"One of {', '.join(STATES)}.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Of this queue only.")] = None,
+    parent: Annotated[str | None, typer.Option("--parent", metavar="RUN", help="Children of this run only.")] = None,
     limit: options.Limit = 100,
     as_json: options.Json = False,
     hub: options.Hub = None,
@@ -128,8 +129,9 @@ def ls(
     """List runs, newest first. Lists carry no results: `run show` has them."""
     from agent.runs import run_object
     from orchestrator.cli.connect import with_client
-    from orchestrator.cli.inputs import parse_name
+    from orchestrator.cli.inputs import parse_name, parse_run
 
+    parent = None if parent is None else parse_run(parent)
     if state is not None and state not in STATES:
         raise CliError(f"--state: {state!r} is no state of a run; it is one of {', '.join(STATES)}")
     if queue is not None:
@@ -137,7 +139,7 @@ def ls(
     out = Output(as_json)
 
     async def use(client: Client) -> tuple[RunInfo, ...]:
-        return await client.runs(limit, state=state, queue=queue)
+        return await client.runs(limit, state=state, queue=queue, parent=parent)
 
     runs = with_client(hub, token_file, use)
     if as_json:
@@ -266,7 +268,7 @@ async def _watch(out: Output, run: Run) -> Exit:
     async with told_why_it_waits(out, run), run.watch(on_reset=follower.reset) as entries:
         async for entry in entries:
             follower.entry(entry)
-    return exit_of_state((await run.get()).state)
+    return exit_of_state((await (await run.last()).get()).state)
 
 
 async def _wait(out: Output, run: Run) -> Exit:
@@ -280,6 +282,7 @@ async def _wait(out: Output, run: Run) -> Exit:
             await run.result()
     except RunEnded as ended:
         out.note(f"error: {ended}")
+    run = await run.last()
     info = await run.get()
     if out.as_json:
         await _print(out, run)
@@ -301,11 +304,13 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
         if talk is not None:
             shown["messages"] = [talking.message_json(message) for message in talk.messages.values()]
             shown["questions"] = [talking.question_json(question) for question in talk.questions.values()]
+            shown["children"] = [talking.child_json(child) for child in talk.children.values()]
         out.json(shown)
         return
     for name in ("submitted", "started", "finished"):
         shown[name] = clock(shown.pop(f"{name}_ms"))
     shown["result"] = "" if info.result is None else json_line(shown["result"])
+    family = {name.replace("_", " "): shown.pop(name) for name in ("parent", "continues", "continued_as")}
     error = shown.pop("error")
     shown["error"] = "" if error is None else f"{error.get('type')}: {error.get('message')}"
     if info.where:
@@ -316,6 +321,7 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
         shown["deadline"] = clock(info.deadline_ms)
     if info.retry_of:
         shown["retry of"] = info.retry_of
+    shown |= {name: run_id for name, run_id in family.items() if run_id is not None}
     if info.cancelling:
         shown["cancel"] = "asked for"
     if info.reason:

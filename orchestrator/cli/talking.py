@@ -1,4 +1,4 @@
-"""`fleetline run steer` and `run answer`, and what a run was told and asks as it is printed."""
+"""`fleetline run steer` and `run answer`, and what a run was told, asks and hands to children as it is printed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
     from agent.client import Client
+    from protocol.children import Child
     from protocol.talk import Message, Question, Talk
 
-__all__ = ["answer", "message_json", "question_json", "show_talk", "steer"]
+__all__ = ["answer", "child_json", "message_json", "question_json", "show_talk", "steer"]
 
 RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 TEXT = "Text, JSON, @FILE, or - for standard input."
@@ -120,8 +121,28 @@ def question_json(question: Question) -> dict[str, Any]:
     }
 
 
+def child_json(child: Child) -> dict[str, Any]:
+    """Return the object of a child of a run. Its result is in `run show` of the child."""
+    return {
+        "child": child.index,
+        "run": child.run,
+        "handler": child.handler,
+        "queue": child.queue,
+        "state": _child_state(child),
+        "ended_as": None if child.ended is None else child.ended.run,
+        "again": child.again,
+        "abandon": child.abandon,
+    }
+
+
+def _child_state(child: Child) -> str:
+    if child.ended is not None:
+        return child.ended.state
+    return "asked" if child.run is None else "open"
+
+
 def show_talk(talk: Talk) -> dict[str, str]:
-    """Return names and values that show what a run was told and asks."""
+    """Return names and values that show what a run was told and asks, and its children."""
     from orchestrator.cli.text import clock
     from protocol.readable import json_line, readable
 
@@ -137,6 +158,8 @@ def show_talk(talk: Talk) -> dict[str, str]:
         elif question.deadline_ms is not None:
             said += f" until {clock(question.deadline_ms)}"
         shown[f"question {question.index}"] = said
+    for child in talk.children.values():
+        shown[f"child {child.index}"] = f"{child.run or 'not submitted yet'} {child.handler} {_child_state(child)}"
     return shown
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core import questions, runs
+from orchestrator.core.children import Handing
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
 from orchestrator.core.runs import Ids, dequeue
@@ -46,7 +47,7 @@ from protocol.control import (
 )
 from protocol.frames import HandlerSpec
 from protocol.ids import LogName, partition_of
-from protocol.run import RunState, timeout_error
+from protocol.run import FINAL, RunState, timeout_error
 
 __all__ = [
     "LOSSES_MAX",
@@ -60,6 +61,7 @@ __all__ = [
     "lets_go",
     "lose",
     "on_due",
+    "parting",
     "producer_name",
     "publish",
     "rebind",
@@ -95,6 +97,7 @@ class Ending:
         guards: what must be so for it.
         ops: index entries to change, besides that the attempt is let go.
         due_ms: when the timekeeper is to look at the run again.
+        beside: what else happens with it.
     """
 
     state: RunState
@@ -103,6 +106,7 @@ class Ending:
     guards: tuple[Guard, ...] = ()
     ops: tuple[Op, ...] = ()
     due_ms: int | None = None
+    beside: Commit | None = None
 
 
 def producer_name(attempt: int) -> str:
@@ -207,6 +211,7 @@ def publish(
     ending: Ending | None = None,
     queue: Queue | None = None,
     asking: questions.Asking | None = None,
+    handing: Handing | None = None,
 ) -> Commit:
     """Propose entries of an attempt; with `ending` they are its last, and `queue` is that of its run."""
     partition = partition_of(log)
@@ -214,17 +219,22 @@ def publish(
     ops: tuple[Op, ...] = ()
     if asking is not None:
         guards, ops = guards + asking.guards, asking.ops
+    if handing is not None:
+        guards, ops = guards + handing.guards, ops + handing.ops
+    below = handing.below if handing is not None else ()
     if ending is None:
         appends = (Append(log, packed, "", producer, expect),)
-        return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends, ops=ops)
+        return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends, ops=ops, below=below)
     assert queue is not None, ending
+    beside = ending.beside or Commit("", partition)
     return Commit(
         id=ids.commit,
         partition=partition,
-        guards=guards + ending.guards,
-        appends=(Append(log, packed + ending.entries, "", producer, expect),),
-        ops=ops + _ended(log, holder.agent, queue, ending),
-        hints=(queue.hint,),
+        guards=guards + ending.guards + beside.guards,
+        appends=(Append(log, packed + ending.entries, "", producer, expect), *beside.appends),
+        ops=ops + _ended(log, holder.agent, queue, ending) + beside.ops,
+        hints=tuple(dict.fromkeys((queue.hint, *beside.hints))),
+        below=below,
     )
 
 
@@ -234,6 +244,11 @@ def conclude(log: LogName, kind: Kind) -> Ending:
         return Ending(RunState.SUCCEEDED)
     assert kind is Kind.CANCELLED, kind
     return Ending(RunState.CANCELLED, guards=(Guard(keys.meta(log), "cancel", "1"),))
+
+
+def parting(ids: Ids, meta: RunMeta, ending: Ending) -> Ending:
+    """Return an ending with what it means for the parent and the children of the run, if it ends the run."""
+    return replace(ending, ops=(*ending.ops, *runs.stirs(ids, meta))) if ending.state in FINAL else ending
 
 
 def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:
@@ -340,7 +355,7 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
         partition=meta.partition,
         guards=(*meta.unchanged(), meta.cancel_unchanged(), meta.asked_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
-        ops=_ended(meta.log, meta.agent, meta.place, ending),
+        ops=_ended(meta.log, meta.agent, meta.place, parting(ids, meta, ending)),
         hints=(meta.place.hint,),
     )
 

@@ -17,6 +17,7 @@ from protocol.codec import pack_records
 from protocol.codes import ErrorCode
 from protocol.control import CONTROL, Kind, Writer, is_control, read_control
 from protocol.errors import InvalidName, RequestError
+from protocol.family import Spawn, check_spawn
 from protocol.frames import Nack, Puback, Publish
 from protocol.ids import LogKind, LogName, check_name, partition_of
 from protocol.limits import Limits
@@ -41,7 +42,8 @@ RETRY_MS = 500
 """When to try again what the store could not take."""
 
 _ATTEMPT = re.compile(r"attempt/([1-9][0-9]{0,9})")
-ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED})
+ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED, Kind.CONTINUE})
+_INDEXED = {Kind.ASKED: "a question", Kind.SPAWN: "a child"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
         for kind, body, index, _ in frame.entries:
             if is_control(kind):
                 _check_control(kind, body)
-                if kind == Kind.ASKED and not index:
-                    raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: a question has an index, from 1")
+                if kind in _INDEXED and not index:
+                    raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: {_INDEXED[Kind(kind)]} has an index, from 1")
             else:
                 check_kind(kind)
     except RequestError as fault:
@@ -198,6 +200,8 @@ def _check_control(kind: str, body: bytes) -> None:
     if row is None or row.log is not LogKind.RUN or row.writer is not Writer.ATTEMPT:
         raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind[:160]!r} is not an attempt's to write")
     try:
-        read_control(row.body, body)
+        said = read_control(row.body, body)
+        if isinstance(said, Spawn):
+            check_spawn(said)
     except ValueError as fault:
         raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: {fault}") from fault

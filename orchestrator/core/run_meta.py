@@ -37,7 +37,13 @@ class RunMeta:
         questions: what it asked, answered or not.
         asked_due_ms: when the first of them runs out of time, as it was read.
         steers: how many messages it was sent.
-        talk_from: no `$steer` and no `$asked` stands before this offset; None where there are none.
+        talk_from: no `$steer`, no `$asked` and no `$spawn` stands before this offset; None where there are none.
+        parent: the run that this one is a child of, or "", and
+        slot: what it is called among the children of that run.
+        children: how many children it has had.
+        stirred: the last commit that gave parent or children something to do.
+        continues: the run that ended in this one, or "", and
+        continued_as: the one that this one ended in.
     """
 
     log: LogName
@@ -71,6 +77,12 @@ class RunMeta:
     asked_due_ms: int | None = None
     steers: int = 0
     talk_from: int | None = None
+    parent: str = ""
+    slot: str = ""
+    children: int = 0
+    stirred: str | None = None
+    continues: str = ""
+    continued_as: str = ""
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -107,6 +119,12 @@ class RunMeta:
             asked_due_ms=_number(fields, ASKED_DUE),
             steers=int(fields.get("steers", "0")),
             talk_from=_number(fields, "talk_from"),
+            parent=fields.get("parent", ""),
+            slot=fields.get("slot", ""),
+            children=int(fields.get("children", "0")),
+            stirred=fields.get("stirred"),
+            continues=fields.get("continues", ""),
+            continued_as=fields.get("continued_as", ""),
         )
 
     def attempt_fields(self) -> dict[str, str]:
@@ -163,6 +181,11 @@ class RunMeta:
         asked_ms = first_due_ms(self.questions)
         due = (self.not_before_ms if waits else 0, self.deadline_ms, self.times_out_ms if runs else None, asked_ms)
         return min((each for each in due if each), default=None)
+
+    @property
+    def related(self) -> bool:
+        """Whether its end is of concern to a parent or to children."""
+        return bool(self.parent or self.children)
 
     @property
     def partition(self) -> int:

@@ -16,7 +16,7 @@ from hashlib import sha1
 
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta, bucket_of
-from orchestrator.core.timers import run_timer
+from orchestrator.core.timers import family_timer, run_timer
 from orchestrator.store import keys
 from orchestrator.store.commits import (
     ABSENT,
@@ -38,6 +38,7 @@ from protocol.run import RunState
 from protocol.selector import parse_selector
 
 __all__ = [
+    "ChildOf",
     "Ids",
     "again",
     "arrive",
@@ -48,8 +49,10 @@ __all__ = [
     "expired",
     "input_digest",
     "look_again",
+    "place",
     "put_off",
     "requeue",
+    "stirs",
     "submit",
     "withdraw",
 ]
@@ -64,6 +67,14 @@ class Ids:
     commit: str
     src: str
     epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOf:
+    """Whose child a run is, and what it is called among the children of that run."""
+
+    parent: str
+    slot: str
 
 
 def input_digest(handler: str, packed_input: bytes) -> str:
@@ -115,17 +126,14 @@ def again(submitted: Submitted, key: str) -> RunSubmit:
     )
 
 
-def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: str | None = None) -> Commit:
+def submit(
+    ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: str | None = None, child: ChildOf | None = None
+) -> Commit:
     """Propose a new run. Refused by its first guard where the key is taken.
 
     Raises:
         InvalidSelector: `where` is none.
     """
-    queue, partition = Queue(log.namespace, params.queue), partition_of(log)
-    where = str(parse_selector(params.where))
-    not_before_ms = store_ms + params.delay_ms if params.delay_ms else 0
-    deadline_ms = store_ms + params.deadline_ms if params.deadline_ms else None
-    mapping = keys.idempotency(partition, log.namespace, params.queue)
     body = Submitted(
         queue=params.queue,
         handler=params.handler,
@@ -133,52 +141,73 @@ def submit(ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: s
         key=params.key,
         retries=params.retries,
         priority=params.priority,
-        where=where,
-        not_before_ms=not_before_ms or None,
-        deadline_ms=deadline_ms,
+        where=str(parse_selector(params.where)),
+        not_before_ms=store_ms + params.delay_ms if params.delay_ms else None,
+        deadline_ms=store_ms + params.deadline_ms if params.deadline_ms else None,
         timeout_ms=params.timeout_ms,
         backoff_ms=params.backoff_ms,
         backoff_max_ms=params.backoff_max_ms,
         retry_of=retry_of,
+        parent=child.parent if child else None,
     )
+    return place(ids, log, body, child.slot if child else "")
+
+
+def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
+    """Propose a new run that is submitted with `body`; `slot` is what it is called among the children of its parent.
+
+    Refused by its first guard where the key is taken.
+    """
+    queue, partition = Queue(log.namespace, body.queue), partition_of(log)
+    mapping = keys.idempotency(partition, log.namespace, body.queue)
+    assert body.key is not None, body
     fields = {
         "state": RunState.QUEUED.value,
-        "queue": params.queue,
-        "handler": params.handler,
-        "priority": str(params.priority),
+        "queue": body.queue,
+        "handler": body.handler,
+        "priority": str(body.priority),
         "attempt": "0",
         "fence": "0",
         "failures": "0",
         "losses": "0",
     }
     asked: dict[str, object] = {
-        "retries": params.retries,
-        "where": where or None,
-        "retry_of": retry_of,
-        "not_before": not_before_ms or None,
-        "deadline": deadline_ms,
-        "timeout": params.timeout_ms,
-        "backoff": params.backoff_ms,
-        "backoff_max": params.backoff_max_ms,
+        "retries": body.retries,
+        "where": body.where or None,
+        "retry_of": body.retry_of,
+        "not_before": body.not_before_ms,
+        "deadline": body.deadline_ms,
+        "timeout": body.timeout_ms,
+        "backoff": body.backoff_ms,
+        "backoff_max": body.backoff_max_ms,
+        "parent": body.parent,
+        "slot": slot or None,
+        "continues": body.continues,
     }
     fields |= {name: str(value) for name, value in asked.items() if value is not None}
-    due_ms = min((each for each in (not_before_ms, deadline_ms) if each), default=None)
-    waits = enqueue(log, queue, bucket_of(params.handler, where), params.priority)
-    digest = input_digest(params.handler, params.input)
+    due_ms = min((each for each in (body.not_before_ms, body.deadline_ms) if each), default=None)
+    waits = enqueue(log, queue, bucket_of(body.handler, body.where), body.priority)
     return Commit(
         id=ids.commit,
         partition=partition,
-        guards=(Guard(mapping, params.key, ABSENT),),
+        guards=(Guard(mapping, body.key, ABSENT),),
         appends=(Append(log, (pack_control(Kind.SUBMITTED, ids.src, body),), ids.epoch),),
         ops=(
             HashSet(keys.meta(log), fields),
-            HashSet(mapping, {params.key: f"{log.name} {digest}"}),
-            SetAdd(keys.queues(partition, log.namespace), params.queue),
-            *((put_off(log, queue, not_before_ms),) if not_before_ms else waits),
+            HashSet(mapping, {body.key: f"{log.name} {input_digest(body.handler, body.input)}"}),
+            SetAdd(keys.queues(partition, log.namespace), body.queue),
+            *((put_off(log, queue, body.not_before_ms),) if body.not_before_ms else waits),
             *(() if due_ms is None else (run_timer(log, due_ms),)),
         ),
         hints=(queue.hint,),
     )
+
+
+def stirs(ids: Ids, meta: RunMeta) -> tuple[Op, ...]:
+    """Have what concerns its parent and its children done at once, where a run has any."""
+    if not meta.related:
+        return ()
+    return HashSet(keys.meta(meta.log), {"stirred": ids.commit}), family_timer(meta.log, due=True)
 
 
 def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | None) -> Commit:
@@ -198,7 +227,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
         partition=meta.partition,
         guards=(*meta.unchanged(), meta.cancel_unchanged()),
         appends=(Append(meta.log, tuple(entries), ""),),
-        ops=(HashSet(keys.meta(meta.log), fields), *ops, *((answer,) if answer else ())),
+        ops=(HashSet(keys.meta(meta.log), fields), *ops, *stirs(ids, meta), *((answer,) if answer else ())),
     )
 
 
@@ -213,6 +242,7 @@ def expire(ids: Ids, meta: RunMeta) -> Commit:
             HashSet(keys.meta(meta.log), {"state": RunState.EXPIRED.value}),
             *withdraw(meta),
             run_timer(meta.log, None),
+            *stirs(ids, meta),
         ),
     )
 

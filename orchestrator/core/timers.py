@@ -9,7 +9,10 @@ from orchestrator.store import keys
 from orchestrator.store.commits import Op, SortedAdd, SortedRemove
 from protocol.ids import LogName, partition_of
 
-__all__ = ["member", "run_timer", "timer"]
+__all__ = ["family_of", "family_timer", "member", "run_timer", "timer"]
+
+_FAMILY = "family/"
+"""What a run's id follows in the timers where something is to be done for its parent or its children."""
 
 
 def member(log: LogName) -> str:
@@ -26,3 +29,14 @@ def timer(partition: int, member: str, due_ms: int | None) -> Op:
 def run_timer(log: LogName, due_ms: int | None) -> Op:
     """Have the timekeeper look at a run at this time, or not at all."""
     return timer(partition_of(log), member(log), due_ms)
+
+
+def family_timer(log: LogName, *, due: bool) -> Op:
+    """Have something done for the parent or the children of a run at once, or nothing any more."""
+    timers, name = keys.timers(partition_of(log)), f"{log.namespace}/{_FAMILY}{log.name}"
+    return SortedAdd(timers, name, 0, from_now=True) if due else SortedRemove(timers, name)
+
+
+def family_of(word: str) -> str | None:
+    """Return the run whose family a timer is about, from what follows its namespace; None where it is of another."""
+    return word.removeprefix(_FAMILY) if word.startswith(_FAMILY) else None

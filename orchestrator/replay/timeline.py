@@ -26,6 +26,7 @@ from protocol.control import (
 )
 from protocol.conversation import Answered, Asked, QuestionKind
 from protocol.entry import Entry, Record
+from protocol.family import ChildEnded, ChildRun, Continued, Spawn
 from protocol.frames import Part, Recover
 from protocol.readable import json_line, readable_body
 from protocol.run import BrokenLog, RunView, apply
@@ -50,6 +51,7 @@ class Mark(Enum):
     ERRORED = "errored"
     COMMAND = "command"
     ASKED = "asks"
+    CHILD = "child"
     ENDED = "ended"
     BROKEN = "broken"
 
@@ -65,6 +67,9 @@ _MARKS: dict[str, Mark] = {
     Kind.STEER: Mark.COMMAND,
     Kind.ANSWERED: Mark.COMMAND,
     Kind.ASKED: Mark.ASKED,
+    Kind.SPAWN: Mark.CHILD,
+    Kind.CHILD: Mark.CHILD,
+    Kind.CHILD_ENDED: Mark.CHILD,
 }
 
 _COMMANDS: dict[str, str] = {Kind.CANCEL: "the run is asked to stop", Kind.STEER: "a message to the handler"}
@@ -230,7 +235,24 @@ class Timeline:
         if record.kind == Kind.ANSWERED:
             answered = _read(Answered, record)
             return f"the answer to question {answered.index}, by {answered.by}" if answered else ""
+        if mark is Mark.CHILD:
+            return _child_note(record)
         return _COMMANDS.get(record.kind, "")
+
+
+def _child_note(record: Record) -> str:
+    """Say what an entry about a child means."""
+    if record.kind == Kind.SPAWN:
+        spawn = _read(Spawn, record)
+        return f"child {record.index or 0} is to do {spawn.handler}" if spawn else ""
+    if record.kind == Kind.CHILD:
+        made = _read(ChildRun, record)
+        return f"child {made.index} is run {made.run}" if made else ""
+    ended = _read(ChildEnded, record)
+    if ended is None:
+        return ""
+    why = f"{ended.error.type}: {ended.error.message}" if ended.error else ended.reason
+    return f"child {ended.index} ended as {ended.state}{f': {why}' if why else ''}"
 
 
 def seconds(ms: int) -> str:
@@ -255,6 +277,9 @@ def short_body(body: Any, characters_max: int | None = BODY_CHARACTERS_MAX) -> s
 
 def _why(record: Record) -> str:
     """Return why a run ended as it did, where its last entry says so: the reason, and the error, whole."""
+    if record.kind == Kind.CONTINUED:
+        continued = _read(Continued, record)
+        return f": it goes on as {continued.run}" if continued else ""
     model = _ENDINGS.get(record.kind)
     ending = _read(model, record) if model else None
     if ending is None:

@@ -23,6 +23,7 @@ __all__ = [
     "acks",
     "active",
     "buckets",
+    "children",
     "held",
     "idempotency",
     "later",
@@ -71,6 +72,7 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:queues:*",
     f"{PREFIX}:{{p??}}:terms:*",
     f"{PREFIX}:{{p??}}:held:*",
+    f"{PREFIX}:{{p??}}:children:*",
     f"{PREFIX}:{{p??}}:schedules:*",
     f"{PREFIX}:{{p??}}:schedule:*",
     f"{PREFIX}:{{p??}}:leases",
@@ -159,7 +161,7 @@ def leases(partition: int) -> str:
 
 
 def timers(partition: int) -> str:
-    """ZSET `namespace/run`, or `namespace/schedule/name` -> when it is due for the timekeeper, in ms."""
+    """ZSET `namespace/run`, `namespace/family/run` or `namespace/schedule/name` -> when it is due, in ms."""
     return _key(partition, "timers")
 
 
@@ -176,6 +178,11 @@ def schedule(partition: int, namespace: str, name: str) -> str:
 def held(partition: int, namespace: str, agent: str) -> str:
     """HASH run -> fence of the attempts of this partition that an agent holds."""
     return _key(partition, "held", namespace, agent)
+
+
+def children(log: LogName) -> str:
+    """HASH `index.digest` -> what is known of a child, of the children of a run that have not ended."""
+    return _key(partition_of(log), "children", log.namespace, log.name)
 
 
 def wake(partition: int) -> str:

@@ -104,7 +104,7 @@ class Assign(Part):
 
     `position` is that of the attempt's `$claimed` entry; `seq` is the last that the log has of this
     attempt, 0 for a new one. `time_left_ms` is how long it has, where its run or handler says. Where the run was
-    told or asked something before, nothing of that stands before the offset `talk_from`.
+    told or asked something before, or had children, nothing of that stands before the offset `talk_from`.
     """
 
     t: Literal["assign"] = "assign"

@@ -22,7 +22,7 @@ from tests.support.timing import eventually_sync, scaled
 ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "docs/guide.md", "docs/deploy.md")
 BLOCK = re.compile(r"^```(?P<language>\w+)(?P<marks>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-AGENTS = ("reviewer", "worker", "releases", "shell", "tally")
+AGENTS = ("reviewer", "worker", "releases", "shell", "tally", "library")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from itertools import count
 
 import pytest
 
+from orchestrator.families import Families
 from orchestrator.retention import Retention
 from orchestrator.schedules import Schedules
 from orchestrator.store.base import Page, StoreError
@@ -162,7 +163,8 @@ async def test_a_hub_that_stood_still_takes_no_lease_before_it_heard_its_agents(
         log = await submit(client)
         await worker.expect(Assign)
         schedules = Schedules(services.line, lambda _: None)
-        keeper = Timekeeper(services.line, services.work, schedules, services.registry, 1_500, lambda: now_ms)
+        families = Families(services.line, lambda _: None, lambda work: work.close())
+        keeper = Timekeeper(services.line, services.work, schedules, families, services.registry, 1_500, lambda: now_ms)
         calm.server.clock_ms = lambda: clock() + now_ms
 
         async def later(step_ms: int) -> list[str]:

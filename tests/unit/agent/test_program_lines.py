@@ -64,7 +64,10 @@ TEXTS = [
 REFUSED = [
     (
         '{"type": "shout", "question": "may I?"}',
-        "is of type 'shout'; a program says event, progress, checkpoint, ask, reply, result, error",
+        (
+            "is of type 'shout'; a program says event, progress, checkpoint, ask, reply, submit, cancel_child, result, "
+            "continue, error"
+        ),
     ),
     ('{"type": "answer"}', "is of type 'answer'"),
     ('{"type": "checkpoint"}', "value: Field required"),

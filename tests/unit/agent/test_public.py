@@ -10,6 +10,7 @@ import agent
 PUBLIC = [
     "Agent",
     "Cancelled",
+    "Child",
     "Client",
     "EffectKey",
     "Entry",
@@ -26,6 +27,7 @@ PUBLIC = [
     "Offer",
     "OutboxBusy",
     "OutboxFailed",
+    "PlainChild",
     "PlainRunContext",
     "PlainSteerMessage",
     "ProducerFenced",

@@ -104,7 +104,10 @@ def test_messages_of_programs() -> None:
         "checkpoint": program_lines.Mark,
         "ask": program_lines.Ask,
         "reply": program_lines.Reply,
+        "submit": program_lines.Submit,
+        "cancel_child": program_lines.CancelChild,
         "result": program_lines.Result,
+        "continue": program_lines.Continue,
         "error": program_lines.Failure,
     }
     assert documented == {

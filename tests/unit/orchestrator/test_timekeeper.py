@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+from orchestrator.families import Families
 from orchestrator.registry import Registry
 from orchestrator.schedules import Schedules
 from orchestrator.store import keys
@@ -44,7 +45,8 @@ async def test_what_other_hubs_have_yet_to_do_does_not_hide_what_is_due_here() -
     work = cast(Work, SimpleNamespace(expire=expire, wake=wake))
     registry = cast(Registry, SimpleNamespace(live_hubs=lambda: HUBS))
     schedules = Schedules(line, lambda _: None)
-    keeper = Timekeeper(line, work, schedules, registry, lease_ms=0, monotonic_ms=lambda: 0)
+    families = Families(line, lambda _: None, lambda work: work.close())
+    keeper = Timekeeper(line, work, schedules, families, registry, lease_ms=0, monotonic_ms=lambda: 0)
     async with asyncio.TaskGroup() as tasks:
         acting = tasks.create_task(keeper.run())
         await settled(lambda: len(done) == 2)

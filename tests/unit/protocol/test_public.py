@@ -10,8 +10,14 @@ import pytest
 import protocol
 
 PUBLIC = {
+    "agent_story": """
+        Connected Cordoned Disconnected Drained Draining Superseded
+    """,
     "backoff": """
         RECONNECT_CAP_MS RECONNECT_FIRST_MS backoff_ms
+    """,
+    "children": """
+        Child ChildKey children_after
     """,
     "codec": """
         decode encode pack_record pack_records pack_script_arguments pack_value unpack_record
@@ -39,6 +45,9 @@ PUBLIC = {
         FleetlineError InvalidLabel InvalidName InvalidSelector LocalProtocolError ProtocolError RemoteProtocolError
         RequestError misfit
     """,
+    "family": """
+        CHILDREN_MAX CHILDREN_OPEN_MAX ChildCancel ChildEnded ChildRun Continue Continued Spawn check_spawn
+    """,
     "frames": """
         FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec
         Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Ready Recover Refresh
@@ -60,12 +69,16 @@ PUBLIC = {
         LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen ProducerOpened QueueGet
         QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueSet RunAnswer RunAnswered RunCancel RunCancelled
         RunGet RunInfo RunList RunListed RunRetry RunSteer RunSteering RunSubmit RunSubmitted
+        never_starts
     """,
     "requests_agents": """
         LIST_MAX AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding
     """,
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
+    """,
+    "run_error": """
+        RunError
     """,
     "schedules": """
         CRON_CHARS_MAX SCHEDULES_MAX TIMEZONE_CHARS_MAX UPCOMING_MAX Missed ScheduleAdd ScheduleGet ScheduleInfo

@@ -34,6 +34,7 @@ from protocol.control import (
 from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus
 from protocol.entry import Entry
 from protocol.errors import FleetlineError
+from protocol.family import ChildCancel, ChildEnded, ChildRun, Continue, Continued, Spawn
 from protocol.frames import Part, Recover
 from protocol.ids import LogKind
 from protocol.run import FINAL, TRANSITIONS, BrokenLog, RunState, RunView, apply, fold
@@ -72,6 +73,12 @@ BODIES: dict[Kind, Part] = {
     Kind.STEERED: Steered(id="m1", status=SteerStatus.APPLIED, value=pack_value("ok")),
     Kind.ASKED: Asked(kind=QuestionKind.APPROVE, name="push", digest="d", payload=pack_value(None), timeout_ms=500),
     Kind.ANSWERED: Answered(index=0, digest="d", answer=pack_value(True), by="client:ops"),
+    Kind.SPAWN: Spawn(queue="coding", handler="part", input=pack_value(1), digest="d"),
+    Kind.CHILD: ChildRun(index=0, digest="d", run="r1", queue="coding", handler="part"),
+    Kind.CHILD_CANCEL: ChildCancel(index=0, digest="d"),
+    Kind.CHILD_ENDED: ChildEnded(index=0, digest="d", run="r1", state="succeeded", offset=3, result=pack_value(2)),
+    Kind.CONTINUE: Continue(input=pack_value(3)),
+    Kind.CONTINUED: Continued(run="r2"),
     Kind.SUCCEEDED: Succeeded(result=pack_value(7)),
     Kind.FAILED: Failed(error=ERROR),
     Kind.CANCELLED: Cancelled(),
