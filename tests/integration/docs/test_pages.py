@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_pages_have_what_is_run() -> None:
-    assert [len([block for block in RUN if block.page == page]) for page in PAGES[:2]] == [2, 10]
+    assert [len([block for block in RUN if block.page == page]) for page in PAGES[:2]] == [2, 11]
     assert len(SERVE) == len(AGENTS)
 
 
