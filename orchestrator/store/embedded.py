@@ -34,7 +34,7 @@ from orchestrator.store.base import StoreError, StoreMisconfigured, StoreUnavail
 from orchestrator.store.datadir import DataDirectory, ServerRecord
 from orchestrator.store.keeper import EXIT_LOCKED
 
-__all__ = ["EmbeddedStore", "server_program"]
+__all__ = ["SETTINGS", "EmbeddedStore", "server_program"]
 
 ORPHAN_GRACE_S = 30.0
 """How long a server outlives its hub, for the next hub to adopt it."""

@@ -41,10 +41,23 @@ def stop(process: subprocess.Popen[bytes], *, kill: bool = False) -> None:
 class Child:
     """A Python process that runs one module of the benchmarks."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(
+        self, module: str, *arguments: str, python: str = sys.executable, said: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            module: what it runs.
+            arguments: what it is told on its command line.
+            python: with which Python, where its packages are not ours.
+            said: what it is told by its environment besides what we were told.
+        """
         self.name = module.rpartition(".")[2]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [python, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **(said or {})},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
