@@ -21,7 +21,7 @@ import structlog
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.binding import pack_result
 from agent.endings import ContinueAs
-from agent.errors import BadInput, ChildRaised, LinkClosed, NonDeterminism, Reset
+from agent.errors import BadInput, ChildDied, ChildRaised, LinkClosed, NonDeterminism, Reset
 from agent.executors import Rooms, execute
 from agent.handlers import Isolation
 from agent.held import Held
@@ -82,6 +82,8 @@ class Attempt:
     async def run(self) -> None:
         """Live. Returns when the attempt's last entry is acknowledged, or the hub will take no more of it."""
         self._link.follow(self._commands)
+        board, queries = self._link.peer.switchboard, self.state.queries
+        board.put(self.held.assign.run, self.held.assign.fence, queries)
         try:
             ending = await self._work()
             self.over = True
@@ -93,6 +95,8 @@ class Attempt:
             )
         finally:
             self.over = True
+            board.remove(self.held.assign.run, queries)
+            queries.close()
             self._link.unfollow(self._commands)
             self._link.drop(self.held)
 
@@ -193,6 +197,8 @@ class Attempt:
             return error.error
         if isinstance(error, (BadInput, NonDeterminism)):
             return run_error(type(error).__name__, str(error))
+        if isinstance(error, ChildDied):
+            return run_error(type(error).__name__, str(error), error.trace)
         return describe_error(error)
 
     async def _say(self, ending: _Ending) -> None:

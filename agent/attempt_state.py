@@ -14,6 +14,7 @@ import structlog
 from agent.feed import too_large
 from agent.inbox import Inbox, Past
 from agent.journal import Journal
+from agent.queries import Queries
 from protocol.codec import pack_value
 from protocol.control import Kind, Progress
 from protocol.errors import FleetlineError
@@ -66,6 +67,7 @@ class AttemptState:
         numbered: how many effects and checkpoints there were, where there is no journal to count them.
         stopping: set when the handler is to stop.
         inbox: what the run's log tells the handler.
+        queries: what the handler is asked while it works.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class AttemptState:
         self.journal = journal
         self.begin_at(checkpoint)
         self.inbox = Inbox()
+        self.queries = Queries(assign.handler)
         if past is not None:
             self.inbox.begin_at(past)
         self.stopping = threading.Event()
@@ -136,6 +139,7 @@ class AttemptState:
     def ended(self) -> None:
         """The handler has ended: nobody is to be told to stop any more."""
         self.inbox.unfollow()
+        self.queries.close()
         with self._lock:
             self._on_stop.clear()
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from typing import Any, NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn, TypeVar, overload
 from uuid import UUID
 
 from agent.attempt_state import AttemptState
@@ -28,6 +30,8 @@ from protocol.family import ChildEnded
 from protocol.ids import check_name
 
 __all__ = ["ContextBase", "draw", "draw_uuid", "wall_ms"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def wall_ms() -> int:
@@ -86,6 +90,26 @@ class ContextBase:
     def logger(self) -> Any:
         """A logger that names run, attempt and handler. What it says is not an entry of the run."""
         return self._state.logger
+
+    @overload
+    def on_query(self, name: str) -> Callable[[Function], Function]: ...
+
+    @overload
+    def on_query(self, name: str, function: Function) -> Function: ...
+
+    def on_query(self, name: str, function: Function | None = None) -> Any:
+        """Have a function answer what anybody may ask of this handler while it works, as `run.query(name)`.
+
+        `ctx.on_query("status", fn)`, or above the function: `@ctx.on_query("status")`. It is given the arguments of
+        the query as one value, or nothing where the query has none, and what it returns, anything msgpack can hold, is
+        the reply. An async handler's functions run on its loop, a plain one's in a thread beside it; either may be
+        async. Nothing of it is recorded: it looks, and uses no operation of the context.
+        """
+        check_name(name)
+        if function is None:
+            return partial(self.on_query, name)
+        self._state.queries.on(name, function)
+        return function
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the handler is. Never waits; when there is no room, the latest one is sent later."""

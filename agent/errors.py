@@ -325,13 +325,15 @@ class RunDead(RunEnded):
 
 
 class ChildDied(FleetlineError):
-    """The process that ran a handler ended by itself: killed, out of memory, or by `os._exit`."""
+    """The process that ran a handler ended by itself: killed, out of memory, or by `os._exit`.
 
-    def __init__(self, code: int | None) -> None:
-        super().__init__(
-            f"the handler's process ended with exit code {code} before it returned; what it emitted before is in the "
-            "log; look for an out-of-memory kill or a crash in native code"
-        )
+    Attributes:
+        trace: the stacks of its threads, where native code crashed.
+    """
+
+    def __init__(self, message: str, trace: str | None = None) -> None:
+        super().__init__(message)
+        self.trace = trace
 
 
 class ChildRaised(FleetlineError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,10 +16,12 @@ from protocol.errors import InvalidName
 from protocol.frames import HandlerSpec, Recover
 from protocol.ids import check_name
 
-__all__ = ["BACKOFF_MAX_S", "BACKOFF_S", "Handler", "Isolation"]
+__all__ = ["BACKOFF_MAX_S", "BACKOFF_S", "MEMORY_MIB_MIN", "Handler", "Isolation", "check_memory"]
 
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
+MEMORY_MIB_MIN = 32
+"""The least limit on memory: an interpreter alone takes nearly as much."""
 
 
 class Isolation(StrEnum):
@@ -51,6 +54,7 @@ class Handler:
     timeout: float | None
     backoff: float
     backoff_max: float
+    memory_mib: int | None
 
     @classmethod
     def make(
@@ -64,6 +68,7 @@ class Handler:
         timeout: float | None = None,
         backoff: float = BACKOFF_S,
         backoff_max: float = BACKOFF_MAX_S,
+        memory_mib: int | None = None,
     ) -> Handler:
         """Check a handler. Times are in seconds.
 
@@ -75,7 +80,8 @@ class Handler:
         except InvalidName as fault:
             raise BadHandler(f"handler {name!r}: {fault}") from None
         how, where = _one_of(Recover, "recover", recover, name), _one_of(Isolation, "isolation", isolation, name)
-        handler = cls(name, function, Binder(function), how, where, retries, timeout, backoff, backoff_max)
+        limits = (retries, timeout, backoff, backoff_max, memory_mib)
+        handler = cls(name, function, Binder(function), how, where, *limits)
         if retries < 0:
             raise BadHandler(f"handler {name!r}: retries is {retries}; it counts further tries, from 0")
         try:
@@ -87,6 +93,9 @@ class Handler:
                 f"handler {name!r} is defined inside a function, where a child process cannot find it; "
                 'move it to the top of its module, or leave out isolation="process"'
             )
+        if memory_mib is not None and handler.isolation is not Isolation.PROCESS:
+            raise BadHandler(f'handler {name!r}: memory_mib limits a child process; add isolation="process"')
+        check_memory(name, memory_mib)
         return handler
 
     @property
@@ -109,6 +118,20 @@ class Handler:
             backoff_ms=span_ms("backoff", self.backoff) or 1,
             backoff_max_ms=span_ms("backoff_max", self.backoff_max) or 1,
         )
+
+
+def check_memory(handler: str, memory_mib: int | None, least_mib: int = MEMORY_MIB_MIN) -> None:
+    """Do nothing where a limit on memory can be held to.
+
+    Raises:
+        BadHandler: it cannot.
+    """
+    if memory_mib is None:
+        return
+    if memory_mib < least_mib:
+        raise BadHandler(f"handler {handler!r}: memory_mib is {memory_mib}; it is in MiB, from {least_mib}")
+    if sys.platform != "linux":
+        raise BadHandler(f"handler {handler!r}: memory is limited on Linux only; leave out memory_mib here")
 
 
 def _one_of(choices: type[Choice], what: str, value: str, handler: str) -> Choice:

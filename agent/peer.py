@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.held import Attempts, DrainAsked, Event
 from agent.outbox import Outbox
+from agent.queries import Switchboard
 from agent.requests import Requests
 from agent.subscriptions import Subscriptions
 from agent.threads import Channel
@@ -34,6 +35,7 @@ from protocol.frames import (
     Part,
     Probe,
     Puback,
+    Query,
     Ready,
     Release,
     ReleaseReason,
@@ -63,6 +65,7 @@ class Peer:
         session: id of the latest session.
         ready: a session is open.
         load: how busy the agent says it is, from 0 to 1; None where it does not.
+        switchboard: passes on what the handlers of attempts are asked.
         goaway_ms: the hub asked us to come back after so long; None where it did not.
     """
 
@@ -71,6 +74,7 @@ class Peer:
         self.outbox = Outbox()
         self.requests = Requests()
         self.subscriptions = Subscriptions()
+        self.switchboard = Switchboard(self.outbox.wake)
         self.events: Channel[Event] = Channel()
         self.attempts = Attempts(self.outbox, self.events)
         self.limits = DEFAULT_LIMITS
@@ -91,6 +95,7 @@ class Peer:
             Puback: self.outbox.on_puback,
             Assign: self._on_assign,
             Goaway: self._on_goaway,
+            Query: self.switchboard.ask,
             Heartbeat: self._on_heartbeat,
         }
 
@@ -99,6 +104,7 @@ class Peer:
         self.ready = False
         self.goaway_ms = None
         self._releases.clear()
+        self.switchboard.disconnected()
         self.requests.disconnected()
         self.subscriptions.disconnected()
 
@@ -143,7 +149,7 @@ class Peer:
         """Return everything that there is to say now, as one message's worth of frames."""
         if not self.ready:
             return []
-        frames: list[Part] = list(self._releases)
+        frames: list[Part] = [*self._releases, *self.switchboard.replies()]
         self._releases.clear()
         frames.extend(self.subscriptions.take(now_ms))
         frames.extend(self.requests.take(now_ms))

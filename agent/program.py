@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import BadHandler, ChildRaised
-from agent.handlers import Isolation
+from agent.handlers import Isolation, check_memory
 from agent.operations import run_error
 from agent.submission import span_ms
 from protocol.errors import InvalidName
@@ -51,11 +51,18 @@ class Program:
         plain: it speaks no JSON lines. What it writes is text, its exit code alone says how it went, and its
             standard input is the run's input.
         graces: how long it may take to stop.
+        memory_mib: how much memory it and what it starts, its group, may hold; more ends the run. Linux only.
     """
 
     command: tuple[str, ...]
     plain: bool = False
     graces: Graces = field(default_factory=Graces)
+    memory_mib: int | None = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """How many bytes its group may hold; None for any number."""
+        return None if self.memory_mib is None else self.memory_mib * 1024 * 1024
 
     @property
     def name(self) -> str:
@@ -92,6 +99,7 @@ class ProgramHandler:
         graces = (program.graces.message_s, program.graces.term_s, program.graces.left_s)
         if not all(0 <= grace < float("inf") for grace in graces):
             raise BadHandler(f"handler {name!r}: its grace times are {graces}; they are seconds, from 0")
+        check_memory(name, program.memory_mib, least_mib=1)
         handler = cls(name, program, retries, timeout)
         try:
             _ = handler.spec

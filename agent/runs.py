@@ -14,7 +14,7 @@ from agent.errors import HistoryReset, Reset, RunEnded
 from agent.reading import Reader, start_of
 from protocol.codec import pack_value, unpack_value
 from protocol.control import CONTROL, Kind
-from protocol.conversation import RunAnswer, RunSteer
+from protocol.conversation import QUERY_MS, RunAnswer, RunQuery, RunSteer
 from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position
 from protocol.frames import Start
@@ -33,6 +33,10 @@ TERMINAL_KINDS = frozenset(kind for kind, control in CONTROL.items() if control.
 
 SAYING_KINDS = TERMINAL_KINDS | {Kind.STEERED}
 """The kinds of entries after which nothing more becomes of a message."""
+
+
+QUERY_SLACK_S = 5.0
+"""How long the hub may take to say that nobody replied to a query in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,23 @@ class Run:
         """
         params = RunAnswer(run=self.id, answer=pack_value(value), question=question)
         return int((await self._client.ask("run.answer", params)).question)
+
+    async def query(self, name: str, args: Any = None, *, timeout: float = QUERY_MS / 1000) -> Any:
+        """Ask the run's handler something while it works, and return its reply. Nothing of it is recorded.
+
+        Args:
+            name: what the handler calls it, see `RunContext.on_query`.
+            args: what it is given; anything msgpack can hold. Without, nothing.
+            timeout: how long the reply may take, in seconds, up to 60.
+
+        Raises:
+            RequestError: `not_running`, `no_such_query`, `query_failed`; `no_reply` where trying again can help.
+            TimeoutError: no hub answered.
+        """
+        packed = None if args is None else pack_value(args)
+        params = RunQuery(run=self.id, name=name, args=packed, timeout_ms=max(1, round(timeout * 1000)))
+        async with asyncio.timeout(timeout + QUERY_SLACK_S):
+            return unpack_value((await self._client.ask("run.query", params)).value)
 
     async def talk(self) -> Talk:
         """Return what the run was told and asked, its children, and what became of all that."""

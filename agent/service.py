@@ -65,7 +65,7 @@ class Service:
         self._thread = LoopThread("fleetline-link")
         self._links = Links(identity, locate, self._thread)
         self._link = self._links.main
-        self._rooms = Rooms()
+        self._rooms = Rooms(agent.handlers, agent.processes)
         self._messages = Messages(self._links, agent.name, on_message) if on_message else None
         self._meter = None if load is None else LoadMeter(load, self._say_load)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
@@ -81,6 +81,7 @@ class Service:
         )
         if self._meter is not None:
             await self._meter.measure()  # known before the hub gives anything
+        self._rooms.prepare()
         self._link.open()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -23,6 +23,7 @@ from agent.runs import Run
 from agent.submission import SubmitOptions
 from agent.sync_scheduling import SyncScheduleMethods
 from agent.threads import LoopThread
+from protocol.conversation import QUERY_MS
 from protocol.entry import Position
 from protocol.frames import Start
 from protocol.requests import AgentInfo, AgentStanding, LogInfo, QueueInfo, RunInfo
@@ -150,6 +151,10 @@ class SyncRun:
     def answer(self, value: Any, question: int | None = None) -> int:
         """Answer a question of the run. See `Run.answer`."""
         return self._portal(self._run.answer(value, question))
+
+    def query(self, name: str, args: Any = None, *, timeout: float = QUERY_MS / 1000) -> Any:
+        """Ask the run's handler something while it works. See `Run.query`."""
+        return self._portal(self._run.query(name, args, timeout=timeout))
 
     def talk(self) -> Talk:
         """Return what the run was told and asked. See `Run.talk`."""

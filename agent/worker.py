@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +44,8 @@ class Agent:
         slots: how many runs it works on at a time.
         queues: where its runs come from.
         version: of its code: a label called `version`.
+        processes: child processes that are started ahead for handlers with `isolation="process"`; without, as many as
+            there are slots, up to the cores of this machine.
 
     Raises:
         InvalidName, InvalidLabel: a name or label is none.
@@ -55,10 +58,12 @@ class Agent:
         slots: int = 1,
         queues: Sequence[str] = ("default",),
         version: str | None = None,
+        processes: int | None = None,
     ) -> None:
         self.name = check_name(name)
         self.labels = with_version(labels or {}, version)
         self.slots = slots
+        self._processes = processes
         self.queues = tuple(check_name(queue) for queue in queues)
         self._handlers: dict[str, Handler | ProgramHandler] = {}
         self._on_message: dict[str, Callable[..., Any]] = {}
@@ -76,6 +81,7 @@ class Agent:
         timeout: float | None = None,
         backoff: float = BACKOFF_S,
         backoff_max: float = BACKOFF_MAX_S,
+        memory_mib: int | None = None,
     ) -> Callable[[Function], Function]:
         """Register a handler. Its first parameter is the context; the others are validated from the input.
 
@@ -88,6 +94,7 @@ class Agent:
             timeout: how many seconds one attempt may take, after which it is stopped and counts as failed.
             backoff: the longest wait before the first further try, in seconds; it doubles with each.
             backoff_max: the longest wait before any.
+            memory_mib: with "process", how much memory its process may take; a run that needs more fails.
 
         Raises:
             BadHandler: it cannot be what it is to be.
@@ -103,6 +110,7 @@ class Agent:
                 timeout=timeout,
                 backoff=backoff,
                 backoff_max=backoff_max,
+                memory_mib=memory_mib,
             )
             self._register(made)
             return function
@@ -161,6 +169,15 @@ class Agent:
     def handlers(self) -> tuple[Handler | ProgramHandler, ...]:
         """The handlers registered."""
         return tuple(self._handlers.values())
+
+    @property
+    def processes(self) -> int:
+        """How many child processes are started ahead, where handlers want them."""
+        return min(self.slots, os.cpu_count() or 1) if self._processes is None else min(self.slots, self._processes)
+
+    @processes.setter
+    def processes(self, processes: int) -> None:
+        self._processes = processes
 
     @property
     def message_kinds(self) -> tuple[str, ...]:

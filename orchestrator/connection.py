@@ -45,6 +45,7 @@ from protocol.frames import (
     Refresh,
     Refreshed,
     Release,
+    Reply,
     Request,
     Role,
     Subscribe,
@@ -122,9 +123,7 @@ class Connection:
         self._incoming = Incoming(self._session, socket, self._act)
         self._outgoing = Outgoing(self._session, socket.write, hub.counters)
         self._intake: Intake | None = None
-        self._opening = False
-        self._closing = False
-        self._over = False
+        self._opening = self._closing = self._over = False
         self._asked = 0
         self._reason = ""
 
@@ -197,8 +196,9 @@ class Connection:
             case Tags():
                 self._followed.tags(frame)
             case Release():
-                assert self.peer is not None
-                self.spawn_asked(self._hub.work.release(self.peer, frame))
+                self.spawn_asked(self._taken_on.release(frame))
+            case Reply():
+                self._taken_on.reply(frame)
             case Refresh():
                 self._on_refresh(frame)
             case Bye():

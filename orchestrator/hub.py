@@ -39,6 +39,7 @@ from orchestrator.line import Line, monotonic_ms
 from orchestrator.methods import Methods
 from orchestrator.opening import check_fence
 from orchestrator.peers import Peers
+from orchestrator.querying import Querying
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.retention import Retention
@@ -46,7 +47,7 @@ from orchestrator.schedules import Schedules
 from orchestrator.server import Server, bind
 from orchestrator.services import Services
 from orchestrator.settings import Settings
-from orchestrator.store.base import Store, StoreError, Wake
+from orchestrator.store.base import Letter, Store, StoreError, Wake
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from orchestrator.timekeeper import Timekeeper
@@ -175,11 +176,12 @@ class Hub:
         line.on_due = families.hurry
         timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms)
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
-        methods = Methods(line, reading, registry, schedules, dispatch, body_bytes_max)
+        querying = Querying(line, reading, registry, peers, self._spawn)
+        methods = Methods(line, reading, registry, schedules, dispatch, querying, body_bytes_max)
         acks = Acks(line)
         greeting = Greeting(settings, line)
         self.services = Services(
-            settings, line, greeting, tokens, peers, registry, work, methods, acks, counters, self._spawn
+            settings, line, greeting, tokens, peers, registry, work, methods, querying, acks, counters, self._spawn
         )
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line), self._worker)
@@ -264,11 +266,14 @@ class Hub:
             await asyncio.sleep(LOOP_PAUSE_S)
 
     async def _listen(self, store: Store) -> None:
-        """Pass on what other hubs hint at."""
+        """Pass on what other hubs hint at, and what they say to this one."""
         while True:
             try:
                 async for wake in store.wakes():
-                    self._hear(wake)
+                    if isinstance(wake, Letter):
+                        self.services.querying.hear(wake.body)
+                    else:
+                        self._hear(wake)
             except StoreError as fault:
                 log_.debug("wakes_interrupted", reason=str(fault))
             await asyncio.sleep(WAKES_RETRY_S)
@@ -331,6 +336,7 @@ class Hub:
         connections = tuple(services.connections)
         for place, connection in enumerate(connections):
             connection.go_away(GOAWAY_SPREAD_MS * place // len(connections), "the hub is stopping")
+        services.querying.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_ms / 1000):
                 while any(connection.busy for connection in services.connections):

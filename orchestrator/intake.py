@@ -21,7 +21,7 @@ from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import Refused
 from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import InvalidName, RemoteProtocolError
-from protocol.frames import Fault, HeldAttempt, Nack, Part, Puback, Publish, Request, Response
+from protocol.frames import Fault, HeldAttempt, Nack, Part, Puback, Publish, Release, Reply, Request, Response
 from protocol.ids import LogKind, LogName
 
 __all__ = ["Intake", "Port"]
@@ -112,6 +112,14 @@ class Intake:
             if self._port.congested:
                 attempts = tuple(attempt for attempt in attempts if attempt.run in self._peer.held)
             self._port.spawn(self._renew(attempts))
+
+    async def release(self, frame: Release) -> None:
+        """Take back an attempt."""
+        await self._hub.work.release(self._peer, frame)
+
+    def reply(self, frame: Reply) -> None:
+        """Take the reply to a query."""
+        self._hub.querying.on_reply(self._peer, frame)
 
     def _judge(self, frame: Publish) -> LogName | Nack:
         """Decide whether a publish may go to the store, and to which log."""

@@ -24,6 +24,7 @@ from orchestrator.dispatch import Dispatch
 from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
 from orchestrator.peers import Peer
+from orchestrator.querying import Querying
 from orchestrator.queueing import Queueing
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
@@ -95,6 +96,7 @@ class Methods:
         registry: who is there.
         schedules: what is submitted when its time comes.
         dispatch: told of every run that is put on a queue.
+        querying: passes queries on to handlers.
         body_bytes_max: limit of what one entry carries.
     """
 
@@ -105,6 +107,7 @@ class Methods:
         registry: Registry,
         schedules: Schedules,
         dispatch: Dispatch,
+        querying: Querying,
         body_bytes_max: int,
     ) -> None:
         self._line = line
@@ -124,6 +127,7 @@ class Methods:
             "run.cancel": self._run_cancel,
             "run.steer": self._talking.steer,
             "run.answer": self._talking.answer,
+            "run.query": querying.query,
             "queue.list": self._queue_list,
             "queue.get": self._queue_get,
             "queue.set": self._queue_set,

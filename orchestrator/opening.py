@@ -151,6 +151,7 @@ def leave(hub: Services, peer: Peer, reason: str) -> None:
     """Count an agent out, and write down that its session ended unless a newer one opened."""
     peer.leaving = True
     hub.agents.pop(peer.session, None)
+    hub.querying.gone(peer)
     if hub.peers.agent(peer.namespace, peer.id) is peer:
         hub.peers.remove(peer)
         hub.peers.miss(peer.namespace, peer.id, monotonic_ms())  # an older session of it may still be opening

@@ -12,6 +12,7 @@ from orchestrator.greeting import Greeting
 from orchestrator.line import Line
 from orchestrator.methods import Methods
 from orchestrator.peers import Peers
+from orchestrator.querying import Querying
 from orchestrator.registry import Registry
 from orchestrator.settings import Settings
 from orchestrator.telemetry import Counters
@@ -42,6 +43,7 @@ class Services:
     registry: Registry
     work: Work
     methods: Methods
+    querying: Querying
     acks: Acks
     counters: Counters
     spawn: Callable[[Coroutine[Any, Any, None]], object]

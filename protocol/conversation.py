@@ -2,7 +2,7 @@
 
 A message that steers a run is issued (`$steer`), delivered to the handler (`$received`), and, where the handler says
 so, applied or rejected (`$steered`). A question (`$asked`) has one answer (`$answered`): somebody's, or that its time
-ran out.
+ran out. A query is answered by the live handler, and leaves nothing in the log.
 
 Specification: docs/protocol.md, section "Conversations".
 """
@@ -17,6 +17,11 @@ from pydantic import Field
 from protocol.frames import Name, Part, Span, UInt
 
 __all__ = [
+    "QUERIES_AT_ONCE_MAX",
+    "QUERY_ARGS_BYTES_MAX",
+    "QUERY_MS",
+    "QUERY_MS_MAX",
+    "QUERY_VALUE_BYTES_MAX",
     "QUESTIONS_MAX",
     "STEERS_MAX",
     "STEER_BYTES_MAX",
@@ -27,6 +32,8 @@ __all__ = [
     "Received",
     "RunAnswer",
     "RunAnswered",
+    "RunQueried",
+    "RunQuery",
     "RunSteer",
     "RunSteering",
     "Steer",
@@ -40,6 +47,15 @@ STEER_BYTES_MAX = 64 * 1024
 """Bytes of the packed value of a message to a run: an agent keeps them until its handler asks for them."""
 QUESTIONS_MAX = 1000
 """Questions of one run, by their indices."""
+QUERY_ARGS_BYTES_MAX = 64 * 1024
+"""Bytes of the packed arguments of a query."""
+QUERY_VALUE_BYTES_MAX = 256 * 1024
+"""Bytes of the packed reply to a query."""
+QUERIES_AT_ONCE_MAX = 16
+"""Queries of one attempt that its handler has not replied to."""
+QUERY_MS = 10_000
+"""How long a reply is waited for where nothing else is said."""
+QUERY_MS_MAX = 60_000
 TIMEOUT = "timeout"
 """Who answered a question that nobody answered in time."""
 
@@ -140,3 +156,22 @@ class RunAnswered(Part):
     """The index of the question that was answered."""
 
     question: UInt
+
+
+class RunQuery(Part):
+    """`run.query`: ask the live handler of a run something. `args` is a packed value; nothing of it is recorded.
+
+    Errors: `not_found`; `not_running` (data: state); `no_such_query`; `query_failed` where what answers it failed;
+    `no_reply` where none came in time, or the agent is away: try again; `too_many`.
+    """
+
+    run: Name
+    name: Name
+    args: bytes | None = None
+    timeout_ms: Annotated[int, Field(ge=1, le=QUERY_MS_MAX)] = QUERY_MS
+
+
+class RunQueried(Part):
+    """The handler's reply, as a packed value."""
+
+    value: bytes

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from protocol.conversation import RunAnswer, RunAnswered, RunSteer, RunSteering
+from protocol.conversation import RunAnswer, RunAnswered, RunQueried, RunQuery, RunSteer, RunSteering
 from protocol.entry import Entry, Position
 from protocol.frames import Name, Part, Span, UInt
 from protocol.requests_agents import (
@@ -351,6 +351,7 @@ METHODS: dict[str, Method] = {
     "run.cancel": Method(RunCancel, RunCancelled, mutates=True),
     "run.steer": Method(RunSteer, RunSteering, mutates=True),
     "run.answer": Method(RunAnswer, RunAnswered, mutates=True),
+    "run.query": Method(RunQuery, RunQueried),
     "queue.list": Method(QueueList, QueueListed),
     "queue.get": Method(QueueGet, QueueInfo),
     "queue.set": Method(QueueSet, QueueInfo),

@@ -62,11 +62,11 @@ class Phase(Enum):
 
 _HUB_TALK = (
     *("heartbeat", "refreshed", "subscribed", "entries", "reset", "probe"),
-    *("puback", "nack", "response", "assign"),
+    *("puback", "nack", "response", "assign", "query"),
 )
 _PEER_TALK = (
     *("heartbeat", "refresh", "subscribe", "tags", "ack", "unsubscribe"),
-    *("publish", "request", "release"),
+    *("publish", "request", "release", "reply"),
 )
 _TALKING = (Phase.READY, Phase.LEAVING)
 

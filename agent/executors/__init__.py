@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agent.attempt_state import AttemptState
 from agent.executors.inline import run_inline
+from agent.executors.pool import Pool
 from agent.executors.process import Children
 from agent.executors.program import Programs
 from agent.executors.thread import run_in_thread
@@ -14,11 +17,21 @@ __all__ = ["Rooms", "execute"]
 
 
 class Rooms:
-    """What the handlers of one agent share: its child processes and its programs."""
+    """What the handlers of one agent share: its child processes and its programs.
 
-    def __init__(self) -> None:
-        self.children = Children()
+    Args:
+        handlers: all that the agent has.
+        processes: how many children are started ahead, where a handler wants one.
+    """
+
+    def __init__(self, handlers: Iterable[Handler | ProgramHandler] = (), processes: int = 0) -> None:
+        apart = [one.function for one in handlers if isinstance(one, Handler) and one.isolation is Isolation.PROCESS]
+        self.children = Children(Pool(processes, apart))
         self.programs = Programs()
+
+    def prepare(self) -> None:
+        """Start what is to be there before it is asked for."""
+        self.children.pool.fill()
 
     async def close(self) -> None:
         """End all of it."""

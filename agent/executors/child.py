@@ -1,27 +1,34 @@
 """What runs in a child process: one handler after the other, each with the usual context over a pipe.
 
-The main thread runs handlers. A second one reads the pipe: that a run is to stop, that entries are
-acknowledged, and, by its end, that the parent is gone, which ends this process at once.
+The main thread runs handlers. A second one reads the pipe: that a run is to stop, that entries are acknowledged, what
+the handler is told and asked, and, by its end, that the parent is gone, which ends this process at once. A third pipe
+takes the stacks of all threads, when the parent asks for them by a signal, and when native code crashes.
 
-    parent -> child   ("start", function, is_async, arguments, assign, journal, checkpoint, past, body_bytes_max)
+    parent -> child   ("prepare", functions) ("start", work, assign, journal, checkpoint, past, body_bytes_max, memory)
                       ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
-    child -> parent   ("offer", kind, body, index, cause) ("flush", number)
-                      ("returned", packed) ("continued", packed) ("raised", error, index, retryable, begun)
-                      ("cancelled",)
+                      ("query", number, query)
+    child -> parent   ("ready",) ("begun",) ("offer", kind, body, index, cause) ("flush", number)
+                      ("answered", number, answer) ("returned", packed) ("continued", packed)
+                      ("raised", error, index, retryable, begun) ("cancelled",)
+
+`functions` and `work` are pickled by themselves, and read by the main thread: what they name may not be importable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import itertools
 import os
+import pickle
 import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,15 +36,27 @@ from agent.attempt_state import AttemptState
 from agent.binding import pack_result
 from agent.endings import ContinueAs
 from agent.errors import Cancelled, NonDeterminism, ProducerFenced
+from agent.executors.memory import in_mib, limited, resident_bytes
 from agent.executors.thread import run_here
 from agent.feed import too_large
 from agent.logs import ensure_logging
-from agent.operations import describe_error, failed_begun, failed_call_index
+from agent.operations import describe_error, failed_begun, failed_call_index, run_error
 from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
+from protocol.control import RunError
 from protocol.errors import FleetlineError
+from protocol.frames import Query, Reply
 
-__all__ = ["child_main"]
+__all__ = ["DUMP_SIGNAL", "MEMORY_EXCEEDED", "NO_MEMORY", "child_main"]
+
+MEMORY_EXCEEDED = "MemoryExceeded"
+"""What the error of a run is called that took more memory than it may."""
+
+NO_MEMORY = 77
+"""Exit code of a child whose handler left no memory for anything else."""
+
+DUMP_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2)) + (5 if hasattr(signal, "SIGRTMIN") else 0)
+"""Has a child write the stacks of all its threads. A real-time signal where there are any: few libraries want those."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
@@ -122,47 +141,93 @@ class _Current:
         self.outlet: _PipeOutlet | None = None
 
 
-def child_main(pipe: Connection) -> None:
+class _Start:
+    """A handler to run: a pickled (function, is_async, arguments), and its attempt."""
+
+    def __init__(self, work: bytes, state: AttemptState, outlet: _PipeOutlet, memory_bytes: int | None) -> None:
+        self.work = work
+        self.state = state
+        self.outlet = outlet
+        self.memory_bytes = memory_bytes
+
+
+_Prepare = tuple[bytes, ...]
+
+
+def child_main(pipe: Connection, dumps: Connection) -> None:
     """Run handlers until the parent is gone."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the parent, which tells us
+    os.set_blocking(dumps.fileno(), False)  # whoever dumps must not wait for a reader
+    faulthandler.enable(dumps.fileno(), all_threads=True)
+    faulthandler.register(DUMP_SIGNAL, dumps.fileno(), all_threads=True)
     ensure_logging()
+    pipe.send(("ready",))
     current = _Current()
-    starts: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(pipe, current, starts), name="fleetline-pipe", daemon=True).start()
+    todo: queue.SimpleQueue[_Start | _Prepare] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(pipe, current, todo), name="fleetline-pipe", daemon=True).start()
     while True:
-        function, is_async, arguments, state, outlet = starts.get()
-        outlet.say(*_run(function, is_async, arguments, state))
+        asked = todo.get()
+        if isinstance(asked, _Start):
+            asked.outlet.say(*_run(asked))
+        else:
+            _prepare(asked)
 
 
-def _read(pipe: Connection, current: _Current, starts: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+def _read(pipe: Connection, current: _Current, todo: queue.SimpleQueue[_Start | _Prepare]) -> None:
     while True:
         try:
             message = pipe.recv()
+        except MemoryError:  # the handler left none for us: what it is told cannot be read any more
+            os._exit(NO_MEMORY)
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone: nobody is left to work for
         match message:
-            case ("start", function, is_async, arguments, assign, journal, checkpoint, past, body_bytes_max):
+            case ("start", work, assign, journal, checkpoint, past, body_bytes_max, memory_bytes):
                 outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
                 state = current.state = AttemptState(assign, outlet, journal, checkpoint, past)
-                starts.put((function, is_async, arguments, state, outlet))
+                todo.put(_Start(work, state, outlet, memory_bytes))
+            case ("prepare", functions):
+                todo.put(functions)
             case ("stop", reason, fenced) if current.state is not None:
                 current.state.stop(reason, fenced=fenced)
             case ("told", fence, told) if current.state is not None and current.state.assign.fence == fence:
                 current.state.inbox.tell(told)
+            case ("query", number, query) if current.state is not None and current.outlet is not None:
+                _ask(current.state, current.outlet, number, query)
             case ("flushed", number, error) if current.outlet is not None:
                 current.outlet.on_flushed(number, error)
             case _:
                 continue
 
 
-def _run(
-    function: Callable[..., Any], is_async: bool, arguments: dict[str, Any], state: AttemptState
-) -> tuple[Any, ...]:
+def _ask(state: AttemptState, outlet: _PipeOutlet, number: int, query: Query) -> None:
+    """Have the handler answer a query; one of an attempt that has ended is answered by the parent."""
+    if state.assign.fence == query.fence:
+        state.queries.ask(query, partial(_answer, outlet, number))
+
+
+def _answer(outlet: _PipeOutlet, number: int, reply: Reply) -> None:
+    outlet.say("answered", number, reply.error or reply.value)
+
+
+def _prepare(functions: _Prepare) -> None:
+    """Import what the handlers need. What cannot be imported is told to the run that needs it."""
+    for function in functions:
+        with suppress(Exception):
+            pickle.loads(function)  # noqa: S301 - our parent made it
+
+
+def _run(start: _Start) -> tuple[Any, ...]:
     """Run one handler. Returns what to tell the parent about its end."""
+    state = start.state
     try:
+        function, is_async, arguments = pickle.loads(start.work)  # noqa: S301 - our parent made it
+        start.outlet.say("begun")
         try:
-            ended = "returned", pack_result(run_here(function, is_async, state, arguments))
+            with limited(start.memory_bytes):
+                result = run_here(function, is_async, state, arguments)
+            ended = "returned", pack_result(result)
         except ContinueAs as wish:
             ended = "continued", wish.packed
         if state.journal is not None:
@@ -173,7 +238,22 @@ def _run(
     except Exception as error:  # noqa: BLE001 - the boundary between the handler and us
         broken = state.journal.broken if state.journal is not None else None
         retryable = broken is None and not isinstance(error, NonDeterminism)
-        return "raised", describe_error(broken or error), failed_call_index(error), retryable, failed_begun(error)
+        said = _described(broken or error, start.memory_bytes)
+        return "raised", said, failed_call_index(error), retryable, failed_begun(error)
+    finally:
+        state.queries.close()
+
+
+def _described(error: BaseException, memory_bytes: int | None) -> RunError:
+    """Return an error as it goes into a log; where memory was refused, with the limit and what was in use."""
+    said = describe_error(error)
+    if memory_bytes is None or not isinstance(error, MemoryError):
+        return said
+    message = (
+        f"the handler asked for memory past the limit of {in_mib(memory_bytes)} of its process, which held "
+        f"{in_mib(resident_bytes(os.getpid()))} then; raise memory_mib, or let the handler keep less at a time"
+    )
+    return run_error(MEMORY_EXCEEDED, message, said.trace)
 
 
 def _die_with_parent() -> None:

@@ -41,6 +41,7 @@ class Guarded:
         pid: of the program, and of its group.
         exited: its exit code, negative where a signal ended it; done when the program itself has ended.
         gone: done when no process of its group is left.
+        over_bytes: what its group held when it was killed for that; None where it was not.
     """
 
     def __init__(self, guard: Guard, number: int, pid: int) -> None:
@@ -48,6 +49,7 @@ class Guarded:
         self.pid = pid
         self.exited: asyncio.Future[int] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
+        self.over_bytes: int | None = None
         self._guard = guard
         self._number = number
 
@@ -95,8 +97,10 @@ class Guard:
             )
         self._loop.add_reader(self._line, self._on_readable)
 
-    async def start(self, environment: dict[str, str], descriptors: tuple[int, int, int]) -> Guarded:
-        """Start the command, with variables of its own and its three standard descriptors.
+    async def start(
+        self, environment: dict[str, str], descriptors: tuple[int, int, int], memory_bytes: int | None = None
+    ) -> Guarded:
+        """Start the command, with variables of its own, its three standard descriptors, and what its group may hold.
 
         Raises:
             ChildRaised: it cannot be executed.
@@ -106,7 +110,7 @@ class Guard:
         self._starting[number] = started
         if self.lost:
             self._not_started(started, "the process that guards programs has ended")
-        self.say({"do": "start", "id": number, "environment": environment}, descriptors)
+        self.say({"do": "start", "id": number, "environment": environment, "memory": memory_bytes}, descriptors)
         try:
             return await started
         except asyncio.CancelledError:
@@ -162,6 +166,8 @@ class Guard:
                     starting.set_result(guarded)
             case {"failed": why}:
                 self._not_started(self._starting.pop(number), why)
+            case {"over": held}:
+                self._started[number].over_bytes = held
             case {"exited": code}:
                 self._started[number].exited.set_result(code)
             case {"gone": True}:

@@ -3,13 +3,15 @@
 It is executed by its path, with the interpreter's standard library and nothing else. It has one thread, so that
 forking is safe; it adopts orphans (on Linux), so that it knows when a group is empty; and it sees by the end of its
 socket that the agent is gone, however that ended, and then kills every group that is left. A program is killed by
-the kernel when its guard ends.
+the kernel when its guard ends. A group that holds more memory than it may (Linux only) is killed.
 
-    agent -> guard   {"do": "start", "id", "environment"} with three descriptors; {"do": "signal", "id", "number"}
-    guard -> agent   {"id", "started": pid} {"id", "failed": why} {"id", "exited": code} {"id", "gone": true}
+    agent -> guard   {"do": "start", "id", "environment", "memory"} with three descriptors;
+                     {"do": "signal", "id", "number"}
+    guard -> agent   {"id", "started": pid} {"id", "failed": why} {"id", "over": bytes} {"id", "exited": code}
+                     {"id", "gone": true}
 
 One message a line. `code` is negative where a signal ended the program. `exited` is about the program itself,
-`gone` about the last process of its group.
+`gone` about the last process of its group; `over` is what a group held that was killed for it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["main"]
 
@@ -37,8 +40,13 @@ LOOK_S = 0.05
 LEAVE_S = 5.0
 """How long killed groups are waited for when the agent is gone."""
 
+WEIGH_S, WEIGH_SHARE = 0.1, 0.05
+"""How often groups with a limit are weighed; less often where that would take more than this share of the time."""
+
 READ_BYTES = 64 * 1024
 DESCRIPTORS_MAX = 48
+PROCESSES = Path("/proc")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True)
@@ -47,6 +55,7 @@ class _Group:
 
     id: int
     process: subprocess.Popen[bytes]
+    memory_max: int | None = None
     ended: bool = False
 
     def signal(self, number: int) -> bool:
@@ -70,6 +79,7 @@ class _Guard:
         self._groups: dict[int, _Group] = {}
         self._held = b""
         self._descriptors: list[int] = []
+        self._weigh_s = 0.0
 
     def run(self) -> None:
         """Serve until the agent is gone."""
@@ -87,12 +97,12 @@ class _Guard:
             selector.register(told, selectors.EVENT_READ)
             there = True
             while there:
-                lingering = any(group.ended for group in self._groups.values())
-                ready = {key.fileobj for key, _ in selector.select(LOOK_S if lingering else None)}
+                ready = {key.fileobj for key, _ in selector.select(self._wait_s())}
                 if told in ready:
                     told.recv(READ_BYTES)
                 there = self._listen() if self._agent in ready else True
                 self._look()
+                self._weigh()
 
     def leave(self) -> None:
         """The agent is gone, or we are broken: kill what is left, and see it die."""
@@ -102,6 +112,29 @@ class _Guard:
         while self._groups and time.monotonic() < until:
             self._look()
             time.sleep(LOOK_S / 10)
+
+    def _wait_s(self) -> float | None:
+        """Return how long there is nothing to do, unless we are told something."""
+        waits = [LOOK_S] if any(group.ended for group in self._groups.values()) else []
+        if any(group.memory_max is not None for group in self._groups.values()):
+            waits.append(max(0.0, self._weigh_s - time.monotonic()))
+        return min(waits, default=None)
+
+    def _weigh(self) -> None:
+        """Kill the groups that hold more memory than they may."""
+        limited = {group.process.pid: group for group in self._groups.values() if group.memory_max is not None}
+        began_s = time.monotonic()
+        if not limited or began_s < self._weigh_s:
+            return
+        for pgid, members in _members(set(limited)).items():
+            group = limited[pgid]
+            most = group.memory_max or 0
+            if sum(members.values()) > most and (held := sum(map(_share, members, members.values()))) > most:
+                group.memory_max = None
+                group.signal(signal.SIGKILL)
+                self._say({"id": group.id, "over": held})
+        now_s = time.monotonic()
+        self._weigh_s = now_s + max(WEIGH_S, (now_s - began_s) / WEIGH_SHARE)
 
     def _listen(self) -> bool:
         """Do what the agent says. Returns False where it is gone."""
@@ -116,12 +149,12 @@ class _Guard:
         for line in lines:
             asked = json.loads(line)
             if asked["do"] == "start":
-                self._start(asked["id"], asked["environment"])
+                self._start(asked["id"], asked["environment"], asked["memory"])
             elif (group := self._groups.get(asked["id"])) is not None:
                 group.signal(asked["number"])
         return bool(data)
 
-    def _start(self, number: int, environment: dict[str, str]) -> None:
+    def _start(self, number: int, environment: dict[str, str], memory_max: int | None) -> None:
         pipes, self._descriptors = self._descriptors[:3], self._descriptors[3:]
         try:
             process = subprocess.Popen(
@@ -136,7 +169,7 @@ class _Guard:
         except (OSError, ValueError, subprocess.SubprocessError) as fault:
             self._say({"id": number, "failed": getattr(fault, "strerror", None) or str(fault)})
         else:
-            self._groups[number] = _Group(number, process)
+            self._groups[number] = _Group(number, process, memory_max)
             self._say({"id": number, "started": process.pid})
         finally:
             for pipe in pipes:
@@ -174,6 +207,29 @@ class _Guard:
             self._agent.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             return
+
+
+def _members(groups: set[int]) -> dict[int, dict[int, int]]:
+    """Return the processes of some groups, each with the bytes that it holds, shared ones too."""
+    found: dict[int, dict[int, int]] = {}
+    for process in PROCESSES.iterdir():
+        if process.name.isdigit():
+            try:
+                fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:  # it has ended just now
+                continue
+            if int(fields[2]) in groups:
+                found.setdefault(int(fields[2]), {})[int(process.name)] = int(fields[21]) * PAGE_BYTES
+    return found
+
+
+def _share(pid: int, held: int) -> int:
+    """Return the bytes that a process holds, of shared ones its share; `held` where nothing says."""
+    try:
+        lines = (PROCESSES / str(pid) / "smaps_rollup").read_bytes().splitlines()
+    except OSError:
+        return held
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:")), held)
 
 
 def _reaped() -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ __all__ = ["run_inline"]
 async def run_inline(function: Callable[..., Any], state: AttemptState, arguments: dict[str, object]) -> object:
     """Run an async handler as a task of its own; it is cancelled when the attempt is to stop."""
     loop = asyncio.get_running_loop()
+    state.queries.answer_on(loop)
     task: asyncio.Task[object] = loop.create_task(
         function(RunContext(state), **arguments), name=f"run {state.assign.run}"
     )

@@ -1,70 +1,53 @@
 """A handler in a child process: for what holds the interpreter lock, and what must be stoppable.
 
-Children are spawned, kept warm and used again. In the child the handler has the same context as anywhere;
-only the way out of its entries is a pipe to this process (`agent.executors.child`), which puts them into the
-attempt's stream. A full window fills the pipe, which makes the child wait. A child dies with its parent. One
-that does not heed its cancellation is killed after a grace time; what it emitted before counts.
+In the child the handler has the same context as anywhere; only the way out of its entries is a pipe to this process
+(`agent.executors.child`), which puts them into the attempt's stream. A full window fills the pipe, which makes the
+child wait. A child dies with its parent. One that does not heed its cancellation is killed after a grace time, and its
+stacks and what ended it are entries of the run; what it emitted before counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from multiprocessing.context import SpawnProcess
-from typing import Any
 
 from agent.attempt_state import AttemptState
 from agent.endings import ContinueAs
-from agent.errors import Cancelled, ChildDied, ChildRaised
-from agent.executors.child import child_main
+from agent.errors import Cancelled, ChildRaised
+from agent.executors.child import MEMORY_EXCEEDED, NO_MEMORY
+from agent.executors.ladder import Cause, Rung
+from agent.executors.memory import MIB, in_mib, resident_bytes
+from agent.executors.pool import Child, Pool, died, pickled
+from agent.executors.program import STOPPED
+from agent.executors.stacks import STACKS, STOP_GRACE_S, Overdue, cut_stacks, record
 from agent.handlers import Handler
+from agent.operations import run_error
 from agent.threads import reject, resolve
 from protocol.codec import unpack_value
 from protocol.errors import FleetlineError
 
-__all__ = ["STOP_GRACE_S", "Children"]
+__all__ = ["MEMORY_LOOK_S", "Children"]
 
-STOP_GRACE_S = 10.0
-"""How long a cancelled handler may take to stop before its process is killed."""
+MEMORY_LOOK_S = 0.1
+"""How often the memory of a child with a limit is looked at, for what its own limit does not count."""
 
-_SPAWN = multiprocessing.get_context("spawn")
+DEATH_WAIT_S = 5.0
+"""How long a child whose pipe is closed may take to be gone."""
 
 
-class _Child:
-    """One warm child process."""
-
-    def __init__(self) -> None:
-        self.pipe, theirs = _SPAWN.Pipe()
-        self.process: SpawnProcess = _SPAWN.Process(target=child_main, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._lock = threading.Lock()
-
-    def send(self, *message: Any) -> None:
-        """Send a message, from any thread. A child that is gone is noticed by whoever reads."""
-        try:
-            with self._lock:
-                self.pipe.send(message)
-        except OSError:
-            return
-
-    def close(self) -> None:
-        """Let go of it; it ends when it sees its pipe closed."""
-        self.pipe.close()
-        self.process.join(STOP_GRACE_S)
-        if self.process.is_alive():
-            self.process.kill()
+class _NotBegun(Exception):
+    """The child ended before it ran anything of the handler."""
 
 
 class Children:
     """The child processes of one agent."""
 
-    def __init__(self, stop_grace_s: float = STOP_GRACE_S) -> None:
-        self._idle: list[_Child] = []
+    def __init__(self, pool: Pool | None = None, stop_grace_s: float = STOP_GRACE_S) -> None:
+        self.pool = Pool() if pool is None else pool
         self._stop_grace_s = stop_grace_s
 
     async def run(self, handler: Handler, state: AttemptState, arguments: dict[str, object]) -> object:
@@ -72,93 +55,163 @@ class Children:
 
         Raises:
             asyncio.CancelledError: it was told to stop, and did, or was killed for not doing so.
-            ChildRaised: it raised.
+            ChildRaised: it raised, or took more memory than it may.
             ChildDied: its process ended by itself.
         """
-        child = self._take()
-        done: Future[object] = Future()
-        stopping = threading.Timer(self._stop_grace_s, child.process.kill)
-        stopping.daemon = True
-
-        def stop() -> None:
-            child.send("stop", state.reason, state.fenced)
-            stopping.start()
-
-        def main() -> None:
+        work = pickled((handler.function, handler.is_async, arguments))
+        while True:
+            child = self.pool.take()
+            fresh = child.fresh
             try:
-                what = (handler.function, handler.is_async, arguments, state.assign, state.journal, state.checkpoint)
-                past = state.inbox.past()
-                child.send("start", *what, past, state.outlet.body_bytes_max)
-                state.on_stop(stop)
-                state.inbox.follow(partial(child.send, "told", state.assign.fence), past)
-                resolve(done, _serve(child, state))
-            except BaseException as error:  # noqa: BLE001 - the boundary between the handler and us
-                reject(done, error)
-
-        threading.Thread(target=main, name=f"child of {state.assign.run}", daemon=True).start()
-        try:
-            result = await asyncio.shield(asyncio.wrap_future(done))
-        except Cancelled:
-            raise asyncio.CancelledError from None
-        finally:
-            state.ended()
-            stopping.cancel()
-            if done.done() and child.process.is_alive() and not state.cancelled:
-                self._idle.append(child)
-            else:
-                child.process.kill()
-        return result
+                return await self._run_in(child, work, handler, state)
+            except _NotBegun:  # one that died while it was idle is no fault of this handler
+                if fresh:
+                    raise died(child, begun=False) from None
 
     async def close(self) -> None:
         """End all idle children."""
-        idle, self._idle = self._idle, []
-        for child in idle:
-            await asyncio.to_thread(child.close)
+        await asyncio.to_thread(self.pool.close)
 
-    def _take(self) -> _Child:
-        while self._idle:
-            child = self._idle.pop()
-            if child.process.is_alive():
-                return child
-        return _Child()
-
-
-def _serve(child: _Child, state: AttemptState) -> object:
-    """Let the child's entries out until its handler is done. Raises as `Children.run` says."""
-    while True:
+    async def _run_in(self, child: Child, work: bytes, handler: Handler, state: AttemptState) -> object:
+        done: Future[object] = Future()
+        serving = _Serving(child, state, handler.memory_mib)
+        threading.Thread(
+            target=serving.main, args=(work, done), name=f"child of {state.assign.run}", daemon=True
+        ).start()
+        overdue = Overdue(state, child.stacks, serving.kill, self._stop_grace_s)
+        usable = False
         try:
-            message = child.pipe.recv()
-        except (EOFError, OSError):
-            child.process.join(STOP_GRACE_S)
-            if state.cancelled:
-                raise Cancelled(state.reason or "") from None
-            raise ChildDied(child.process.exitcode) from None
-        match message:
-            case ("offer", kind, body, index, cause):
-                _offer(state, kind, body, index, cause)
-            case ("flush", number):
-                seq = state.outlet.made
-                state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(child, number))
-            case ("returned", packed):
-                return unpack_value(packed)
-            case ("continued", packed):
-                raise ContinueAs(packed)
-            case ("raised", error, index, retryable, begun):
-                raise ChildRaised(error, index, retryable, begun)
-            case _:
-                raise Cancelled(state.reason or "")
+            result = await asyncio.shield(asyncio.wrap_future(done))
+            usable = not state.cancelled
+        except Cancelled:
+            raise asyncio.CancelledError from None
+        except ChildRaised as raised:
+            usable = not state.cancelled and raised.error.type != MEMORY_EXCEEDED
+            raise
+        finally:
+            overdue.close()
+            if isinstance(_error_of(done), _NotBegun):
+                state.inbox.unfollow()
+            else:
+                state.ended()
+            done.add_done_callback(_error_of)
+            self.pool.give_back(child, usable=usable)
+        return result
 
 
-def _offer(state: AttemptState, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
-    """Put one entry into the stream, waiting for room. A dead stream's attempt is being stopped anyway."""
-    try:
-        while not state.outlet.offer(kind, body, index, cause):
-            state.outlet.room(len(body)).result()
-    except FleetlineError as fault:
-        state.stop(str(fault), fenced=True)
+def _error_of(done: Future[object]) -> BaseException | None:
+    return done.exception() if done.done() and not done.cancelled() else None
 
 
-def _tell_flushed(child: _Child, number: int) -> Callable[[Future[None]], None]:
+class _Serving:
+    """Serves a child while it runs a handler: starts it, lets its entries out, tells it what is said to the run."""
+
+    def __init__(self, child: Child, state: AttemptState, memory_mib: int | None) -> None:
+        self._child = child
+        self._state = state
+        self._memory_bytes = None if memory_mib is None else memory_mib * MIB
+        self._look_s = 0.0
+        self._begun = False
+
+    def main(self, work: bytes, done: Future[object]) -> None:
+        """Do it, in a thread of its own."""
+        child, state = self._child, self._state
+        try:
+            past = state.inbox.past()
+            which = (state.assign, state.journal, state.checkpoint, past)
+            child.send("start", work, *which, state.outlet.body_bytes_max, self._memory_bytes)
+            state.on_stop(lambda: child.send("stop", state.reason, state.fenced))
+            state.inbox.follow(partial(child.send, "told", state.assign.fence), past)
+            state.queries.forward(partial(child.send, "query"))
+            resolve(done, self._serve())
+        except BaseException as error:  # noqa: BLE001 - the boundary between the handler and us
+            reject(done, error)
+
+    def kill(self) -> None:
+        """It did not stop: end it, and say so in the log."""
+        record(self._state, STOPPED, _stopped(Cause.CANCELLED.value))
+        self._child.kill()
+
+    def _serve(self) -> object:
+        """Let the child's entries out until its handler is done. Raises as `Children.run` says."""
+        while True:
+            try:
+                while not self._child.pipe.poll(None if self._memory_bytes is None else MEMORY_LOOK_S):
+                    self._weigh()
+                message = self._child.pipe.recv()
+            except (EOFError, OSError):
+                raise self._gone() from None
+            self._weigh()
+            match message:
+                case ("ready",):
+                    self._child.ready = True
+                case ("begun",):
+                    self._begun = True
+                case ("offer", kind, body, index, cause):
+                    self._offer(kind, body, index, cause)
+                case ("flush", number):
+                    seq = self._state.outlet.made
+                    self._state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(self._child, number))
+                case ("answered", number, answer):
+                    self._state.queries.answered(number, answer)
+                case ("returned", packed):
+                    return unpack_value(packed)
+                case ("continued", packed):
+                    raise ContinueAs(packed)
+                case ("raised", error, index, retryable, begun):
+                    raise ChildRaised(error, index, retryable, begun)
+                case _:
+                    raise Cancelled(self._state.reason or "")
+
+    def _gone(self) -> BaseException:
+        """Return what it means that the child is gone."""
+        process, most = self._child.process, self._memory_bytes
+        process.join(DEATH_WAIT_S)
+        if self._state.cancelled:
+            return Cancelled(self._state.reason or "")
+        if most is not None and process.exitcode == NO_MEMORY:
+            message = f"the handler's process used up its limit of {in_mib(most)} of memory, and ended"
+            return ChildRaised(run_error(MEMORY_EXCEEDED, message), None, True)
+        return died(self._child, begun=True, memory_bytes=most) if self._begun else _NotBegun()
+
+    def _offer(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
+        """Put one entry into the stream, waiting for room. A dead stream's attempt is being stopped anyway."""
+        outlet = self._state.outlet
+        try:
+            while not outlet.offer(kind, body, index, cause):
+                outlet.room(len(body)).result()
+        except FleetlineError as fault:
+            self._state.stop(str(fault), fenced=True)
+
+    def _weigh(self) -> None:
+        """End the child where it holds more memory than it may.
+
+        Raises:
+            ChildRaised: it did.
+        """
+        now_s, most = time.monotonic(), self._memory_bytes
+        if most is None or now_s < self._look_s:
+            return
+        self._look_s = now_s + MEMORY_LOOK_S
+        held = resident_bytes(self._child.process.pid or 0)
+        if held <= most:
+            return
+        stacks = cut_stacks(self._child.stacks())
+        record(self._state, STACKS, {"why": "memory", "stacks": stacks})
+        record(self._state, STOPPED, _stopped("memory"))
+        self._child.kill()
+        message = (
+            f"the handler's process held {in_mib(held)} of memory; its limit is {in_mib(most)}, and it was killed; "
+            "raise memory_mib, or let the handler keep less at a time"
+        )
+        raise ChildRaised(run_error(MEMORY_EXCEEDED, message, stacks or None), None, True)
+
+
+def _stopped(why: str) -> dict[str, str]:
+    return {"why": why, "rung": Rung.SIGKILL.value, "signal": "SIGKILL"}
+
+
+def _tell_flushed(child: Child, number: int) -> Callable[[Future[None]], None]:
     def tell(future: Future[None]) -> None:
         error = future.exception()
         child.send("flushed", number, None if error is None else str(error))

@@ -21,8 +21,10 @@ from typing import Any
 from agent.attempt_state import AttemptState
 from agent.context import RunContext
 from agent.errors import ChildRaised
+from agent.executors.child import MEMORY_EXCEEDED
 from agent.executors.guard import Guard, Guarded
 from agent.executors.ladder import KILL_WAIT_S, Cause, Ladder, Rung
+from agent.executors.memory import in_mib
 from agent.executors.pipes import InputPipe, OutputPipe
 from agent.executors.program_conversation import Conversation
 from agent.executors.program_lines import (
@@ -87,7 +89,7 @@ class Programs:
                     handed_over.callback(os.close, descriptor)
                 entry = await InputPipe.open(stdin)
                 closing.callback(entry.close)
-                guarded = await self._guard(program).start(_environment(state), theirs)
+                guarded = await self._guard(program).start(_environment(state), theirs, program.memory_bytes)
             return await _Run(program, state, guarded, entry, outputs).live()
 
     async def close(self) -> None:
@@ -284,6 +286,9 @@ class _Run:
     async def _tell_how_it_stopped(self) -> None:
         """Put the rung that worked into the log, where one was needed."""
         ladder = self._ladder
+        if self._guarded.over_bytes is not None and not self._state.fenced:
+            await self._context.emit(STOPPED, {"why": "memory", "rung": Rung.SIGKILL.value, **self._exit()})
+            return
         if ladder.cause is None or ladder.rung is None or self._state.fenced:
             return
         if ladder.forced or ladder.rung is Rung.MESSAGE:
@@ -299,6 +304,8 @@ class _Run:
             raise asyncio.CancelledError
         if self._fault is not None:
             raise self._fault
+        if self._guarded.over_bytes is not None:
+            raise self._held_too_much(self._guarded.over_bytes)
         if isinstance(outcome, Result | Continue) and (code == 0 or self._ladder.forced):
             return outcome.result if isinstance(outcome, Result) else self._context.continue_as(outcome.input)
         if self._state.cancelled:
@@ -321,6 +328,11 @@ class _Run:
         if tail:
             what = f"{what}; standard error ends with: {tail.splitlines()[-1]}"
         return program_error("ProgramFailed", what, tail or None)
+
+    def _held_too_much(self, held: int) -> ChildRaised:
+        most = in_mib(self._program.memory_bytes or 0)
+        what = f"{self._program.name} and what it started held {in_mib(held)} of memory"
+        return program_error(MEMORY_EXCEEDED, f"{what}; their limit is {most}, and all of it was killed")
 
     def _code(self) -> int | None:
         exited = self._guarded.exited

@@ -1,7 +1,8 @@
 """What a program is told while it works, what it asks and submits: lines in, lines out, over the usual context.
 
 Messages are told as they come, each as a line on the program's standard input. A question or a child of the program
-has its number when its line was read; what comes of it are lines as well. All of it ends when the program is to end.
+has its number when its line was read; what comes of it are lines as well, and so are queries, which the program
+replies to as to messages. All of it ends when the program is to end.
 
 Specification: docs/guide.md, section "Programs".
 """
@@ -25,12 +26,21 @@ from agent.executors.program_lines import (
     answer_line,
     child_ended_line,
     child_line,
+    query_line,
     steer_line,
 )
 from agent.operations import Operation
+from agent.queries import refusal
 from agent.steering import SteerMessage
+from protocol.codec import pack_value
+from protocol.codes import ErrorCode
+from protocol.frames import Query
+from protocol.readable import json_line
 
 __all__ = ["Conversation"]
+
+QUERY = "query-"
+"""What the ids of queries begin with, a number behind it; those of messages have no hyphen."""
 
 
 class Conversation:
@@ -50,6 +60,9 @@ class Conversation:
         self._told: dict[str, SteerMessage] = {}
         self._children: dict[int, Child] = {}
         self._begun: asyncio.Queue[Coroutine[Any, Any, None] | None] = asyncio.Queue()
+        self._queried = 0
+        loop = asyncio.get_running_loop()
+        state.queries.forward(lambda number, query: loop.call_soon_threadsafe(self._query, number, query))
 
     async def run(self) -> None:
         """Talk until `end`.
@@ -117,10 +130,27 @@ class Conversation:
         Raises:
             ValueError: it was told no such message.
         """
+        if said.id.startswith(QUERY) and said.id.removeprefix(QUERY).isdecimal():
+            self._replied(int(said.id.removeprefix(QUERY)), said)
+            return
         message = self._told.get(said.id)
         if message is None:
             raise ValueError(f"no message {said.id[:160]!r} was told")
         await (message.reject(said.value) if said.rejected else message.reply(said.value))
+
+    def _query(self, number: int, query: Query) -> None:
+        self._queried = number
+        self._input.say(query_line(f"{QUERY}{number}", query.name, query.args))
+
+    def _replied(self, number: int, said: Reply) -> None:
+        """Take a reply to a query; one that nobody waits for any more has no effect."""
+        if not 0 < number <= self._queried:
+            raise ValueError(f"no query {said.id[:160]!r} was told")
+        if said.rejected:
+            why = f"the program rejected it: {json_line(said.value)}"
+            self._state.queries.answered(number, refusal(ErrorCode.QUERY_FAILED, why))
+        else:
+            self._state.queries.answered(number, pack_value(said.value))
 
     async def _tell(self) -> None:
         async for message in self._context.steering():

@@ -1,6 +1,6 @@
 """The lines that an agent and a program exchange: bytes in, what they say out. No process, no I/O, no clock.
 
-    to the program      {"type": "start" | "steer" | "answer" | "child" | "child_ended" | "cancel", ...}
+    to the program      {"type": "start" | "steer" | "answer" | "child" | "child_ended" | "query" | "cancel", ...}
     from the program    {"type": "event" | "progress" | "checkpoint" | "ask" | "reply" | "submit" | "cancel_child"
                          | "result" | "continue" | "error", ...}; any other line is text
 
@@ -47,6 +47,7 @@ __all__ = [
     "child_ended_line",
     "child_line",
     "input_line",
+    "query_line",
     "start_line",
     "steer_line",
 ]
@@ -103,7 +104,7 @@ class Ask(_Message):
 
 
 class Reply(_Message):
-    """What the program did with a message that it was told: applied it, or `rejected` it."""
+    """What the program did with a message that it was told: applied it, or `rejected` it. Or the reply to a query."""
 
     type: Literal["reply"]
     id: str
@@ -357,6 +358,11 @@ def child_ended_line(number: int, handler: str, ended: ChildEnded) -> bytes:
         "reason": ended.reason,
     }
     return _line_of(said)
+
+
+def query_line(query: str, name: str, args: bytes | None) -> bytes:
+    """Return the line that asks a program something; it replies with this id."""
+    return _line_of({"type": "query", "id": query, "name": name, "args": None if args is None else readable(args)})
 
 
 def input_line(assign: Assign) -> bytes:

@@ -43,13 +43,19 @@ def start(
     label: Labels = None,
     slots: Slots = None,
     version: Version = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=0, metavar="N", help="Child processes that are started ahead.")
+    ] = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> int:
     """Start an agent, and serve until SIGTERM or Ctrl-C. It reconnects for as long as it lives."""
+    from dataclasses import replace
+
     from orchestrator.cli.agents import run_agent
 
-    return run_agent(app_, _flags(agent_id, queue, label, slots, hub, token_file, version))
+    flags = _flags(agent_id, queue, label, slots, hub, token_file, version)
+    return run_agent(app_, replace(flags, processes=processes))
 
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
@@ -81,6 +87,9 @@ def exec_(
     term_grace: Annotated[
         str, typer.Option("--term-grace", metavar="S", help="Time from SIGTERM to SIGKILL.")
     ] = GRACE_S,
+    memory: Annotated[
+        int | None, typer.Option("--memory", min=1, metavar="MIB", help="What a run's processes may hold together.")
+    ] = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> int:
@@ -94,7 +103,8 @@ def exec_(
     message_s, term_s = parse_span_s(message_grace, "--message-grace"), parse_span_s(term_grace, "--term-grace")
     assert message_s is not None
     assert term_s is not None
-    program = Program(tuple(command), plain=plain, graces=Graces(message_s=message_s, term_s=term_s))
+    graces = Graces(message_s=message_s, term_s=term_s)
+    program = Program(tuple(command), plain=plain, graces=graces, memory_mib=memory)
     return run_program(name, program, flags, retries=retries, timeout=parse_span_s(timeout, "--timeout"))
 
 

@@ -43,6 +43,7 @@ class AgentFlags:
     hub: str | None = None
     token_file: Path | None = None
     version: str | None = None
+    processes: int | None = None
 
     def apply(self, agent: Agent) -> None:
         """Change the agent accordingly.
@@ -55,6 +56,8 @@ class AgentFlags:
         known = agent.labels if self.version is None else {**agent.labels, VERSION_LABEL: self.version}
         agent.labels = with_version({**known, **(self.labels or {})}, self.version)
         agent.slots = self.slots or agent.slots
+        if self.processes is not None:
+            agent.processes = self.processes
 
 
 def run_agent(app: str, flags: AgentFlags) -> Exit:

@@ -43,6 +43,8 @@ _OF_CODE = {
     "too_many": Exit.NO_HUB,
     "store_full": Exit.NO_HUB,
     "internal": Exit.FAILED,
+    "query_failed": Exit.FAILED,
+    "no_reply": Exit.FAILED,
 }
 
 

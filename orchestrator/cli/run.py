@@ -237,6 +237,7 @@ def cancel(
 
 app.command("steer")(talking.steer)
 app.command("answer")(talking.answer)
+app.command("query")(talking.query)
 
 
 def _one_of(follow: bool, wait: bool) -> None:

@@ -1,4 +1,4 @@
-"""`fleetline run steer` and `run answer`, and what a run was told, asks and hands to children as it is printed."""
+"""`fleetline run steer`, `answer` and `query`, and what a run was told, asks and hands to children as it is printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from protocol.children import Child
     from protocol.talk import Message, Question, Talk
 
-__all__ = ["answer", "child_json", "message_json", "question_json", "show_talk", "steer"]
+__all__ = ["answer", "child_json", "message_json", "query", "question_json", "show_talk", "steer"]
 
 RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 TEXT = "Text, JSON, @FILE, or - for standard input."
@@ -74,6 +74,42 @@ def answer(
             out.json({"run": run, "question": answered})
         else:
             out.line(str(answered))
+
+    with_client(hub, token_file, use)
+
+
+def query(
+    run: Annotated[str, RUN],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the handler calls the query.")],
+    args: Annotated[str | None, typer.Argument(metavar="[ARGS]", help=TEXT)] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="S", help="How long the reply may take, 60 at most; else 10.")
+    ] = None,
+    as_json: options.Json = False,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+) -> None:
+    """Ask a run's handler something while it works, and print its reply, as JSON. Nothing of it is recorded."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name, parse_run, parse_said, parse_span_s
+    from protocol.codec import pack_value
+    from protocol.conversation import QUERY_MS, QUERY_MS_MAX
+    from protocol.readable import json_line, readable
+
+    run = parse_run(run)
+    parse_name(name, "NAME")
+    within_s = parse_span_s(timeout, "--timeout") or QUERY_MS / 1000
+    if within_s > QUERY_MS_MAX / 1000:
+        raise CliError(f"--timeout: {within_s:g} s; a reply is waited for {QUERY_MS_MAX // 1000} s at most")
+    value = None if args is None else parse_said(args, "ARGS")
+    out = Output(as_json)
+
+    async def use(client: Client) -> None:
+        reply = readable(pack_value(await client.run(run).query(name, value, timeout=within_s)))
+        if as_json:
+            out.json({"run": run, "query": name, "reply": reply})
+        else:
+            out.line(json_line(reply))
 
     with_client(hub, token_file, use)
 

@@ -21,6 +21,7 @@ from protocol.ids import LogKind, LogName
 __all__ = [
     "PRODUCER_TTL_MS",
     "Durability",
+    "Letter",
     "Page",
     "Store",
     "StoreError",
@@ -89,6 +90,13 @@ class Wake:
     partition: int
     heads: Mapping[str, int] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What another hub said to this one alone. It is stored nowhere."""
+
+    body: bytes
 
 
 class Store(Protocol):
@@ -176,8 +184,14 @@ class Store(Protocol):
     async def now_ms(self) -> int:
         """Return the store's clock."""
 
-    def wakes(self) -> AsyncIterator[Wake]:
-        """Yield hints of other hubs' commits while the store is open; hints may be lost."""
+    async def post(self, hub: str, letter: bytes) -> bool:
+        """Say something to one other hub, past everything that is stored. Returns whether that hub listens.
+
+        It may be lost all the same.
+        """
+
+    def wakes(self) -> AsyncIterator[Wake | Letter]:
+        """Yield hints of other hubs' commits, and letters to this hub, while the store is open; both may be lost."""
 
     def identity(self) -> str:
         """Return what names this server's history (run id and replication id) as last seen."""

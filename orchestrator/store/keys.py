@@ -28,6 +28,7 @@ __all__ = [
     "idempotency",
     "later",
     "leases",
+    "letters",
     "log_index",
     "log_keys",
     "meta",
@@ -188,6 +189,11 @@ def children(log: LogName) -> str:
 def wake(partition: int) -> str:
     """The sharded channel on which commits are hinted at. Hints only; nothing relies on one."""
     return _key(partition, "wake")
+
+
+def letters(hub: str) -> str:
+    """The sharded channel of what other hubs say to one hub. Nothing is kept of it."""
+    return f"{PREFIX}:hub:{hub}"
 
 
 class LogKeys(NamedTuple):

@@ -14,7 +14,7 @@ from copy import deepcopy
 from enum import StrEnum
 
 from orchestrator.store import keys
-from orchestrator.store.base import Page, StoreUnavailable, Wake
+from orchestrator.store.base import Letter, Page, StoreUnavailable, Wake
 from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.keys import log_keys
 from orchestrator.store.memory_data import Data
@@ -81,6 +81,13 @@ class MemoryServer:
             if store.hub_id != sender:
                 store.hear(wake)
 
+    def tell_one(self, hub_id: str, letter: Letter) -> bool:
+        """Hand a letter to one hub. Returns whether it is there."""
+        found = [store for store in self.stores if store.hub_id == hub_id]
+        for store in found:
+            store.hear(letter)
+        return bool(found)
+
 
 class MemoryStore:
     """A `Store` on a `MemoryServer`."""
@@ -101,7 +108,7 @@ class MemoryStore:
         self._pause = pause if pause is not None else _one_turn
         self._faults: deque[Fault] = deque()
         self._order = [asyncio.Lock() for _ in range(PARTITIONS)]
-        self._heard: deque[Wake] = deque(maxlen=WAKES_WAITING_MAX)
+        self._heard: deque[Wake | Letter] = deque(maxlen=WAKES_WAITING_MAX)
         self._stirred = asyncio.Event()
         self._opened = False
 
@@ -109,8 +116,8 @@ class MemoryStore:
         """Let the next commits of this hub meet a fault, after the faults asked for before."""
         self._faults.extend([fault] * count)
 
-    def hear(self, wake: Wake) -> None:
-        """Take a hint from another hub."""
+    def hear(self, wake: Wake | Letter) -> None:
+        """Take a hint or a letter from another hub."""
         if self._opened:
             self._heard.append(wake)
             self._stirred.set()
@@ -255,8 +262,13 @@ class MemoryStore:
         await self._data()
         return self.server.clock_ms()
 
-    async def wakes(self) -> AsyncIterator[Wake]:
-        """Yield hints of other hubs' commits while the store is open."""
+    async def post(self, hub: str, letter: bytes) -> bool:
+        """Say something to one other hub. Returns whether that hub listens."""
+        await self._data()
+        return self.server.tell_one(hub, Letter(letter))
+
+    async def wakes(self) -> AsyncIterator[Wake | Letter]:
+        """Yield hints of other hubs' commits, and letters, while the store is open."""
         while self._opened:
             await self._stirred.wait()
             self._stirred.clear()

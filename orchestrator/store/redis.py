@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from typing import Any
 
 from orchestrator.store import keys
-from orchestrator.store.base import Durability, Page, StoreError, StoreMisconfigured, StoreUnavailable, Wake
+from orchestrator.store.base import Durability, Letter, Page, StoreError, StoreMisconfigured, StoreUnavailable, Wake
 from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.durability import check_server
 from orchestrator.store.keys import log_keys
@@ -245,8 +245,12 @@ class RedisStore:
         seconds, micros = await self._reads.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def wakes(self) -> AsyncIterator[Wake]:
-        """Yield hints of other hubs' commits while the store is open; hints may be lost."""
+    async def post(self, hub: str, letter: bytes) -> bool:
+        """Say something to one other hub. Returns whether that hub listens."""
+        return int(await self._writes.call("SPUBLISH", keys.letters(hub), letter)) > 0
+
+    def wakes(self) -> AsyncIterator[Wake | Letter]:
+        """Yield hints of other hubs' commits, and letters, while the store is open; both may be lost."""
         return self._wakes.wakes()
 
 

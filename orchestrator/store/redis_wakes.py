@@ -1,4 +1,4 @@
-"""The wake channels of all partitions, on a connection of their own."""
+"""The wake channels of all partitions and this hub's own for letters, on a connection of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from orchestrator.store import keys
-from orchestrator.store.base import StoreUnavailable, Wake
+from orchestrator.store.base import Letter, StoreUnavailable, Wake
 from orchestrator.store.redis_encoding import decode_wake
 from orchestrator.store.redis_line import connect, disconnect
 from orchestrator.store.redis_scripts import pack_command
@@ -25,11 +25,12 @@ _PARTITIONS = {keys.wake(partition).encode(): partition for partition in range(P
 
 
 class WakeChannel:
-    """Subscribes, yields other hubs' hints, and subscribes again when the connection breaks."""
+    """Subscribes, yields other hubs' hints and letters, and subscribes again when the connection breaks."""
 
     def __init__(self, url: str, hub: str) -> None:
         self._url = url
         self._hub = hub
+        self._letters = keys.letters(hub).encode()
         self._closed = asyncio.Event()
         self._connection: AbstractConnection | None = None
 
@@ -39,8 +40,8 @@ class WakeChannel:
         if self._connection is not None:
             await disconnect(self._connection)
 
-    async def wakes(self) -> AsyncIterator[Wake]:
-        """Yield hints until closed."""
+    async def wakes(self) -> AsyncIterator[Wake | Letter]:
+        """Yield hints and letters until closed."""
         while not self._closed.is_set():
             try:
                 connection = self._connection = await connect(self._url)
@@ -48,7 +49,8 @@ class WakeChannel:
                 await self._rest()
                 continue
             try:
-                await connection.send_packed_command([pack_command("SSUBSCRIBE", *_PARTITIONS)], check_health=False)
+                command = pack_command("SSUBSCRIBE", *_PARTITIONS, self._letters)
+                await connection.send_packed_command([command], check_health=False)
                 while True:
                     message = await connection.read_response(timeout=math.inf)
                     if message[0] == b"smessage" and (wake := self._read(message)) is not None:
@@ -59,7 +61,9 @@ class WakeChannel:
                 self._connection = None
                 await disconnect(connection)
 
-    def _read(self, message: list[bytes]) -> Wake | None:
+    def _read(self, message: list[bytes]) -> Wake | Letter | None:
+        if message[1] == self._letters:
+            return Letter(message[2])
         hub, wake = decode_wake(_PARTITIONS[message[1]], message[2])
         return None if hub == self._hub else wake
 

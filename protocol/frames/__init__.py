@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from protocol.frames.asking import Fault, Request, Response
+from protocol.frames.asking import Fault, Query, Reply, Request, Response
 from protocol.frames.following import (
     Ack,
     Entries,
@@ -71,12 +71,14 @@ __all__ = [
     "Probe",
     "Puback",
     "Publish",
+    "Query",
     "Ready",
     "Recover",
     "Refresh",
     "Refreshed",
     "Release",
     "ReleaseReason",
+    "Reply",
     "Request",
     "Reset",
     "ResetReason",
@@ -120,7 +122,9 @@ Frame = Annotated[
     | Request
     | Response
     | Assign
-    | Release,
+    | Release
+    | Query
+    | Reply,
     Field(discriminator="t"),
 ]
 
@@ -129,7 +133,7 @@ FRAMES: dict[str, type[Part]] = {
     for model in (
         *(Hello, Identify, Ready, Heartbeat, Refresh, Refreshed, Goaway, Bye, Error),
         *(Subscribe, Subscribed, Entries, Reset, Probe, Tags, Ack, Unsubscribe),
-        *(Publish, Puback, Nack, Request, Response, Assign, Release),
+        *(Publish, Puback, Nack, Request, Response, Assign, Release, Query, Reply),
     )
 }
 """Every frame by its type."""

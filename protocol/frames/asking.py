@@ -1,4 +1,4 @@
-"""Asking: requests, and the answer to each.
+"""Asking: requests and the answer to each; queries of a run's live handler and what it replies.
 
 Specification: docs/protocol.md, section "Frames".
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from protocol.frames.part import Name, Part, UInt
+from protocol.frames.part import Name, Part, Span, UInt
 
-__all__ = ["Fault", "Request", "Response"]
+__all__ = ["Fault", "Query", "Reply", "Request", "Response"]
 
 
 class Fault(Part):
@@ -40,4 +40,28 @@ class Response(Part):
     t: Literal["response"] = "response"
     id: UInt
     result: Any = None
+    error: Fault | None = None
+
+
+class Query(Part):
+    """hub -> agent: somebody asks the handler of this attempt; `args` is a packed value.
+
+    Nothing of it is recorded. After `timeout_ms` nobody waits for the reply any more.
+    """
+
+    t: Literal["query"] = "query"
+    id: UInt
+    run: Name
+    fence: UInt
+    name: Name
+    args: bytes | None = None
+    timeout_ms: Span
+
+
+class Reply(Part):
+    """agent -> hub: the reply to the query with this id: a packed value, or an error."""
+
+    t: Literal["reply"] = "reply"
+    id: UInt
+    value: bytes | None = None
     error: Fault | None = None

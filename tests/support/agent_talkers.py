@@ -6,7 +6,7 @@ from typing import Any
 
 from agent import PlainRunContext, RunContext
 
-__all__ = ["decide", "decide_plain", "listen", "listen_plain"]
+__all__ = ["asked", "asked_plain", "decide", "decide_plain", "listen", "listen_plain"]
 
 
 async def listen(ctx: RunContext) -> list[Any]:
@@ -42,3 +42,31 @@ async def decide(ctx: RunContext) -> list[Any]:
 def decide_plain(ctx: PlainRunContext) -> list[Any]:
     """Do the same, blocking."""
     return [ctx.approve("push", {"branch": "main"}), ctx.ask("name")]
+
+
+def _status(args: Any) -> Any:
+    if args == "fail":
+        raise ValueError("as it was told")
+    return "x" * 300_000 if args == "large" else {"args": args}
+
+
+async def asked(ctx: RunContext) -> str:
+    """Answer queries until a message comes."""
+    ctx.on_query("status", _status)
+
+    @ctx.on_query("now")
+    async def now() -> str:
+        return "working"
+
+    async for _ in ctx.steering():
+        break
+    return "done"
+
+
+def asked_plain(ctx: PlainRunContext) -> str:
+    """Do the same, blocking."""
+    ctx.on_query("status", _status)
+    ctx.on_query("now", lambda: "working")
+    for _ in ctx.steering():
+        break
+    return "done"

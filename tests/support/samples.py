@@ -27,12 +27,14 @@ from protocol.frames import (
     Probe,
     Puback,
     Publish,
+    Query,
     Ready,
     Recover,
     Refresh,
     Refreshed,
     Release,
     ReleaseReason,
+    Reply,
     Request,
     Reset,
     ResetReason,
@@ -232,5 +234,8 @@ SAMPLES: dict[str, Frame] = {
         recover=Recover.JOURNAL,
     ),
     "release": Release(run=RUN, fence=FENCE, reason=ReleaseReason.NO_SLOT),
+    "query": Query(id=9, run=RUN, fence=FENCE, name="status", args=pack_value({"of": "files"}), timeout_ms=10_000),
+    "reply": Reply(id=9, value=pack_value({"done": 3})),
+    "reply, refused": Reply(id=9, error=Fault(code="no_such_query", message="it answers no query 'status'")),
 }
 """By name: the type, and where there are several what sets this one apart."""

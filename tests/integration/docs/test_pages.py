@@ -22,7 +22,7 @@ from tests.support.timing import eventually_sync, scaled
 ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "docs/guide.md", "docs/deploy.md")
 BLOCK = re.compile(r"^```(?P<language>\w+)(?P<marks>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-AGENTS = ("reviewer", "worker", "releases", "shell", "tally", "library")
+AGENTS = ("reviewer", "worker", "releases", "counting", "shell", "tally", "library")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_pages_have_what_is_run() -> None:
-    assert [len([block for block in RUN if block.page == page]) for page in PAGES[:2]] == [2, 11]
+    assert [len([block for block in RUN if block.page == page]) for page in PAGES[:2]] == [2, 12]
     assert len(SERVE) == len(AGENTS)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from orchestrator.store import keys
-from orchestrator.store.base import Store, Wake
+from orchestrator.store.base import Letter, Store, Wake
 from orchestrator.store.redis import RedisStore
 from protocol.codec import pack_script_arguments
 from protocol.ids import partition_of
@@ -20,9 +20,17 @@ LOG = topic()
 
 
 async def listen(store: Store, hear: Callable[[Wake], None]) -> None:
-    """Hand on what a store hears, until it is closed."""
+    """Hand on the hints that a store hears, until it is closed."""
     async for wake in store.wakes():
-        hear(wake)
+        if isinstance(wake, Wake):
+            hear(wake)
+
+
+async def read(store: Store, hear: Callable[[bytes], None]) -> None:
+    """Hand on the letters that a store is sent, until it is closed."""
+    async for letter in store.wakes():
+        if isinstance(letter, Letter):
+            hear(letter.body)
 
 
 @asynccontextmanager
@@ -84,6 +92,19 @@ async def test_nothing_is_said_about_what_did_not_happen(world: World) -> None:
         await eventually(lambda: any("last" in wake.hints for wake in heard))
 
     assert [hint for wake in heard for hint in wake.hints] == ["once", "last"]
+
+
+async def test_a_letter_is_for_one_hub_alone_and_nothing_is_kept_of_it(world: World) -> None:
+    speaker, listener, other = [await world.store(f"hub-{name}") for name in "abc"]
+    heard: list[bytes] = []
+    assert not await speaker.post("hub-z", b"nobody")
+    async with asyncio.TaskGroup() as tasks:
+        readers = [tasks.create_task(read(store, heard.append)) for store in (listener, other)]
+        assert await eventually(lambda: speaker.post("hub-b", b"\x00 first"))
+        assert await speaker.post("hub-b", b"second")
+        await eventually(lambda: heard == [b"\x00 first", b"second"])
+        for reader in readers:
+            reader.cancel()
 
 
 async def test_listening_ends_when_the_store_is_closed(world: World) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from orchestrator.store.base import Page, StoreUnavailable, Wake
+from orchestrator.store.base import Letter, Page, StoreUnavailable, Wake
 from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.entry import Position
@@ -59,8 +59,8 @@ class SimulatedStore(MemoryStore):
         if self.server.incarnation != history or self.server.down:
             raise StoreUnavailable("the store's connection broke", unknown=True)
 
-    def hear(self, wake: Wake) -> None:
-        """Take a hint, unless it is lost."""
+    def hear(self, wake: Wake | Letter) -> None:
+        """Take a hint or a letter, unless it is lost."""
         if self._rng.random() >= self._dangers.hints_lost:
             super().hear(wake)
 

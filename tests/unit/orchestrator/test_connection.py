@@ -20,6 +20,8 @@ from orchestrator.greeting import Greeting
 from orchestrator.line import Line
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
+from orchestrator.querying import Querying
+from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.services import Services
 from orchestrator.settings import Settings
@@ -92,9 +94,9 @@ class Desk:
         settings, methods = Settings(data=Path("nowhere")), cast(Methods, None)
         self.line = line
         greeting = Greeting(settings, line)
-        self.hub = Services(
-            settings, line, greeting, tokens, peers, registry, work, methods, Acks(line), Counters(), self.spawn
-        )
+        querying = Querying(line, Reading(line, registry), registry, peers, self.spawn)
+        shared = (line, greeting, tokens, peers, registry, work, methods, querying, Acks(line), Counters())
+        self.hub = Services(settings, *shared, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
+from orchestrator.querying import Querying
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.schedules import Schedules
@@ -28,7 +31,9 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     registry = Registry(line)
     dispatch = Dispatch(line, Peers(1_000), 1_000)
     schedules = Schedules(line, dispatch.look)
-    methods = Methods(line, Reading(line, registry), registry, schedules, dispatch, 1_000)
+    reading = Reading(line, registry)
+    querying = Querying(line, reading, registry, Peers(1_000), asyncio.ensure_future)
+    methods = Methods(line, reading, registry, schedules, dispatch, querying, 1_000)
     scopes = frozenset({"operator"})
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

@@ -32,7 +32,8 @@ PUBLIC = {
         Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
     "conversation": """
-        QUESTIONS_MAX STEERS_MAX STEER_BYTES_MAX TIMEOUT Answered Asked QuestionKind Received RunAnswer RunAnswered
+        QUERIES_AT_ONCE_MAX QUERY_ARGS_BYTES_MAX QUERY_MS QUERY_MS_MAX QUERY_VALUE_BYTES_MAX QUESTIONS_MAX STEERS_MAX
+        STEER_BYTES_MAX TIMEOUT Answered Asked QuestionKind Received RunAnswer RunAnswered RunQueried RunQuery
         RunSteer RunSteering Steer SteerStatus Steered
     """,
     "effects": """
@@ -50,8 +51,8 @@ PUBLIC = {
     """,
     "frames": """
         FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec
-        Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Ready Recover Refresh
-        Refreshed Release ReleaseReason Request Reset ResetReason Response Resumption Role Span Start Subscribe
+        Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Query Ready Recover Refresh
+        Refreshed Release ReleaseReason Reply Request Reset ResetReason Response Resumption Role Span Start Subscribe
         Subscribed SubscriptionVerdict Tags UInt Unsubscribe Verdict Window WireRecover
     """,
     "ids": """

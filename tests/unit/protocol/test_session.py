@@ -66,8 +66,9 @@ def test_a_step_is_taken_by_both_ends_or_by_none(phase: Phase, side: Side, kind:
 
 def test_the_steps_are_those_of_the_specification() -> None:
     hub_talk = {"heartbeat", "refreshed", "subscribed", "entries", "reset", "probe"}
-    hub_talk |= {"puback", "nack", "response", "assign"}
-    peer_talk = {"heartbeat", "refresh", "subscribe", "tags", "ack", "unsubscribe", "publish", "request", "release"}
+    hub_talk |= {"puback", "nack", "response", "assign", "query"}
+    peer_talk = {"heartbeat", "refresh", "subscribe", "tags", "ack", "unsubscribe", "publish", "request"}
+    peer_talk |= {"release", "reply"}
     for phase in (Phase.READY, Phase.LEAVING):
         for side, talk in ((Side.HUB, hub_talk), (Side.PEER, peer_talk)):
             kept = {kind for (at, who, kind), after in STEPS.items() if (at, who) == (phase, side) and after is phase}

@@ -180,6 +180,7 @@ async def test_a_slow_listener_loses_the_oldest_hints(server: MemoryServer, stor
         listener.hear(Wake(0, {}, (str(number),)))
     heard = []
     async for wake in listener.wakes():
+        assert isinstance(wake, Wake)
         heard.append(wake.hints[0])
         if len(heard) == WAKES_WAITING_MAX:
             break
