@@ -33,7 +33,7 @@ from agent.sinks import Batch
 from agent.subscriptions import Subscription
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import COMMANDS, Cancel, Cancelled, Checkpoint, Errored, Kind, RunError, Succeeded, read_control
-from protocol.conversation import Answered, Steer
+from protocol.conversation import CANCEL_ID, Answered, Received, Steer
 from protocol.errors import FleetlineError
 from protocol.family import ChildEnded, ChildRun, Continue
 from protocol.frames import Part, Recover, Window
@@ -206,7 +206,7 @@ class Attempt:
         stream = self.held.stream
         self.state.send_progress()
         body = self._fitting(ending)
-        while not (seq := stream.offer(body[0], body[1], ending.index)):
+        while not (seq := stream.offer(body[0], body[1], ending.index, last=True)):
             await asyncio.wrap_future(stream.room(len(body[1])))
         await asyncio.wrap_future(stream.acknowledged(seq))
 
@@ -236,6 +236,7 @@ class _Commands:
             match record.kind:
                 case Kind.CANCEL:
                     self._attempt.state.stop(read_control(Cancel, record.body).reason)
+                    self._attempt.state.note(Kind.RECEIVED, pack_value(Received(id=CANCEL_ID)))
                 case Kind.STEER:
                     self._attempt.state.inbox.tell(read_control(Steer, record.body))
                 case Kind.ANSWERED:

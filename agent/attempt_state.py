@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -97,6 +99,8 @@ class AttemptState:
         self._lock = threading.Lock()
         self._on_stop: list[Callable[[], object]] = []
         self._progress: bytes | None = None
+        self._notes: deque[tuple[str, bytes]] = deque()
+        self._noting = threading.Lock()
 
     @property
     def time_left_s(self) -> float | None:
@@ -157,8 +161,23 @@ class AttemptState:
         self._progress = body
         self.send_progress()
 
+    def note(self, kind: str, body: bytes) -> None:
+        """Put an entry of ours into the log beside what the handler does, from any thread. Never waits.
+
+        While the window is full it is kept, and goes before the handler's next entry.
+        """
+        self._notes.append((kind, body))
+        self._send_notes()
+
+    def _send_notes(self) -> None:
+        with self._noting, suppress(FleetlineError):
+            while self._notes and self.outlet.offer(*self._notes[0]):
+                self._notes.popleft()
+
     def send_progress(self) -> None:
-        """Send the latest progress that was not sent, if there is room."""
+        """Send what we noted, and the latest progress, as far as that was not sent and there is room."""
+        if self._notes:
+            self._send_notes()
         body = self._progress
         if body is not None and self.outlet.dead is None and self.outlet.offer(Kind.PROGRESS, body):
             self._progress = None

@@ -30,11 +30,11 @@ from agent.operations import (
     sleep_left_s,
     to_datetime,
 )
-from agent.steering import Asking, SteerMessage, received_body
+from agent.steering import Asking, SteerMessage, answered_body, received_body
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
-from protocol.conversation import QuestionKind
+from protocol.conversation import QuestionKind, answer_id
 from protocol.family import ChildEnded
 
 __all__ = ["RunContext"]
@@ -268,6 +268,8 @@ class RunContext(ContextBase):
             await self._put(Kind.ASKED, asking.body(), asking.index, None)
         answered = await self._told(partial(self._state.inbox.answer, asking.index, asking.digest), None)
         assert answered is not None
+        if self._state.inbox.gives(answer_id(asking.index)):
+            await self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
         return asking.value(answered)
 
     async def _told(self, look: Callable[[], T | None], timeout_s: float | None) -> T | None:

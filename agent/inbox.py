@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from agent.threads import resolve
 from protocol.children import Child, ChildKey
-from protocol.conversation import Answered, Steer
+from protocol.conversation import Answered, Steer, answer_id
 from protocol.family import CHILDREN_MAX, CHILDREN_OPEN_MAX, ChildEnded, ChildRun
 from protocol.frames import Recover
 from protocol.talk import QuestionState, Talk
@@ -128,6 +128,13 @@ class Inbox:
             steer = self._waiting.popleft()
             self._given.add(steer.id)
             return steer
+
+    def gives(self, command: str) -> bool:
+        """Note that the handler was given something. Returns whether that is new to the log."""
+        with self._lock:
+            new = command not in self._given
+            self._given.add(command)
+            return new
 
     def named(self, message: str) -> Steer | None:
         """Return a message that the journal says was given."""
@@ -253,5 +260,6 @@ def past_of(talk: Talk, recover: Recover, served: frozenset[str] = frozenset()) 
             for message in talk.messages.values()
             if message.delivered_at is not None and message.delivered_at < talk.checkpoint
         )
+    given |= frozenset(answer_id(one.index) for one in talk.questions.values() if one.delivered_at is not None)
     asked = frozenset((question.index, question.digest) for question in talk.questions.values())
     return Past(tuple(told), given, asked, tuple(talk.children.values()))

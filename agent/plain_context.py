@@ -20,12 +20,12 @@ from agent.children import ChildOptions, PlainChild, Spawning
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.errors import Cancelled
 from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep_left_s, to_datetime
-from agent.steering import Asking, PlainSteerMessage, received_body
+from agent.steering import Asking, PlainSteerMessage, answered_body, received_body
 from agent.threads import each_in_a_thread
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
-from protocol.conversation import QuestionKind
+from protocol.conversation import QuestionKind, answer_id
 from protocol.family import ChildEnded
 
 __all__ = ["GATHER_THREADS_MAX", "PlainRunContext"]
@@ -236,6 +236,8 @@ class PlainRunContext(ContextBase):
             self._put(Kind.ASKED, asking.body(), asking.index, None)
         answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None)
         assert answered is not None
+        if self._state.inbox.gives(answer_id(asking.index)):
+            self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
         return asking.value(answered)
 
     def _find(self, look: Callable[[], T | None], timeout_s: float | None) -> T | None:

@@ -12,9 +12,9 @@ from typing import Any
 from agent.errors import Unanswered
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind
-from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus
+from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus, answer_id
 
-__all__ = ["Asking", "PlainSteerMessage", "Receiving", "SteerMessage", "received_body"]
+__all__ = ["Asking", "PlainSteerMessage", "Receiving", "SteerMessage", "answered_body", "received_body"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +106,8 @@ class PlainSteerMessage(_Message):
 def received_body(steer: Steer | None) -> bytes:
     """Return the body of the record that a message was given, or that none came."""
     return pack_value(Received(id=None if steer is None else steer.id))
+
+
+def answered_body(index: int) -> bytes:
+    """Return the body of the record that the answer to a question was given."""
+    return pack_value(Received(id=answer_id(index)))

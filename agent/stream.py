@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from agent.errors import FleetlineError
+from agent.errors import FleetlineError, PublishRefused
 from agent.feed import ENTRY_OVERHEAD_BYTES, FRAME_BYTES_MAX, PASSING, RETRY_MS, Feed, WireEntry, refusal, too_large
 from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
@@ -43,12 +43,17 @@ class Stream(Feed):
         self._flight: deque[WireEntry] = deque()
         self._waiters: list[tuple[int, int, Future[None]]] = []
         self._probing: int | None = None
+        self._ended = False
 
-    def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
+    def offer(
+        self, kind: str, body: bytes, index: int | None = None, cause: int | None = None, *, last: bool = False
+    ) -> int:
         """Add an entry, from any thread. Returns its number, or 0 where the window is full.
 
+        The hub takes nothing behind the `last` entry of an attempt, and refuses what it comes with.
+
         Raises:
-            PublishRefused: the entry is larger than the hub takes, or the stream is dead.
+            PublishRefused: the entry is larger than the hub takes, the stream is dead, or had its last entry.
         """
         box = self.box
         size = len(body) + ENTRY_OVERHEAD_BYTES
@@ -57,8 +62,11 @@ class Stream(Feed):
         with box.lock:
             if self.dead is not None:
                 raise self.dead
+            if self._ended:
+                raise PublishRefused(self.log, ErrorCode.RUN_FINISHED, "the attempt's last entry is on its way")
             if box.entries and (box.entries >= box.entries_max or box.bytes + size > box.bytes_max):
                 return 0
+            self._ended = last
             box.entries += 1
             box.bytes += size
             self._waiting.append((kind, body, index, cause))

@@ -17,6 +17,7 @@ from pydantic import Field
 from protocol.frames import Name, Part, Span, UInt
 
 __all__ = [
+    "CANCEL_ID",
     "QUERIES_AT_ONCE_MAX",
     "QUERY_ARGS_BYTES_MAX",
     "QUERY_MS",
@@ -39,6 +40,7 @@ __all__ = [
     "Steer",
     "SteerStatus",
     "Steered",
+    "answer_id",
 ]
 
 STEERS_MAX = 10_000
@@ -58,6 +60,15 @@ QUERY_MS = 10_000
 QUERY_MS_MAX = 60_000
 TIMEOUT = "timeout"
 """Who answered a question that nobody answered in time."""
+
+
+CANCEL_ID = "cancel"
+"""What `$received` calls the command to stop."""
+
+
+def answer_id(index: int) -> str:
+    """Return what `$received` calls the answer to a question."""
+    return f"answer-{index}"
 
 
 class QuestionKind(StrEnum):
@@ -84,7 +95,10 @@ class Steer(Part):
 
 
 class Received(Part):
-    """The handler asked for a message and was given this one; without `id` none came in the time that it gave."""
+    """The handler asked for a message and was given this one; without `id` none came in the time that it gave.
+
+    It was told to stop where `id` is `cancel`, and given the answer to question N where it is `answer-N`.
+    """
 
     id: Name | None = None
 

@@ -4,6 +4,10 @@ A part of the fold of a run.
 
     message    issued -> delivered -> applied | rejected        issued -> expired, when the run ends
     question   open -> answered | timed_out                     open -> expired, when the run ends or asks anew
+    cancel     issued -> delivered -> applied | rejected        issued -> expired, when the run ends otherwise
+
+An answer is delivered when the handler is given it. A cancel is applied when the run ends `cancelled`, and rejected
+where its handler was told and the run ended otherwise: it returned a result all the same, say.
 
 A message that was delivered to an attempt which is started over, or since the checkpoint that the next one begins
 with, is issued again. One that was delivered and of which the handler says nothing stays so.
@@ -20,12 +24,12 @@ from types import MappingProxyType
 
 from protocol.children import Child, ChildKey, children_after
 from protocol.codec import unpack_record
-from protocol.control import CONTROL, Claimed, Kind, read_control
-from protocol.conversation import TIMEOUT, Answered, Asked, QuestionKind, Received, Steer, Steered
+from protocol.control import CONTROL, Cancel, Claimed, Kind, read_control
+from protocol.conversation import CANCEL_ID, TIMEOUT, Answered, Asked, QuestionKind, Received, Steer, Steered, answer_id
 from protocol.entry import Entry, Record
 from protocol.frames import Recover
 
-__all__ = ["Message", "MessageState", "Question", "QuestionState", "Talk", "talk_after"]
+__all__ = ["Command", "Message", "MessageState", "Question", "QuestionState", "Talk", "talk_after"]
 
 
 class MessageState(StrEnum):
@@ -78,6 +82,7 @@ class Question:
         deadline_ms: when its time runs out; None where it has no end.
         answer: as a packed value; None before, and where nobody gave one in time.
         by: who answered, or `timeout`.
+        delivered_at: offset of the entry that says that the handler was given the answer; None before.
     """
 
     index: int
@@ -90,6 +95,25 @@ class Question:
     state: QuestionState = QuestionState.OPEN
     answer: bytes | None = None
     by: str = ""
+    delivered_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The command that the run is to stop.
+
+    Attributes:
+        src: who said so.
+        offset: of its entry.
+        reason: why.
+        delivered_at: offset of the entry that says that the handler was told; None before.
+    """
+
+    src: str
+    offset: int
+    reason: str | None = None
+    state: MessageState = MessageState.ISSUED
+    delivered_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +125,14 @@ class Talk:
         questions: by index; of several at one index the last.
         children: by index and digest, in the order in which they were asked for.
         checkpoint: offset of the last `$checkpoint`; 0 before the first.
+        cancel: the command to stop; None where there was none.
     """
 
     messages: Mapping[str, Message] = field(default_factory=lambda: MappingProxyType({}))
     questions: Mapping[int, Question] = field(default_factory=lambda: MappingProxyType({}))
     children: Mapping[ChildKey, Child] = field(default_factory=lambda: MappingProxyType({}))
     checkpoint: int = 0
+    cancel: Command | None = None
 
     @property
     def waiting(self) -> tuple[Question, ...]:
@@ -126,6 +152,9 @@ def talk_after(talk: Talk, entry: Entry, record: Record | None = None) -> Talk:
         case Kind.STEER:
             steer = read_control(Steer, record.body)
             return _with_message(talk, Message(steer.id, steer.body, record.src, entry.offset))
+        case Kind.CANCEL:
+            reason = read_control(Cancel, record.body).reason
+            return talk if talk.cancel else replace(talk, cancel=Command(record.src, entry.offset, reason))
         case Kind.RECEIVED:
             return _received(talk, entry.offset, read_control(Received, record.body))
         case Kind.STEERED:
@@ -142,7 +171,7 @@ def talk_after(talk: Talk, entry: Entry, record: Record | None = None) -> Talk:
         case Kind.CLAIMED:
             return _begun(talk, read_control(Claimed, record.body).recover)
         case kind if kind in CONTROL and CONTROL[kind].terminal:
-            return _over(talk)
+            return _over(talk, cancelled=record.kind == Kind.CANCELLED)
         case _:
             return talk
 
@@ -156,6 +185,12 @@ def _with_question(talk: Talk, question: Question) -> Talk:
 
 
 def _received(talk: Talk, offset: int, received: Received) -> Talk:
+    if received.id == CANCEL_ID and talk.cancel is not None:
+        told = replace(talk.cancel, state=MessageState.DELIVERED, delivered_at=talk.cancel.delivered_at or offset)
+        return replace(talk, cancel=told)
+    for question in talk.questions.values():
+        if received.id == answer_id(question.index):
+            return _with_question(talk, replace(question, delivered_at=question.delivered_at or offset))
     message = talk.messages.get(received.id or "")
     if message is None:
         return talk
@@ -201,8 +236,12 @@ def _begun(talk: Talk, recover: Recover) -> Talk:
     return replace(talk, messages={**talk.messages, **again}) if again else talk
 
 
-def _over(talk: Talk) -> Talk:
+def _over(talk: Talk, *, cancelled: bool) -> Talk:
     """The run is over: what is still pending has expired."""
+    command = talk.cancel
+    if command is not None:
+        late = MessageState.EXPIRED if command.delivered_at is None else MessageState.REJECTED
+        command = replace(command, state=MessageState.APPLIED if cancelled else late)
     messages = {
         message.id: replace(message, state=MessageState.EXPIRED) if message.state is MessageState.ISSUED else message
         for message in talk.messages.values()
@@ -213,4 +252,4 @@ def _over(talk: Talk) -> Talk:
         else question
         for question in talk.questions.values()
     }
-    return replace(talk, messages=messages, questions=questions)
+    return replace(talk, messages=messages, questions=questions, cancel=command)

@@ -304,6 +304,7 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
     if out.as_json:
         if talk is not None:
             shown["messages"] = [talking.message_json(message) for message in talk.messages.values()]
+            shown["cancel"] = None if talk.cancel is None else talking.cancel_json(talk.cancel)
             shown["questions"] = [talking.question_json(question) for question in talk.questions.values()]
             shown["children"] = [talking.child_json(child) for child in talk.children.values()]
         out.json(shown)
@@ -323,7 +324,7 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
     if info.retry_of:
         shown["retry of"] = info.retry_of
     shown |= {name: run_id for name, run_id in family.items() if run_id is not None}
-    if info.cancelling:
+    if info.cancelling and talk is None:
         shown["cancel"] = "asked for"
     if info.reason:
         shown["waits because" if info.state == "queued" else "reason"] = info.reason

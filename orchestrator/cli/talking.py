@@ -13,9 +13,9 @@ from orchestrator.cli.output import Output
 if TYPE_CHECKING:
     from agent.client import Client
     from protocol.children import Child
-    from protocol.talk import Message, Question, Talk
+    from protocol.talk import Command, Message, Question, Talk
 
-__all__ = ["answer", "child_json", "message_json", "query", "question_json", "show_talk", "steer"]
+__all__ = ["answer", "cancel_json", "child_json", "message_json", "query", "question_json", "show_talk", "steer"]
 
 RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 TEXT = "Text, JSON, @FILE, or - for standard input."
@@ -154,6 +154,7 @@ def question_json(question: Question) -> dict[str, Any]:
         "deadline_ms": question.deadline_ms,
         "answer": None if question.answer is None else readable(question.answer),
         "by": question.by or None,
+        "delivered": question.delivered_at is not None,
     }
 
 
@@ -177,12 +178,17 @@ def _child_state(child: Child) -> str:
     return "asked" if child.run is None else "open"
 
 
+def cancel_json(command: Command) -> dict[str, Any]:
+    """Return the object of the command that a run is to stop."""
+    return {"state": command.state.value, "reason": command.reason, "src": command.src or None}
+
+
 def show_talk(talk: Talk) -> dict[str, str]:
     """Return names and values that show what a run was told and asks, and its children."""
     from orchestrator.cli.text import clock
     from protocol.readable import json_line, readable
 
-    shown = {}
+    shown = {} if talk.cancel is None else {"cancel": f"{talk.cancel.state.value} by {talk.cancel.src}"}
     for message in talk.messages.values():
         shown[f"message {message.id}"] = f"{json_line(readable(message.body))} {_words(message)}"
     for question in sorted(talk.questions.values(), key=lambda question: question.index):
@@ -190,7 +196,7 @@ def show_talk(talk: Talk) -> dict[str, str]:
         if question.answer is not None:
             said += f" {json_line(readable(question.answer))}"
         if question.by:
-            said += f" by {question.by}"
+            said += f" by {question.by}" + ("" if question.delivered_at is None else ", delivered")
         elif question.deadline_ms is not None:
             said += f" until {clock(question.deadline_ms)}"
         shown[f"question {question.index}"] = said

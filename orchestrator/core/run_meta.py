@@ -37,7 +37,7 @@ class RunMeta:
         questions: what it asked, answered or not.
         asked_due_ms: when the first of them runs out of time, as it was read.
         steers: how many messages it was sent.
-        talk_from: no `$steer`, no `$asked` and no `$spawn` stands before this offset; None where there are none.
+        talk_from: no `$steer`, `$asked`, `$spawn` or `$cancel` stands before this offset; None where there are none.
         parent: the run that this one is a child of, or "", and
         slot: what it is called among the children of that run.
         children: how many children it has had.

@@ -216,7 +216,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     `ids.src` is whoever asked; `answer` stores the request's result with what it changes.
     """
     entries = [pack_control(Kind.CANCEL, ids.src, params)]
-    fields = {"cancel": "1"}
+    fields = {"cancel": "1", "talk_from": str(meta.talk_from or meta.head + 1)}
     ops: tuple[Op, ...] = ()
     if meta.state is RunState.QUEUED:
         entries.append(pack_control(Kind.CANCELLED, hub, Cancelled(reason=params.reason)))

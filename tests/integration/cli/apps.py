@@ -22,6 +22,7 @@ async def review(ctx: RunContext, repo: str, fail: bool = False) -> dict[str, in
 @agent.handler("forever", recover="journal")
 async def forever(ctx: RunContext) -> None:
     """Say that it began, and wait."""
+    ctx.on_query("status", lambda of=None: {"began": True, "of": of})
     await ctx.emit("began", None)
     await asyncio.Event().wait()
 

@@ -46,9 +46,44 @@ def test_a_run_is_steered_and_answered(served: Shell) -> None:
     (done,) = served.json("run", "show", run)
     assert done["result"] == [["mind the tests", {"level": 2}, [1]], True, "1.1 or so"]
     assert [message["state"] for message in done["messages"]] == ["delivered"] * 3 + ["applied"]
-    assert [question["state"] for question in done["questions"]] == ["answered"] * 2
+    assert [(question["state"], question["delivered"]) for question in done["questions"]] == [("answered", True)] * 2
     over = served("run", "steer", run, "hello?")
     assert (over.returncode, "succeeded" in over.stderr) == (2, True)
+
+
+def test_a_handler_is_queried_while_it_works(served: Shell) -> None:
+    run = served.done("run", "submit", "forever", "--queue", "coding").strip()
+    eventually_sync(lambda: served("run", "query", run, "status").returncode == 0, 30)
+    assert served.done("run", "query", run, "status") == '{"began":true,"of":null}\n'
+    assert served.json("run", "query", run, "status", "[1]", "--timeout", "5") == [
+        {"run": run, "query": "status", "reply": {"began": True, "of": [1]}}
+    ]
+    unknown = served("run", "query", run, "speed")
+    assert (unknown.returncode, "answers no query 'speed'" in unknown.stderr) == (2, True)
+    assert served.done("run", "cancel", run, "--wait", "--reason", "enough") == "cancelled\n"
+    assert "cancel\tapplied by client:" in served.done("run", "show", run)
+    over = served("run", "query", run, "status")
+    assert (over.returncode, "is cancelled: no handler works on it" in over.stderr) == (2, True)
+
+
+def test_cancel_waits_as_long_as_there_is_something_to_wait_for(served: Shell) -> None:
+    queued = served.done("run", "submit", "nobody", "--queue", "nowhere").strip()
+    assert served.done("run", "cancel", queued, "--wait") == "cancelled\n"
+    assert "cancel\tapplied by client:" in served.done("run", "show", queued)
+
+    asks = served.done("run", "submit", "release", "--queue", "coding").strip()
+    served.done("run", "steer", asks, "done", "--wait")
+    asking(served, asks, "push")
+    assert served.done("run", "cancel", asks, "--wait") == "cancelled\n"
+    (shown,) = served.json("run", "show", asks)
+    assert (shown["cancel"]["state"], shown["questions"][0]["state"]) == ("applied", "expired")
+    kinds = [entry["kind"] for entry in served.json("log", "show", asks)]
+    assert kinds[-3:] == ["$cancel", "$received", "$cancelled"]
+
+    finished = served.done("run", "submit", "review", '{"repo": "."}', "--queue", "coding").strip()
+    served.done("run", "watch", finished)
+    assert served.done("run", "cancel", finished, "--wait") == "succeeded\n"
+    assert "$cancel" not in [entry["kind"] for entry in served.json("log", "show", finished)]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +91,10 @@ def test_a_run_is_steered_and_answered(served: Shell) -> None:
     [
         (("steer", "RUN", "{"), "MESSAGE is not JSON"),
         (("steer", "RUN", "@missing"), "cannot be read"),
+        (("query", "RUN", "status"), "is queued: no handler works on it"),
+        (("query", "RUN", "No Name"), "NAME"),
+        (("query", "RUN", "status", "{"), "ARGS is not JSON"),
+        (("query", "RUN", "status", "--timeout", "61"), "60 s at most"),
         (("answer", "RUN"), "give one answer"),
         (("answer", "RUN", "1", "2", "3"), "give one answer"),
         (("answer", "RUN", "1", "yes", "--approve"), "give one answer"),

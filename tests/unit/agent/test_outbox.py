@@ -84,6 +84,18 @@ def test_an_entry_larger_than_the_hub_takes_is_refused_here() -> None:
         stream.offer("k", bytes(11))
 
 
+def test_behind_the_last_entry_of_an_attempt_nothing_goes_out() -> None:
+    box, stream = make()
+    fill(stream, 1)
+    assert stream.offer("$succeeded", b"", last=True) == 2
+    with pytest.raises(PublishRefused) as refused:
+        stream.offer("late", b"")
+    assert refused.value.code == "run_finished"
+    assert sent(box.take(0, 1 << 20)) == [(1, 2)]
+    ack(box, 2, stream)
+    box.validate()
+
+
 def test_a_new_connection_sends_all_that_is_not_acknowledged_again() -> None:
     box, stream = make()
     fill(stream, 5)

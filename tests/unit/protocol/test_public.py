@@ -32,9 +32,9 @@ PUBLIC = {
         Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
     "conversation": """
-        QUERIES_AT_ONCE_MAX QUERY_ARGS_BYTES_MAX QUERY_MS QUERY_MS_MAX QUERY_VALUE_BYTES_MAX QUESTIONS_MAX STEERS_MAX
-        STEER_BYTES_MAX TIMEOUT Answered Asked QuestionKind Received RunAnswer RunAnswered RunQueried RunQuery
-        RunSteer RunSteering Steer SteerStatus Steered
+        CANCEL_ID QUERIES_AT_ONCE_MAX QUERY_ARGS_BYTES_MAX QUERY_MS QUERY_MS_MAX QUERY_VALUE_BYTES_MAX QUESTIONS_MAX
+        STEERS_MAX STEER_BYTES_MAX TIMEOUT Answered Asked QuestionKind Received RunAnswer RunAnswered RunQueried
+        RunQuery RunSteer RunSteering Steer SteerStatus Steered answer_id
     """,
     "effects": """
         Deliver Fail SendHeartbeat
@@ -92,7 +92,7 @@ PUBLIC = {
         DEFAULT_HANDSHAKE_MS STEPS Phase Session Side
     """,
     "talk": """
-        Message MessageState Question QuestionState Talk talk_after
+        Command Message MessageState Question QuestionState Talk talk_after
     """,
     "version": """
         SUBPROTOCOL VERSION

@@ -7,7 +7,18 @@ from itertools import product
 import pytest
 
 from protocol.codec import pack_record, pack_value
-from protocol.control import CONTROL, Checkpoint, Claimed, Errored, Expired, Kind, RunError, Succeeded
+from protocol.control import (
+    CONTROL,
+    Cancel,
+    Cancelled,
+    Checkpoint,
+    Claimed,
+    Errored,
+    Expired,
+    Kind,
+    RunError,
+    Succeeded,
+)
 from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus
 from protocol.entry import Entry
 from protocol.frames import Part, Recover
@@ -126,3 +137,38 @@ def test_whoever_ends_a_run_expires_what_is_pending() -> None:
 
 def test_what_is_about_nothing_known_changes_nothing() -> None:
     assert talk(RECEIVED, APPLIED, ANSWERED, (Kind.RECEIVED, Received(), 1)) == Talk()
+
+
+CANCEL = (Kind.CANCEL, Cancel(reason="enough"), None)
+AGAIN = (Kind.CANCEL, Cancel(reason="once more"), None)
+TOLD = (Kind.RECEIVED, Received(id="cancel"), None)
+STOPPED = (Kind.CANCELLED, Cancelled(reason="enough"), None)
+CANCEL_STEPS = {
+    (): ("issued", None),
+    (STOPPED,): ("applied", None),
+    (TOLD,): ("delivered", 2),
+    (TOLD, TOLD): ("delivered", 2),
+    (TOLD, AGAIN): ("delivered", 2),
+    (TOLD, STOPPED): ("applied", 2),
+    (TOLD, OVER): ("rejected", 2),
+    (OVER,): ("expired", None),
+}
+
+
+@pytest.mark.parametrize(("steps", "expected"), CANCEL_STEPS.items(), ids=str)
+def test_what_becomes_of_a_cancel(steps: tuple[tuple[Kind, Part, None], ...], expected: tuple[str, int | None]) -> None:
+    command = talk(CANCEL, *steps).cancel
+    assert command is not None
+    assert (command.state, command.delivered_at) == expected
+    assert (command.src, command.reason, command.offset) == ("client:ops", "enough", 1)
+
+
+def test_that_a_handler_was_told_to_stop_means_nothing_where_nobody_said_so() -> None:
+    assert talk(TOLD, OVER).cancel is None
+
+
+def test_an_answer_is_delivered_when_the_handler_is_given_it() -> None:
+    given = (Kind.RECEIVED, Received(id="answer-3"), None)
+    assert question_of(ASKED, ANSWERED).delivered_at is None
+    assert question_of(ASKED, ANSWERED, given, given).delivered_at == 3
+    assert talk(ASKED, ANSWERED, (Kind.RECEIVED, Received(id="answer-4"), None)).questions[3].delivered_at is None
