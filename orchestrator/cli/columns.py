@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["AGENTS", "LOGS", "QUEUES", "RUNS", "epilog"]
+__all__ = ["AGENTS", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
 
 RUNS = {
     "RUN": "its id",
@@ -32,6 +32,15 @@ AGENTS = {
     "LOAD": "how busy it says that it is, 0% to 100%",
     "VERSION": "of its code, where it says so",
     "LABELS": "what it says of itself, for `run submit --where`",
+}
+SCHEDULES = {
+    "SCHEDULE": "its name",
+    "CRON": "when it is due",
+    "TIMEZONE": "whose clock that is about",
+    "HANDLER": "what does its runs",
+    "STATE": "open or paused",
+    "NEXT": "when it is due next, by that clock",
+    "LAST RUN": "id of the latest run that it made",
 }
 LOGS = {
     "LOG": "run/ID, topic/NAME or agent/ID",

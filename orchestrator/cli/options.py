@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Data", "Hub", "Json", "Limit", "Listen", "TokenFile"]
+__all__ = [
+    "Data",
+    "Deadline",
+    "Hub",
+    "Json",
+    "Limit",
+    "Listen",
+    "Priority",
+    "Queue",
+    "Retries",
+    "Timeout",
+    "TokenFile",
+    "Where",
+]
 
 _CONNECTION = "Connection"
 
@@ -42,4 +55,23 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, metavar="N", hel
 Listen = Annotated[
     str | None,
     typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 takes a free one."),
+]
+
+# What a run is submitted with, by `run submit` and by each schedule.
+Queue = Annotated[str, typer.Option("--queue", metavar="Q", help="Queue that agents take it from.")]
+Priority = Annotated[
+    int, typer.Option("--priority", min=0, max=9, metavar="N", help="0 to 9; higher ones are taken first.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="K=V", help="Labels of agents that may take it; also K!=V, 'K in (A,B)', K."),
+]
+Deadline = Annotated[
+    str | None, typer.Option("--deadline", metavar="S", help="A run expires when it has not ended by then.")
+]
+Timeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="S", help="What one attempt may take; else the handler's.")
+]
+Retries = Annotated[
+    int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
 ]

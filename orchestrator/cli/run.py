@@ -34,28 +34,17 @@ RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 def submit(
     handler: Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler.")],
     input_: Annotated[str | None, typer.Argument(metavar="INPUT", help="JSON, @FILE, or - for standard input.")] = None,
-    queue: Annotated[str, typer.Option("--queue", metavar="Q", help="Queue that agents take it from.")] = "default",
+    queue: options.Queue = "default",
     key: Annotated[str | None, typer.Option("--key", metavar="K", help="The same key gives the same run.")] = None,
-    priority: Annotated[
-        int, typer.Option("--priority", min=0, max=9, metavar="N", help="0 to 9; higher ones are taken first.")
-    ] = 0,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", metavar="K=V", help="Labels of agents that may take it; also K!=V, 'K in (A,B)', K."),
-    ] = None,
+    priority: options.Priority = 0,
+    where: options.Where = None,
     delay: Annotated[
         str | None,
         typer.Option("--delay", metavar="S", help="Not before so many seconds from now; also 90s, 15m, 12h."),
     ] = None,
-    deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="S", help="It expires when it has not ended by then.")
-    ] = None,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="S", help="What one attempt may take; else the handler's.")
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
-    ] = None,
+    deadline: options.Deadline = None,
+    timeout: options.Timeout = None,
+    retries: options.Retries = None,
     follow: Annotated[bool, typer.Option("--follow", help=FOLLOW)] = False,
     wait: Annotated[bool, typer.Option("--wait", help=WAIT)] = False,
     as_json: options.Json = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import columns, options
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.output import Output
 
@@ -44,23 +44,12 @@ def add(
         str,
         typer.Option("--missed", metavar="skip|once", help="What to do about times while no hub was there."),
     ] = "skip",
-    queue: Annotated[str, typer.Option("--queue", metavar="Q", help="Queue that agents take it from.")] = "default",
-    priority: Annotated[
-        int, typer.Option("--priority", min=0, max=9, metavar="N", help="0 to 9; higher ones are taken first.")
-    ] = 0,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", metavar="K=V", help="Labels of agents that may take it; also K!=V, 'K in (A,B)', K."),
-    ] = None,
-    deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="S", help="A run expires when it has not ended by then.")
-    ] = None,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="S", help="What one attempt may take; else the handler's.")
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option("--retries", min=0, metavar="N", help="Tries after a failed one; else the handler's.")
-    ] = None,
+    queue: options.Queue = "default",
+    priority: options.Priority = 0,
+    where: options.Where = None,
+    deadline: options.Deadline = None,
+    timeout: options.Timeout = None,
+    retries: options.Retries = None,
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
@@ -88,7 +77,7 @@ def add(
     _show(use, as_json, hub, token_file)
 
 
-@app.command("ls")
+@app.command("ls", epilog=columns.epilog(columns.SCHEDULES))
 def ls(
     limit: options.Limit = 100,
     as_json: options.Json = False,
@@ -111,8 +100,7 @@ def ls(
     rows = (
         (s.schedule, s.cron, s.timezone, s.handler, _state(s), _time(s, s.next_ms), s.last_run or "") for s in schedules
     )
-    columns = ("SCHEDULE", "CRON", "TIMEZONE", "HANDLER", "STATE", "NEXT", "LAST RUN")
-    out.rows(columns, rows, cut=("SCHEDULE", "CRON", "HANDLER"))
+    out.rows(tuple(columns.SCHEDULES), rows, cut=("SCHEDULE", "CRON", "HANDLER"))
 
 
 @app.command("show")

@@ -84,7 +84,13 @@ def test_exit_codes() -> None:
 
 
 def test_columns_of_lists() -> None:
-    lists = {"run ls": columns.RUNS, "queue ls": columns.QUEUES, "agent ls": columns.AGENTS, "log ls": columns.LOGS}
+    lists = {
+        "run ls": columns.RUNS,
+        "queue ls": columns.QUEUES,
+        "agent ls": columns.AGENTS,
+        "schedule ls": columns.SCHEDULES,
+        "log ls": columns.LOGS,
+    }
     assert [tuple(row) for row in rows("Lists")] == [
         (name if at == 0 else "", column, said.replace("`", ""))
         for name, said_of in lists.items()
