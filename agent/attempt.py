@@ -235,8 +235,8 @@ class _Commands:
             record = unpack_record(entry.packed)
             match record.kind:
                 case Kind.CANCEL:
-                    self._attempt.state.stop(read_control(Cancel, record.body).reason)
                     self._attempt.state.note(Kind.RECEIVED, pack_value(Received(id=CANCEL_ID)))
+                    self._attempt.state.stop(read_control(Cancel, record.body).reason)
                 case Kind.STEER:
                     self._attempt.state.inbox.tell(read_control(Steer, record.body))
                 case Kind.ANSWERED:
