@@ -34,9 +34,11 @@ class Follower:
     Args:
         out: where to.
         log: which log they are of, the first ones.
+        prefix: what each line for people begins with, where several logs are followed at once.
     """
 
-    def __init__(self, out: Output, log: str) -> None:
+    def __init__(self, out: Output, log: str, prefix: str = "") -> None:
+        self._prefix = prefix
         self._out = out
         self._log = log
         self._timeline = new_timeline(out, log)
@@ -56,11 +58,11 @@ class Follower:
             self._out.json(entry.to_json())
             return
         for row in rows:
-            show_row(self._out, row)
+            show_row(self._out, row, self._prefix)
 
     def reset(self, reset: Reset) -> None:
         """Say that the log could not be continued: never silently, and where the entries go."""
-        print_reset(self._out, reset)
+        print_reset(self._out, reset, self._prefix)
         self._timeline = new_timeline(self._out, self._log, whole=False)
 
 
@@ -69,24 +71,24 @@ def new_timeline(out: Output, log: str, *, whole: bool = True) -> Timeline:
     return Timeline(log, whole=whole, body_characters_max=BODY_CHARACTERS_MAX if out.terminal else None)
 
 
-def print_reset(out: Output, reset: Reset) -> None:
+def print_reset(out: Output, reset: Reset, prefix: str = "") -> None:
     """Print that a log could not be continued, what is lost and where it goes on."""
     if out.as_json:
         out.json(reset_json(reset))
         return
     about = "" if reset.exact else "about "
     lost = f"offsets {about}{reset.first} to {reset.last} are lost"
-    out.styled(f"== reset ({reset.reason.value}): {lost}; going on after {reset.offset} ==", "bold red")
+    out.styled(f"{prefix}== reset ({reset.reason.value}): {lost}; going on after {reset.offset} ==", "bold red")
 
 
-def show_row(out: Output, row: Row) -> None:
+def show_row(out: Output, row: Row, prefix: str = "") -> None:
     """Print one row of a timeline, with a rule before each attempt."""
     if row.mark in BEGINS:
         style = "bold cyan" if row.mark is Mark.STARTED else "bold yellow"
-        out.styled(f"-- {clean(row.note)} ".ljust(RULE_COLUMNS, "-"), style)
+        out.styled(prefix + f"-- {clean(row.note)} ".ljust(RULE_COLUMNS, "-"), style)
     attempt = "" if row.attempt is None else f"#{row.attempt}"
     line = f"{since(row.at_ms):>10} {attempt:>3} {row.offset:>7}  {clean(row.kind):<12} {clean(row.body)}".rstrip()
     style = _STYLES.get(row.mark, "dim" if row.mark in BEGINS else "")
-    out.styled(line, style)
+    out.styled(prefix + line, style)
     if row.note and row.mark not in BEGINS:
-        out.styled(f"{'':>22}  {row.mark.value}: {clean(row.note)}", style)
+        out.styled(f"{prefix}{'':>22}  {row.mark.value}: {clean(row.note)}", style)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import columns, options, talking
+from orchestrator.cli import columns, options, talking, watch
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit, exit_of_state
 from orchestrator.cli.output import Output
@@ -173,27 +173,6 @@ def show(
     with_client(hub, token_file, use)
 
 
-@app.command("watch")
-def watch(
-    run: Annotated[str, RUN],
-    as_json: options.Json = False,
-    hub: options.Hub = None,
-    token_file: options.TokenFile = None,
-) -> int:
-    """Print a run's entries, history and then live, until it ends. The exit code is that of the run."""
-    from orchestrator.cli.connect import with_client
-    from orchestrator.cli.inputs import parse_run
-
-    run = parse_run(run)
-
-    async def use(client: Client) -> Exit:
-        handle = client.run(run)
-        await handle.get()  # an unknown run is refused, not waited for
-        return await _watch(Output(as_json), handle)
-
-    return with_client(hub, token_file, use, follows=True)
-
-
 @app.command("cancel")
 def cancel(
     run: Annotated[str, RUN],
@@ -224,6 +203,7 @@ def cancel(
     with_client(hub, token_file, use)
 
 
+app.command("watch")(watch.watch)
 app.command("steer")(talking.steer)
 app.command("answer")(talking.answer)
 app.command("query")(talking.query)
@@ -237,28 +217,17 @@ def _one_of(follow: bool, wait: bool) -> None:
 async def _submitted(out: Output, run: Run, *, follow: bool, wait: bool) -> Exit:
     """Print the id of a run that was put on its queue, or what becomes of it."""
     from orchestrator.cli.waiting import left_behind
+    from orchestrator.cli.watching import follow as follow_run
 
     if follow or wait:
         out.note(f"run {run.id}")
         with left_behind(out, run):
-            return await (_watch(out, run) if follow else _wait(out, run))
+            return await (follow_run(out, run) if follow else _wait(out, run))
     if out.as_json:
         await _print(out, run)
     else:
         out.line(run.id)
     return Exit.DONE
-
-
-async def _watch(out: Output, run: Run) -> Exit:
-    """Print entries until the run ends, and return what its end means."""
-    from orchestrator.cli.follow import Follower
-    from orchestrator.cli.waiting import told_why_it_waits
-
-    follower = Follower(out, run.log)
-    async with told_why_it_waits(out, run), run.watch(on_reset=follower.reset) as entries:
-        async for entry in entries:
-            follower.entry(entry)
-    return exit_of_state((await (await run.last()).get()).state)
 
 
 async def _wait(out: Output, run: Run) -> Exit:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.cli import agent, dev, doctor, hub, log, queue, replay, run, schedule, token, topic
+from orchestrator.cli import agent, dev, doctor, hub, log, queue, replay, run, schedule, token, top, topic
 from orchestrator.cli.errors import CliError, explained
 from orchestrator.cli.exits import Exit
 
@@ -32,6 +32,7 @@ app.add_typer(agent.app, name="agent", **_GROUP)
 app.add_typer(run.app, name="run", **_GROUP)
 app.add_typer(queue.app, name="queue", **_GROUP)
 app.add_typer(schedule.app, name="schedule", **_GROUP)
+app.command("top")(top.top)
 app.add_typer(log.app, name="log", **_GROUP)
 app.add_typer(topic.app, name="topic", **_GROUP)
 app.command("replay")(replay.replay)

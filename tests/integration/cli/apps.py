@@ -37,3 +37,12 @@ async def release(ctx: RunContext) -> list[object]:
             break
         heard.append(message.body)
     return [heard, await ctx.approve("push", {"branch": "main"}, timeout=600), await ctx.ask("version")]
+
+
+@agent.handler("paint", recover="journal")
+async def paint(ctx: RunContext, lines: int = 3) -> str:
+    """Write what would take a terminal over, say how far it is, and ask."""
+    for line in range(lines):
+        await ctx.emit("stdout", {"text": f"line {line} \x1b[2J\x1b]0;owned\x07\x9b31m\u202e\n"})
+        ctx.progress(line + 1, lines, "painting \x1b[1;1H")
+    return str(await ctx.ask("colour", {"of": "\x1b[31mroof"}))

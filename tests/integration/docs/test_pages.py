@@ -20,9 +20,9 @@ import pytest
 from tests.support.timing import eventually_sync, scaled
 
 ROOT = Path(__file__).parents[3]
-PAGES = ("README.md", "docs/guide.md", "docs/deploy.md")
+PAGES = ("README.md", "docs/guide.md", "docs/deploy.md", "docs/coming-from.md")
 BLOCK = re.compile(r"^```(?P<language>\w+)(?P<marks>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-AGENTS = ("reviewer", "worker", "releases", "counting", "shell", "tally", "library")
+AGENTS = ("reviewer", "worker", "releases", "counting", "shell", "tally", "library", "shop")
 
 
 @dataclass(frozen=True, slots=True)

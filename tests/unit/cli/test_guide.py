@@ -25,7 +25,10 @@ from protocol.selector import LABELS_MAX
 
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md", "docs/deploy.md")}
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/guide.md", "docs/deploy.md", "docs/coming-from.md")
+}
 SAID_OTHERWISE = {"data": "see above", "store": "embedded", "limits": "see the protocol"}
 
 
