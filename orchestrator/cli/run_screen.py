@@ -97,9 +97,15 @@ class RunScreen:
 
     def _go_on_as(self, first: Entry) -> None:
         """The run goes on as another one, whose first entry this is."""
-        kept = {name: getattr(self.info, name) for name in ("handler", "queue")}
-        known = {"state": RunState.QUEUED, "attempt": 0, "submitted_ms": first.ts_ms, "head": first.offset}
-        self.info = type(self.info)(run=first.log.removeprefix("run/"), **kept, **known)
+        self.info = type(self.info)(
+            run=first.log.removeprefix("run/"),
+            handler=self.info.handler,
+            queue=self.info.queue,
+            state=RunState.QUEUED.value,
+            attempt=0,
+            submitted_ms=first.ts_ms,
+            head=first.offset,
+        )
         self._timeline = self._new_timeline()
 
     def reset(self, reset: Reset) -> None:
