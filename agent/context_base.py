@@ -163,7 +163,7 @@ class ContextBase:
         if len(spawn.input) > self._state.outlet.body_bytes_max:
             raise too_large(f"run {handler}", len(spawn.input), self._state.outlet.body_bytes_max)
         key = index, spawn.digest
-        return Spawning(key, spawn, known=recorded is not None or inbox.knows(key))
+        return Spawning(key, spawn, known=inbox.knows(key))
 
     def _child_value(self, ended: ChildEnded) -> Any:
         """Return what a child came to, or raise it."""

@@ -56,6 +56,7 @@ class Rule(StrEnum):
     TERMINAL = "a run has exactly one terminal entry, and it is the last"
     FENCED = "only the attempt that holds the run writes"
     JOURNAL = "no operation of a journal is lost or repeated over all attempts"
+    CHILDREN = "a child is told of once when it is submitted and once when it has ended, in this order"
     FOLD = "the fold of a run's log is its live state"
 
 

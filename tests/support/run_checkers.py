@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from protocol.control import CONTROL, Claimed, Kind, Writer, read_control
 from protocol.entry import Entry, Record
+from protocol.family import ChildEnded, ChildRun, Spawn
 from protocol.requests import RunInfo
 from protocol.run import FINAL, BrokenLog, RunView, fold
 from tests.support.checkers import Dump, Rule, Violation, check_log
 
-__all__ = ["check_fences", "check_fold", "check_journal", "check_run", "check_terminal"]
+__all__ = ["check_children", "check_fences", "check_fold", "check_journal", "check_run", "check_terminal"]
 
 TERMINAL = frozenset(kind for kind, control in CONTROL.items() if control.terminal)
 _HUBS = frozenset(kind for kind, control in CONTROL.items() if control.writer is Writer.HUB) | {Kind.CANCELLED}
@@ -24,6 +25,7 @@ def check_run(dump: Dump, info: RunInfo | None = None, meta: Mapping[str, str] |
         *check_log(dump),
         *check_terminal(dump),
         *check_fences(dump),
+        *check_children(dump),
         *check_fold(dump, info, meta),
     ]
 
@@ -121,6 +123,32 @@ def check_journal(dump: Dump, *, dense: bool = True) -> list[Violation]:
     return found
 
 
+def check_children(dump: Dump) -> list[Violation]:
+    """Each child that was asked for is told of once when it is submitted, and once when it has ended.
+
+    An attempt may ask for the same child again once it has ended.
+    """
+    steps = {Kind.SPAWN: 0, Kind.CHILD: 1, Kind.CHILD_ENDED: 2}
+    reached: dict[tuple[int, str], int] = {}
+    found = []
+    for entry, record in dump.records():
+        step = steps.get(Kind(record.kind)) if record.kind in steps else None
+        if step is None:
+            continue
+        body = read_control(CONTROL[record.kind].body, record.body)
+        assert isinstance(body, Spawn | ChildRun | ChildEnded)
+        child = (record.index or 0 if isinstance(body, Spawn) else body.index), body.digest
+        if step == 0:
+            again = child not in reached or reached[child] == 2
+            reached[child] = 0 if again else reached[child]
+        elif reached.get(child, -1) != step - 1:
+            message = f"{record.kind} of child {child[0]} is out of its order, or comes twice"
+            found.append(Violation(Rule.CHILDREN, dump.log, message, entry.offset))
+        else:
+            reached[child] = step
+    return found
+
+
 def check_fold(dump: Dump, info: RunInfo | None = None, meta: Mapping[str, str] | None = None) -> list[Violation]:
     """A run's state is a fold of its log and nothing else: what a hub shows and what the store keeps agree with it."""
     try:
@@ -147,6 +175,7 @@ def _of_info(view: RunView, info: RunInfo) -> dict[str, tuple[object, object]]:
         "started_ms": (info.started_ms, view.started_ms),
         "finished_ms": (info.finished_ms, view.finished_ms),
         "result": (info.result, view.result),
+        "continued_as": (info.continued_as, view.continued_as),
         "cancelling": (info.cancelling, view.cancelling and view.state not in FINAL),
     }
     if view.agent is not None:

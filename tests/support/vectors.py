@@ -15,6 +15,7 @@ from protocol.codec import encode, pack_record, pack_value
 from protocol.codes import CloseCode
 from protocol.control import Call, Checkpoint, Claimed, Marker, MarkerOp, Submitted, Succeeded
 from protocol.entry import Entry, first_tag, next_tag
+from protocol.family import ChildEnded, ChildRun, Continue, Continued, Spawn
 from protocol.frames import Ack, Heartbeat, Part, Recover
 from protocol.ids import LogName, make_run_id, partition_of, queue_partition
 from protocol.limits import ITEMS_MAX, NESTING_MAX, UNIDENTIFIED_BYTES_MAX
@@ -86,6 +87,25 @@ def _journal_story() -> tuple[Entry, ...]:
         Entry(place, NOW_MS + place, pack_record(kind, agent, pack_value(body), attempt=1, seq=place, index=place))
         for place, (kind, body) in enumerate(bodies, 1)
     )
+
+
+def _family_story() -> tuple[Entry, ...]:
+    """What a run's log says of a child, and of the run that goes on in its place."""
+    agent, hub = "agent:builder-1", "hub:hub-1"
+    spawn = Spawn(queue="parts", handler="lint", input=pack_value("a.py"), digest="00112233445566778899aabbccddeeff")
+    child: dict[str, Any] = {"index": 1, "digest": spawn.digest, "run": RUN}
+    packed = (
+        pack_record("$spawn", agent, pack_value(spawn), attempt=1, seq=1, index=1),
+        pack_record("$child", hub, pack_value(ChildRun(**child, queue="parts", handler="lint"))),
+        pack_record(
+            "$child_ended",
+            hub,
+            pack_value(ChildEnded(**child, state="succeeded", offset=3, result=pack_value({"faults": 0}))),
+        ),
+        pack_record("$continue", agent, pack_value(Continue(input=pack_value("b.py"))), attempt=1, seq=2),
+        pack_record("$continued", hub, pack_value(Continued(run=RUN))),
+    )
+    return tuple(Entry(place, NOW_MS + place, value) for place, value in enumerate(packed, 1))
 
 
 def _chain(what: str, epoch: str, entries: Iterable[Entry]) -> dict[str, Any]:
@@ -236,6 +256,7 @@ def build_vectors() -> dict[str, Any]:
             _chain("a topic", EPOCH, story(3)),
             _chain("a run", "fedcba9876543210", _run_story()),
             _chain("the operations of a journal", "fedcba9876543210", _journal_story()),
+            _chain("a child, and a run that goes on as another one", "fedcba9876543210", _family_story()),
         ],
         "runs": _run_ids(),
         "partitions": _partitions(),

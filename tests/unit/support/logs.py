@@ -11,7 +11,7 @@ from protocol.entry import Entry, Position, chain, origin
 from protocol.frames import Part, Recover
 from tests.support.checkers import Dump
 
-__all__ = ["EPOCH", "dump_of", "good_run", "rechained", "topic"]
+__all__ = ["EPOCH", "dump_of", "good_run", "hubs", "rechained", "topic"]
 
 EPOCH = "6f1c"
 HUB = "hub:h1"
@@ -38,6 +38,7 @@ def topic(count: int, *, epoch: str = EPOCH, prefix: str = "line", after: Dump |
 
 
 def hubs(kind: Kind, body: Part, attempt: int | None = None) -> bytes:
+    """Return a control entry of the hub."""
     return pack_record(kind, HUB, pack_value(body), attempt=attempt)
 
 

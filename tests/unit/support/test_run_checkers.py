@@ -9,10 +9,18 @@ import pytest
 
 from protocol.codec import pack_record, pack_value
 from protocol.control import Cancelled, Errored, Kind, RunError, Succeeded
+from protocol.family import ChildEnded, ChildRun, Spawn
 from protocol.requests import RunInfo
 from tests.support.checkers import Dump, Rule, Violation, assert_kept
-from tests.support.run_checkers import check_fences, check_fold, check_journal, check_run, check_terminal
-from tests.unit.support.logs import claimed, dump_of, event, good_run
+from tests.support.run_checkers import (
+    check_children,
+    check_fences,
+    check_fold,
+    check_journal,
+    check_run,
+    check_terminal,
+)
+from tests.unit.support.logs import claimed, dump_of, event, good_run, hubs
 
 DONE = pack_record(Kind.SUCCEEDED, "agent:two", pack_value(Succeeded(result=pack_value(4))), attempt=2, seq=3)
 
@@ -187,3 +195,27 @@ def test_the_run_check_holds_the_log_check() -> None:
     dump = good_run()
     broken = replace(dump, after=dump.after._replace(tag="0" * 16))
     assert rules(check_run(broken)) == {Rule.CHAIN}
+
+
+ASKED = pack_record(
+    Kind.SPAWN,
+    "agent:two",
+    pack_value(Spawn(queue="q", handler="h", input=b"", digest="d")),
+    attempt=2,
+    seq=1,
+    index=3,
+)
+MADE = hubs(Kind.CHILD, ChildRun(index=3, digest="d", run="r", queue="q", handler="h"))
+ENDED = hubs(Kind.CHILD_ENDED, ChildEnded(index=3, digest="d", run="r", state="failed", offset=4))
+
+
+@pytest.mark.parametrize("said", [[], [ASKED], [ASKED, ASKED, MADE], [ASKED, MADE, ENDED, ASKED, MADE, ENDED]])
+def test_children_that_are_told_of_in_order_pass(said: list[bytes]) -> None:
+    assert check_children(dump_of("run/1", [*packed(good_run())[:6], *said])) == []
+
+
+@pytest.mark.parametrize(
+    "said", [[MADE], [ASKED, ENDED], [ASKED, MADE, MADE], [ASKED, MADE, ENDED, ENDED], [ASKED, MADE, ENDED, MADE]]
+)
+def test_a_child_that_is_told_of_twice_or_out_of_order_is_caught(said: list[bytes]) -> None:
+    assert rules(check_children(dump_of("run/1", [*packed(good_run())[:6], *said]))) == {Rule.CHILDREN}
