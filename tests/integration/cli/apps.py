@@ -46,3 +46,13 @@ async def paint(ctx: RunContext, lines: int = 3) -> str:
         await ctx.emit("stdout", {"text": f"line {line} \x1b[2J\x1b]0;owned\x07\x9b31m\u202e\n"})
         ctx.progress(line + 1, lines, "painting \x1b[1;1H")
     return str(await ctx.ask("colour", {"of": "\x1b[31mroof"}))
+
+
+@agent.handler("reviews", recover="journal")
+async def reviews(ctx: RunContext, repos: list[str]) -> int:
+    """Have each reviewed by a child; what is left is for another run."""
+    child = await ctx.submit("review", {"repo": repos[0]}, queue="coding")
+    await child.result()
+    if repos[1:]:
+        ctx.continue_as({"repos": repos[1:]})
+    return len(repos)

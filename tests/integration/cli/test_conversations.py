@@ -1,4 +1,4 @@
-"""`run steer` and `run answer`: what is said to a run and asked by it, as a person sees it."""
+"""`run steer` and `run answer`: what is said to a run and asked by it, as a person sees it; and a run's family."""
 
 from __future__ import annotations
 
@@ -84,6 +84,21 @@ def test_cancel_waits_as_long_as_there_is_something_to_wait_for(served: Shell) -
     served.done("run", "watch", finished)
     assert served.done("run", "cancel", finished, "--wait") == "succeeded\n"
     assert "$cancel" not in [entry["kind"] for entry in served.json("log", "show", finished)]
+
+
+def test_a_run_with_children_that_goes_on_as_another(served: Shell) -> None:
+    (done,) = served.json("run", "submit", "reviews", '{"repos": ["a", "b"]}', "--queue", "coding", "--wait")
+    first = done["continues"]
+    assert (done["result"], done["continued_as"]) == (1, None)
+    (child,) = served.json("run", "ls", "--parent", first)
+    assert (child["handler"], child["parent"]) == ("review", first)
+    shown = served.done("run", "show", first)
+    assert f"child 1\t{child['run']} review succeeded" in shown
+    assert f"continued as\t{done['run']}" in shown
+    watched = served.done("run", "watch", first)
+    assert f"child 1 is run {child['run']}" in watched
+    assert f"it goes on as {done['run']}" in watched
+    assert "$succeeded" in watched, "of the run that it went on as"
 
 
 @pytest.mark.parametrize(
