@@ -68,6 +68,9 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
     """
     kind, ids = frame.entries[-1][0], _ids(line)
     asked, about_children = questions.asked_in(frame.entries), _about_children(frame)
+    held = peer.held.get(log.name)
+    if held is not None and about_children:  # before anything is waited for: the end may be close behind
+        peer.held[log.name] = replace(held, related=True)
     meta = await read_run(line, log) if asked or about_children else None
     asking, handing = None, None
     if meta is not None and asked:
@@ -76,9 +79,6 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
     if meta is not None and about_children:
         handing = await _handing(line, ids, meta, frame)
         meta = handing.after
-        held = peer.held.get(log.name)
-        if held is not None:
-            peer.held[log.name] = replace(held, related=True)
     ending, queue = None, None
     if kind in ENDINGS:
         ending, queue = await _ending(line, peer, log, frame, meta)

@@ -248,7 +248,10 @@ def conclude(log: LogName, kind: Kind) -> Ending:
 
 def parting(ids: Ids, meta: RunMeta, ending: Ending) -> Ending:
     """Return an ending with what it means for the parent and the children of the run, if it ends the run."""
-    return replace(ending, ops=(*ending.ops, *runs.stirs(ids, meta))) if ending.state in FINAL else ending
+    if ending.state not in FINAL:
+        return ending
+    guards = (*ending.guards, meta.children_unchanged())
+    return replace(ending, guards=guards, ops=(*ending.ops, *runs.stirs(ids, meta)))
 
 
 def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:
@@ -353,7 +356,7 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
     return Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=(*meta.unchanged(), meta.cancel_unchanged(), meta.asked_unchanged()),
+        guards=(*meta.unchanged(), meta.cancel_unchanged(), meta.asked_unchanged(), meta.children_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
         ops=_ended(meta.log, meta.agent, meta.place, parting(ids, meta, ending)),
         hints=(meta.place.hint,),

@@ -174,7 +174,7 @@ def handed(
     unchanged = (Guard(records, slot, known[slot].encode() if slot in known else ABSENT) for slot in changed)
     return Handing(
         after,
-        (Guard(keys.meta(meta.log), "children", str(meta.children) if meta.children else ABSENT), *unchanged),
+        (meta.children_unchanged(), *unchanged),
         (Below(records, CHILDREN_OPEN_MAX - len(new) + 1),) if new else (),
         (
             HashSet(keys.meta(meta.log), fields),

@@ -162,6 +162,10 @@ class RunMeta:
         due_ms = self.asked_due_ms
         return Guard(keys.meta(self.log), ASKED_DUE, ABSENT if due_ms is None else str(due_ms))
 
+    def children_unchanged(self) -> Guard:
+        """Return a guard that holds while it has had no more children: whoever ends it knows whether it has any."""
+        return Guard(keys.meta(self.log), "children", str(self.children) if self.children else ABSENT)
+
     @property
     def place(self) -> Queue:
         """The queue that it is a run of."""

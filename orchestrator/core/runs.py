@@ -225,7 +225,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     return Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=(*meta.unchanged(), meta.cancel_unchanged()),
+        guards=(*meta.unchanged(), meta.cancel_unchanged(), meta.children_unchanged()),
         appends=(Append(meta.log, tuple(entries), ""),),
         ops=(HashSet(keys.meta(meta.log), fields), *ops, *stirs(ids, meta), *((answer,) if answer else ())),
     )

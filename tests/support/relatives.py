@@ -72,6 +72,9 @@ class World:
     Args:
         store: which is open; without, one in memory.
         namespace: of all runs.
+
+    Attributes:
+        seqs: the next of each run and producer.
     """
 
     def __init__(self, store: Store | None = None, namespace: str = "default") -> None:
@@ -79,7 +82,7 @@ class World:
         self._given = store
         self._server = MemoryServer(lambda: 1_000_000)
         self._hubs = 0
-        self._seqs: dict[str, int] = {}
+        self.seqs: dict[str, int] = {}
         handlers, scopes = {"h": HandlerSpec(name="h")}, frozenset({"agent"})
         self.peer = Peer(
             namespace, "agent:a", Role.AGENT, "a", "i1", "s1", 1, scopes, lambda _: None, {}, ("q",), handlers
@@ -119,14 +122,14 @@ class World:
         """Publish entries as the attempt that the agent holds."""
         held = self.peer.held[log.name]
         producer = f"attempt/{held.attempt}"
-        seq = self._seqs.get(log.name + producer, 1)
+        seq = self.seqs.get(log.name + producer, 1)
         entries = tuple((kind, pack_value(body), index, None) for kind, body, index in said)
         frame = Publish(log=log.path, producer=producer, seq=seq, fence=held.fence, entries=entries)
         prepared = publishing.prepare_attempt(frame, self.peer.principal)
         assert not isinstance(prepared, Nack), prepared
         result = await write(line, self.peer, log, frame, prepared)
         if isinstance(result, Outcome):
-            self._seqs[log.name + producer] = seq + len(said)
+            self.seqs[log.name + producer] = seq + len(said)
         return result
 
     # What hubs do

@@ -16,7 +16,7 @@ from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from protocol.codec import pack_value
-from protocol.control import Kind, RunError
+from protocol.control import Cancel, Kind, RunError
 from protocol.errors import RequestError
 from protocol.family import CHILDREN_MAX, CHILDREN_OPEN_MAX, ChildCancel, ChildEnded, ChildRun, Continue
 from protocol.frames import Part
@@ -272,3 +272,30 @@ async def test_nothing_is_said_of_a_child_after_the_end_of_its_parent(world: Wor
     late = children.noted(ids, meta, child, "r") if what == "noted" else children.told(ids, meta, child, ended)
     await world.publish(line, log, SUCCESS)
     assert isinstance(await line.commit(late), Refused)
+
+
+@pytest.mark.parametrize("what", ["expire", "fail", "lose", "cancel"])
+async def test_whoever_ends_or_cancels_a_run_knows_its_children(world: World, what: str) -> None:
+    line = await world.hub()
+    log = await world.parent(line)
+    meta, ids = await world.meta(line, log), runs.Ids("late", line.src)
+    proposals = {
+        "expire": attempts.expire(ids, meta),
+        "fail": attempts.fail(ids, meta, RunError(type="e", message="m")),
+        "lose": attempts.lose(ids, meta, "gone"),
+        "cancel": runs.cancel(ids, meta, line.src, Cancel(), None),
+    }
+    await world.publish(line, log, (Kind.SPAWN, spawn(), 1))
+    assert isinstance(await line.commit(proposals[what]), Refused)
+
+
+async def test_an_end_that_is_close_behind_a_child_leaves_nothing_behind(world: World) -> None:
+    line = await world.hub()
+    log = await world.parent(line)
+    asked = asyncio.create_task(world.publish(line, log, (Kind.SPAWN, spawn(), 1)))
+    await asyncio.sleep(0)
+    world.seqs[log.name + "attempt/1"] = 2
+    await asyncio.gather(asked, world.publish(line, log, SUCCESS))
+    await world.tend(line)
+    (child,) = await world.runs_of(line, FAR)
+    assert (await world.meta(line, child)).state == "cancelled"
