@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestrator.core.publish import (
@@ -96,6 +98,32 @@ def test_control_entries_of_an_attempt_must_fit_their_schema() -> None:
     bad = prepare_attempt(frame(("$progress", pack_value({"current": "x"})), producer="attempt/1"), "agent:a1")
     assert isinstance(bad, Nack)
     assert bad.code == "invalid_entry"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "index"),
+    [
+        ({}, None),
+        ({}, 0),
+        ({"queue": "No"}, 1),
+        ({"handler": "a/b"}, 1),
+        ({"where": "gpu="}, 1),
+        ({"delay_ms": 2, "deadline_ms": 1}, 1),
+        ({"priority": 10}, 1),
+    ],
+    ids=str,
+)
+def test_a_child_that_could_never_be_is_refused(wrong: dict[str, Any], index: int | None) -> None:
+    body = {"queue": "q", "handler": "h", "input": b"", "digest": "d"}
+
+    def asks(body: dict[str, Any], index: int | None) -> Publish:
+        entries = (("$spawn", pack_value(body), index, None),)
+        return Publish(log="run/r", producer="attempt/1", seq=1, fence=1, entries=entries)
+
+    assert not isinstance(prepare_attempt(asks(body, 1), "agent:a"), Nack)
+    refused = prepare_attempt(asks(body | wrong, index), "agent:a")
+    assert isinstance(refused, Nack)
+    assert refused.code == "invalid_entry"
 
 
 def test_what_ends_an_attempt_is_its_last_entry() -> None:

@@ -53,6 +53,30 @@ def test_an_attempt_that_began_at_a_checkpoint_is_shown_with_its_place() -> None
     assert told[4].note == "attempt 2 resumed from the checkpoint at offset 3 on w, 10 ms after the last one was lost"
 
 
+def test_what_becomes_of_children_and_the_run_that_goes_on_is_said() -> None:
+    claim = {"attempt": 1, "fence": 1, "agent": "w", "instance": "i", "lease_ms": 1, "retries": 0, "recover": "journal"}
+    child = {"index": 0, "digest": "d", "run": "child-run"}
+    told = list(
+        Timeline(RUN).rows(
+            made_log(
+                ("$submitted", {"queue": "q", "handler": "h", "input": b""}),
+                ("$claimed", claim),
+                ("$spawn", {"queue": "q", "handler": "lint", "input": b"", "digest": "d"}),
+                ("$child", {**child, "queue": "q", "handler": "lint"}),
+                ("$child_ended", {**child, "state": "cancelled", "offset": 3, "reason": "not needed"}),
+                ("$continue", {"input": b""}),
+                ("$continued", {"run": "next-run"}),
+            )
+        )
+    )
+    assert [(row.mark, row.note) for row in told[2:5]] == [
+        (Mark.CHILD, "child 0 is to do lint"),
+        (Mark.CHILD, "child 0 is run child-run"),
+        (Mark.CHILD, "child 0 ended as cancelled: not needed"),
+    ]
+    assert told[-1].note == "continued, 60 ms after it was submitted: it goes on as next-run"
+
+
 def test_rows_count_time_from_the_submit_and_name_the_attempt() -> None:
     _, told = rows()
     assert [(row.at_ms, row.attempt) for row in told[:5]] == [(0, None), (5, 1), (20, 1), (5_000, 1), (5_200, 2)]
