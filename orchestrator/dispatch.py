@@ -240,7 +240,7 @@ class Dispatch:
         line = self._line
         fields, first = await asyncio.gather(line.store.meta(log), line.store.read(log, 0, 1))
         meta = RunMeta.parse(log, fields) if fields else None
-        if meta is None or meta.state is not RunState.QUEUED or meta.not_before_ms:
+        if meta is None or meta.state is not RunState.QUEUED or meta.put_off:
             return False  # it was taken since it was listed, and may wait for its next try
         ids = runs.Ids(line.new_commit_id(), line.src)
         if meta.deadline_ms is not None and meta.deadline_ms <= line.now_ms():

@@ -114,7 +114,7 @@ class Methods:
         self._reading = reading
         self._queueing = Queueing(line, registry)
         self._kept = KeptAnswers(line)
-        self._talking = Talking(line, reading, self._kept, body_bytes_max)
+        self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
         self._registry = registry
         self._standings = Standings(line, dispatch, self._kept)
         self._dispatch = dispatch

@@ -92,6 +92,7 @@ class Reading:
             retry_of=meta.retry_of or None,
             reason=reason,
             asking=0 if meta.final else sum(question.open for question in meta.questions),
+            suspended=meta.state is RunState.QUEUED and meta.suspended is not None,
             talk_from=meta.talk_from,
             parent=meta.parent or None,
             continues=meta.continues or None,
@@ -187,6 +188,9 @@ class Reading:
 
     async def _why_waiting(self, meta: RunMeta) -> str | None:
         """Say why a run waits, where its time has not come or no connected agent would ever take it."""
+        if meta.suspended is not None:
+            waits = meta.suspended.model_copy(update={"sleep_ms": meta.not_before_ms or None})
+            return f"its handler was put away until there is {waits.words}"
         if meta.not_before_ms:
             return "it was tried and failed, and is tried again later" if meta.failures else "it was delayed"
         agents = await self._registry.agents(meta.log.namespace)

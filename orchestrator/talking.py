@@ -6,10 +6,12 @@ Specification: docs/protocol.md, section "Conversations".
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import questions, runs
 from orchestrator.core.meta_questions import MetaQuestion
+from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
@@ -43,13 +45,22 @@ class Talking:
         line: where commits go.
         reading: what is read of runs.
         kept: the answers of requests.
+        look: told of every queue that a run may have come back to (`Dispatch.look`).
         body_bytes_max: limit of what one entry carries.
     """
 
-    def __init__(self, line: Line, reading: Reading, kept: KeptAnswers, body_bytes_max: int) -> None:
+    def __init__(
+        self,
+        line: Line,
+        reading: Reading,
+        kept: KeptAnswers,
+        look: Callable[[Queue], None],
+        body_bytes_max: int,
+    ) -> None:
         self._line = line
         self._reading = reading
         self._kept = kept
+        self._look = look
         self._body_bytes_max = body_bytes_max
 
     async def steer(self, peer: Peer, op: str, params: RunSteer) -> RunSteering:
@@ -71,6 +82,7 @@ class Talking:
             given = RunSteering(id=message.id, state=meta.state.value)
             stored = self._kept.keep(peer, log, op, given)
             if isinstance(await settle(self._line, questions.steer(self._ids(peer), meta, message, stored)), Outcome):
+                self._came(meta)
                 return given
 
     async def answer(self, peer: Peer, op: str, params: RunAnswer) -> RunAnswered:
@@ -91,7 +103,13 @@ class Talking:
             stored = self._kept.keep(peer, log, op, given)
             commit = questions.answer(self._ids(peer), meta, question, params.answer, peer.principal, stored)
             if isinstance(await settle(self._line, commit), Outcome):
+                self._came(meta)
                 return given
+
+    def _came(self, meta: RunMeta) -> None:
+        """Have a run looked at that may have waited for this with its handler put away."""
+        if meta.put_off:
+            self._look(meta.place)
 
     def _ids(self, peer: Peer) -> runs.Ids:
         return runs.Ids(self._line.new_commit_id(), peer.principal)

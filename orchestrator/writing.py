@@ -9,7 +9,7 @@ import random
 import secrets
 from dataclasses import replace
 
-from orchestrator.core import attempts, children, questions, runs
+from orchestrator.core import attempts, children, questions, runs, suspension
 from orchestrator.core import publish as publishing
 from orchestrator.core.continuing import conclude_continue
 from orchestrator.core.meta_questions import ASKED_DUE, FIELD
@@ -24,6 +24,7 @@ from orchestrator.store.commits import Commit, Guard, Outcome, Refusal, Refused
 from protocol.codec import unpack_record
 from protocol.codes import ErrorCode
 from protocol.control import Errored, Kind, Submitted, read_control
+from protocol.conversation import Suspended
 from protocol.family import ChildCancel, Continue, Spawn
 from protocol.frames import Nack, Publish
 from protocol.ids import LogName, make_run_id, queue_partition
@@ -33,6 +34,9 @@ __all__ = ["new_run_id", "read_run", "write"]
 
 OPEN_RETRY_MS = 1_000
 """When to try again to hand work to a child, where as many as may be have not ended."""
+
+_DECIDED = frozenset({Kind.ERRORED, Kind.SUSPENDED, Kind.CONTINUE})
+"""Endings after which it is for the hub to say what becomes of the run."""
 
 
 async def read_run(line: Line, log: LogName) -> RunMeta | None:
@@ -49,7 +53,7 @@ async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: 
     """Append what an attempt publishes, with what follows from it; or say why it is refused.
 
     Raises:
-        RequestError: the run has asked as much as it may, or had as many children.
+        RequestError: the run has asked as much as it may, or had as many children, or cannot be suspended.
         StoreUnavailable: the store does not answer.
     """
     while True:
@@ -64,7 +68,7 @@ async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: 
 async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: Prepared) -> Commit:
     """Propose the commit of a publish.
 
-    Only an attempt that errored, asks, has to do with children or continues costs a read of the run.
+    Only an attempt that errored, is suspended, asks, has to do with children or continues costs a read of the run.
     """
     kind, ids = frame.entries[-1][0], _ids(line)
     asked, about_children = questions.asked_in(frame.entries), _about_children(frame)
@@ -133,6 +137,8 @@ async def _ending(
     if kind == Kind.ERRORED:
         errored, store_ms = read_control(Errored, body), line.now_ms()
         ending = attempts.conclude_error(ids, meta, errored, random.random(), store_ms)
+    elif kind == Kind.SUSPENDED:
+        ending = suspension.suspend(ids, meta, read_control(Suspended, body), line.now_ms())
     elif kind == Kind.CONTINUE:
         submitted = await _submitted(line, log)
         wish, successor = read_control(Continue, body), LogName(log.namespace, log.kind, new_run_id(line, meta.place))
@@ -159,14 +165,14 @@ def _ids(line: Line) -> runs.Ids:
 
 
 def _changed_meanwhile(kind: str, commit: Commit, refused: Refused) -> bool:
-    """Whether a cancel, a question, an answer or a child came between reading the run and what was decided of it."""
+    """Whether a cancel, a message, a question, an answer or a child came since that was read which decided."""
     guard = _failed(commit, refused)
     if guard is None:
         return False
     if guard.key == keys.children(commit.appends[0].log) or guard.field == "children":
         return True
-    cancelled = guard.field == "cancel" and kind in (Kind.ERRORED, Kind.CONTINUE)
-    return cancelled or guard.field.startswith((ASKED_DUE, FIELD))
+    told = guard.field in ("cancel", "steers") and kind in _DECIDED
+    return told or guard.field.startswith((ASKED_DUE, FIELD))
 
 
 def _failed(commit: Commit, refused: Refused) -> Guard | None:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from protocol.agent_story import Connected, Cordoned, Disconnected, Drained, Draining, Superseded
 from protocol.codec import pack_record, pack_value, unpack_value
-from protocol.conversation import Answered, Asked, Received, Steer, Steered
+from protocol.conversation import Answered, Asked, Received, Steer, Steered, Suspended
 from protocol.errors import misfit
 from protocol.family import ChildCancel, ChildEnded, ChildRun, Continue, Continued, Spawn
 from protocol.frames import Name, Part, Span, UInt, WireRecover
@@ -70,6 +70,7 @@ class Kind(StrEnum):
     CLAIMED = "$claimed"
     LOST = "$lost"
     RELEASED = "$released"
+    SUSPENDED = "$suspended"
     PROGRESS = "$progress"
     CALL = "$call"
     MARKER = "$marker"
@@ -293,6 +294,7 @@ CONTROL: dict[str, Control] = {
     Kind.CLAIMED: Control(LogKind.RUN, Claimed, Writer.HUB),
     Kind.LOST: Control(LogKind.RUN, AttemptLost, Writer.HUB),
     Kind.RELEASED: Control(LogKind.RUN, Released, Writer.HUB),
+    Kind.SUSPENDED: Control(LogKind.RUN, Suspended, Writer.ATTEMPT),
     Kind.PROGRESS: Control(LogKind.RUN, Progress, Writer.ATTEMPT),
     Kind.CALL: Control(LogKind.RUN, Call, Writer.ATTEMPT),
     Kind.MARKER: Control(LogKind.RUN, Marker, Writer.ATTEMPT),

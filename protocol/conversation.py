@@ -2,7 +2,8 @@
 
 A message that steers a run is issued (`$steer`), delivered to the handler (`$received`), and, where the handler says
 so, applied or rejected (`$steered`). A question (`$asked`) has one answer (`$answered`): somebody's, or that its time
-ran out. A query is answered by the live handler, and leaves nothing in the log.
+ran out. A query is answered by the live handler, and leaves nothing in the log. A handler that only waits may be put
+away (`$suspended`), and is brought back when what it waits for has come.
 
 Specification: docs/protocol.md, section "Conversations".
 """
@@ -40,6 +41,7 @@ __all__ = [
     "Steer",
     "SteerStatus",
     "Steered",
+    "Suspended",
     "answer_id",
 ]
 
@@ -135,6 +137,31 @@ class Answered(Part):
     digest: Name
     answer: bytes | None = None
     by: Name
+
+
+class Suspended(Part):
+    """The attempt ends, since its handler only waits. A later one goes on when all that is named here has come.
+
+    `sleep_ms` is how long there is nothing to do, from this entry on; each of `questions` has its answer; the run was
+    sent more messages than `messages`, those that the attempt knew of.
+    """
+
+    sleep_ms: Span | None = None
+    questions: Annotated[tuple[UInt, ...], Field(strict=False, max_length=QUESTIONS_MAX)] = ()
+    messages: UInt | None = None
+
+    @property
+    def words(self) -> str:
+        """What it waits for, for people."""
+        said = []
+        if self.questions:
+            numbers = ", ".join(map(str, self.questions))
+            said.append(f"the answer to question {numbers}" if len(self.questions) == 1 else f"answers to {numbers}")
+        if self.messages is not None:
+            said.append("a message")
+        if self.sleep_ms is not None:
+            said.append("the end of its sleep")
+        return " and ".join(said) or "nothing"
 
 
 class RunSteer(Part):

@@ -163,6 +163,8 @@ class RunInfo(Part):
     reason: str | None = None
     """Why a run that waits is not taken, or why one was cancelled or expired; where that is known."""
     asking: UInt = 0
+    suspended: bool = False
+    """Its handler was put away, and is brought back when what it waits for has come; `reason` says what that is."""
     talk_from: UInt | None = None
     """No `$steer`, no `$asked` and no `$spawn` of the run stands before this offset."""
     parent: str | None = None

@@ -1,7 +1,7 @@
 """The life of a run: a fold over the entries of its log, and nothing else.
 
     queued -> running -> succeeded | failed | cancelled | expired | dead
-       ^---------|  retry, lost, released
+       ^---------|  retry, lost, released, suspended
 
 Entries move the state only as `TRANSITIONS` has it; a pair that is not in the table is a broken log,
 and an error, never a guess. A `$cancel` moves nothing by itself: it is a command, pending until the
@@ -32,6 +32,7 @@ from protocol.control import (
     is_control,
     read_control,
 )
+from protocol.conversation import Suspended
 from protocol.entry import Entry, Record
 from protocol.errors import FleetlineError
 from protocol.family import Continued
@@ -84,6 +85,7 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.CONTINUE): RunState.RUNNING,
     (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
+    (RunState.RUNNING, Kind.SUSPENDED): RunState.QUEUED,
     (RunState.RUNNING, Kind.ERRORED): RunState.QUEUED,
     (RunState.RUNNING, Kind.TIMED_OUT): RunState.QUEUED,
     (RunState.RUNNING, Kind.SUCCEEDED): RunState.SUCCEEDED,
@@ -92,9 +94,9 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.CANCELLED): RunState.CANCELLED,
     (RunState.RUNNING, Kind.EXPIRED): RunState.EXPIRED,
 }
-"""(state, control kind) -> state. `$lost`, `$errored` and `$timed_out` leave the run without an attempt; what the
-hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit, as `$continued` or
-`$cancelled` does next to `$continue`."""
+"""(state, control kind) -> state. `$lost`, `$suspended`, `$errored` and `$timed_out` leave the run without an attempt;
+what the hub decides about it ($retry, $failed, $dead, $cancelled) stands next to them in the same commit, as
+`$continued` or `$cancelled` does next to `$continue`."""
 
 
 def timeout_error(timed_out: TimedOut) -> RunError:
@@ -122,6 +124,7 @@ class RunView:
         error: what the run last failed with; None once it succeeded.
         continued_as: the run that it ended in, where it did.
         started_ms: when the first attempt began.
+        suspended: what it waited for when its handler was put away; None once another attempt began, or it is over.
         talk: what it was told, what it asked, and its children.
         head: offset of the last entry folded.
     """
@@ -143,6 +146,7 @@ class RunView:
     submitted_ms: int = 0
     started_ms: int | None = None
     finished_ms: int | None = None
+    suspended: Suspended | None = None
     talk: Talk = field(default_factory=Talk)
     head: int = 0
 
@@ -193,7 +197,9 @@ def _enter(view: RunView, state: RunState, record: Record, ts_ms: int) -> RunVie
     if state is not RunState.RUNNING:
         view = replace(view, agent=None)
     if state in FINAL:
-        view = replace(view, finished_ms=ts_ms)
+        view = replace(view, finished_ms=ts_ms, suspended=None)
+    elif record.kind == Kind.SUSPENDED:
+        view = replace(view, suspended=read_control(Suspended, record.body))
     return view
 
 
@@ -206,7 +212,14 @@ def _note(view: RunView, record: Record, ts_ms: int) -> RunView:
         case Kind.CLAIMED:
             claim = read_control(Claimed, record.body)
             started = view.started_ms if view.started_ms is not None else ts_ms
-            return replace(view, attempt=claim.attempt, fence=claim.fence, agent=claim.agent, started_ms=started)
+            return replace(
+                view,
+                attempt=claim.attempt,
+                fence=claim.fence,
+                agent=claim.agent,
+                started_ms=started,
+                suspended=None,
+            )
         case Kind.ERRORED:
             error = read_control(Errored, record.body).error
             return replace(view, error=error, failures=view.failures + 1)

@@ -20,6 +20,7 @@ _STYLES = {
     Mark.BROKEN: "bold red",
     Mark.ERRORED: "red",
     Mark.RELEASED: "yellow",
+    Mark.SUSPENDED: "cyan",
     Mark.COMMAND: "magenta",
     Mark.ASKED: "bold magenta",
     Mark.CHILD: "cyan",

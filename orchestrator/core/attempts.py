@@ -53,6 +53,7 @@ __all__ = [
     "LOSSES_MAX",
     "Ending",
     "Holder",
+    "back",
     "claim",
     "conclude",
     "conclude_error",
@@ -292,7 +293,7 @@ def lose(ids: Ids, meta: RunMeta, reason: str, losses_max: int = LOSSES_MAX) -> 
         dead = Dead(reason=f"its agent was lost {losses} times; {losses_max} are allowed")
         ending = Ending(RunState.DEAD, (pack_control(Kind.DEAD, ids.src, dead),), fields)
     else:
-        ending = _back(ids, meta, fields)
+        ending = back(ids, meta, fields)
     return _end(ids, meta, pack_control(Kind.LOST, ids.src, lost), ending)
 
 
@@ -335,7 +336,7 @@ def expire(ids: Ids, meta: RunMeta) -> Commit:
 def release(ids: Ids, meta: RunMeta, reason: str) -> Commit:
     """Propose that the current attempt is handed back, unspent."""
     released = Released(attempt=meta.attempt, reason=reason)
-    return _end(ids, meta, pack_control(Kind.RELEASED, ids.src, released), _back(ids, meta, {}))
+    return _end(ids, meta, pack_control(Kind.RELEASED, ids.src, released), back(ids, meta, {}))
 
 
 def fail(ids: Ids, meta: RunMeta, error: RunError) -> Commit:
@@ -343,8 +344,8 @@ def fail(ids: Ids, meta: RunMeta, error: RunError) -> Commit:
     return _end(ids, meta, pack_control(Kind.FAILED, ids.src, Failed(error=error)), Ending(RunState.FAILED))
 
 
-def _back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
-    """The attempt is over without a result: back to the queue, or cancelled if that was asked for."""
+def back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
+    """Decide what follows an attempt that is over without a result: back to the queue; cancelled, if that was asked."""
     if meta.cancelling:
         return Ending(RunState.CANCELLED, (_cancelled(ids, None),), fields)
     waiting = runs.enqueue(meta.log, meta.place, meta.bucket, meta.priority)

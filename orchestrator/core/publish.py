@@ -42,7 +42,7 @@ RETRY_MS = 500
 """When to try again what the store could not take."""
 
 _ATTEMPT = re.compile(r"attempt/([1-9][0-9]{0,9})")
-ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED, Kind.CONTINUE})
+ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED, Kind.SUSPENDED, Kind.CONTINUE})
 _INDEXED = {Kind.ASKED: "a question", Kind.SPAWN: "a child"}
 
 

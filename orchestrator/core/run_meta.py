@@ -7,13 +7,15 @@ logs and compare. A commit that was decided from them is guarded: they must stil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from orchestrator.core.meta_questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
+from orchestrator.core.meta_suspension import SUSPENDED, awaits, encode_suspended, parse_suspended
 from orchestrator.core.queues import Queue
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Guard
+from protocol.conversation import Suspended
 from protocol.ids import LogName, partition_of
 from protocol.run import FINAL, RunState
 from protocol.selector import Selector, parse_selector
@@ -44,6 +46,7 @@ class RunMeta:
         stirred: the last commit that gave parent or children something to do.
         continues: the run that ended in this one, or "", and
         continued_as: the one that this one ended in.
+        suspended: what it waits for, besides `not_before_ms`, where its handler was put away; else None.
     """
 
     log: LogName
@@ -83,6 +86,7 @@ class RunMeta:
     stirred: str | None = None
     continues: str = ""
     continued_as: str = ""
+    suspended: Suspended | None = None
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -125,6 +129,7 @@ class RunMeta:
             stirred=fields.get("stirred"),
             continues=fields.get("continues", ""),
             continued_as=fields.get("continued_as", ""),
+            suspended=parse_suspended(fields),
         )
 
     def attempt_fields(self) -> dict[str, str]:
@@ -165,6 +170,24 @@ class RunMeta:
     def children_unchanged(self) -> Guard:
         """Return a guard that holds while it has had no more children: whoever ends it knows whether it has any."""
         return Guard(keys.meta(self.log), "children", str(self.children) if self.children else ABSENT)
+
+    def put_off_unchanged(self) -> tuple[Guard, ...]:
+        """Return guards that hold while it waits for what was read, where it is put off."""
+        key, until, waits = keys.meta(self.log), self.not_before_ms, self.suspended
+        return (
+            Guard(key, "not_before", str(until) if until else ABSENT),
+            Guard(key, SUSPENDED, ABSENT if waits is None else encode_suspended(waits)),
+        )
+
+    def come(self) -> RunMeta:
+        """Return it as it is when something that it waited for has come: put off no more, where that was all."""
+        all_came = not self.not_before_ms and not awaits(self.suspended)
+        return replace(self, suspended=None) if all_came else self
+
+    @property
+    def put_off(self) -> bool:
+        """Whether it waits for a time, or for what its handler was put away for, and is not on its queue."""
+        return self.not_before_ms > 0 or self.suspended is not None
 
     @property
     def place(self) -> Queue:

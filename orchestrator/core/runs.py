@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import sha1
 
+from orchestrator.core.meta_suspension import SUSPENDED, encode_suspended
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.core.timers import family_timer, run_timer
@@ -43,6 +44,7 @@ __all__ = [
     "again",
     "arrive",
     "cancel",
+    "come_back",
     "dequeue",
     "enqueue",
     "expire",
@@ -58,6 +60,8 @@ __all__ = [
 ]
 
 _PRIORITY_STEP = 10**13
+_NEVER_MS = 2**52
+"""When a run comes to its queue that waits for no time, but for somebody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,31 @@ def dequeue(meta: RunMeta) -> tuple[Op, ...]:
 
 
 def put_off(log: LogName, queue: Queue, until_ms: int) -> Op:
-    """Note that a run comes to its queue later."""
-    return SortedAdd(queue.later, log.name, until_ms)
+    """Note that a run comes to its queue later; with 0, nobody knows when."""
+    return SortedAdd(queue.later, log.name, until_ms or _NEVER_MS)
 
 
 def arrive(meta: RunMeta) -> Op:
     """Note that a run does not come to its queue later any more."""
     return SortedRemove(meta.place.later, meta.log.name)
+
+
+def come_back(meta: RunMeta, after: RunMeta) -> tuple[Op, ...]:
+    """Note that something came that a run which is put off waited for; where that was all, it is on its queue.
+
+    To be guarded by `meta.put_off_unchanged()`. Its timer is for the caller to set.
+    """
+    waits = after.suspended
+    kept = {"not_before": str(after.not_before_ms)} if after.not_before_ms else {}
+    if waits is not None:
+        kept[SUSPENDED] = encode_suspended(waits)
+    gone = tuple(name for name in ("not_before", SUSPENDED) if name not in kept)
+    key = keys.meta(meta.log)
+    if after.put_off:
+        place: tuple[Op, ...] = (HashSet(key, kept), put_off(meta.log, meta.place, after.not_before_ms))
+    else:
+        place = (arrive(meta), *enqueue(meta.log, meta.place, meta.bucket, meta.priority))
+    return (*((HashDelete(key, gone),) if gone else ()), *place)
 
 
 def withdraw(meta: RunMeta) -> tuple[Op, ...]:
@@ -259,17 +281,12 @@ def look_again(ids: Ids, meta: RunMeta) -> Commit:
 
 
 def requeue(ids: Ids, meta: RunMeta) -> Commit:
-    """Propose that a run whose wait is over goes to its queue."""
-    after = replace(meta, not_before_ms=0)
+    """Propose that a run whose wait is over goes to its queue, unless it was put away and waits for more than that."""
+    after = replace(meta, not_before_ms=0).come()
     return Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=meta.unchanged(),
-        ops=(
-            HashDelete(keys.meta(meta.log), ("not_before",)),
-            arrive(meta),
-            *enqueue(meta.log, meta.place, meta.bucket, meta.priority),
-            run_timer(meta.log, after.due_ms),
-        ),
+        guards=(*meta.unchanged(), *meta.put_off_unchanged(), meta.asked_unchanged()),
+        ops=(*come_back(meta, after), run_timer(meta.log, after.due_ms)),
         hints=(meta.place.hint,),
     )

@@ -24,7 +24,7 @@ from protocol.control import (
     Released,
     read_control,
 )
-from protocol.conversation import Answered, Asked, QuestionKind
+from protocol.conversation import Answered, Asked, QuestionKind, Suspended
 from protocol.entry import Entry, Record
 from protocol.family import ChildEnded, ChildRun, Continued, Spawn
 from protocol.frames import Part, Recover
@@ -48,6 +48,7 @@ class Mark(Enum):
     RETRIED = "retried"
     LOST = "lost"
     RELEASED = "released"
+    SUSPENDED = "suspended"
     ERRORED = "errored"
     COMMAND = "command"
     ASKED = "asks"
@@ -62,6 +63,7 @@ BEGINS = frozenset({Mark.STARTED, Mark.RESUMED, Mark.RESTARTED, Mark.RETRIED})
 _MARKS: dict[str, Mark] = {
     Kind.LOST: Mark.LOST,
     Kind.RELEASED: Mark.RELEASED,
+    Kind.SUSPENDED: Mark.SUSPENDED,
     Kind.ERRORED: Mark.ERRORED,
     Kind.CANCEL: Mark.COMMAND,
     Kind.STEER: Mark.COMMAND,
@@ -74,7 +76,12 @@ _MARKS: dict[str, Mark] = {
 
 _COMMANDS: dict[str, str] = {Kind.CANCEL: "the run is asked to stop", Kind.STEER: "a message to the handler"}
 _WAITS_FOR = {QuestionKind.ASK: "an answer", QuestionKind.APPROVE: "approval"}
-_ENDED_WORDS = {Mark.LOST: "was lost", Mark.RELEASED: "was handed back", Mark.ERRORED: "failed"}
+_ENDED_WORDS = {
+    Mark.LOST: "was lost",
+    Mark.RELEASED: "was handed back",
+    Mark.SUSPENDED: "was suspended",
+    Mark.ERRORED: "failed",
+}
 
 _ABOUT_ATTEMPTS: dict[str, type[Claimed] | type[AttemptLost] | type[Released]] = {
     Kind.CLAIMED: Claimed,
@@ -199,7 +206,7 @@ class Timeline:
         mark = _MARKS.get(record.kind, Mark.NONE)
         if mark is Mark.LOST:
             self.lost += 1
-        if mark in (Mark.LOST, Mark.RELEASED, Mark.ERRORED):
+        if mark in _ENDED_WORDS:
             self._ended_by, self._ended_ms = mark, entry.ts_ms
         return mark, self._note(mark, record)
 
@@ -228,6 +235,9 @@ class Timeline:
             return f"the agent of attempt {lost.attempt} was lost ({lost.reason})" if lost else ""
         if mark is Mark.RELEASED:
             return "the agent handed the attempt back"
+        if mark is Mark.SUSPENDED:
+            suspended = _read(Suspended, record)
+            return f"the slot is free while the run waits for {suspended.words}" if suspended else ""
         if mark is Mark.ASKED:
             asked = _read(Asked, record)
             number = record.index or 0

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from orchestrator.core import attempts, runs
+from orchestrator.core import attempts, runs, suspension
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.timers import member
@@ -17,16 +17,32 @@ from orchestrator.store.commits import Commit, Outcome, ProducerClaim, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.codec import pack_record, pack_value
 from protocol.control import Cancel, Cancelled, Errored, Kind, RunError, Succeeded
+from protocol.conversation import Suspended
 from protocol.frames import HandlerSpec, Recover, Role
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState, RunView, fold
 
-__all__ = ["DELAY_MS", "FINAL_STATES", "LEASE_MS", "PAIRS", "STATES", "WHERE", "Bench", "reach", "walk"]
+__all__ = [
+    "DELAY_MS",
+    "FINAL_STATES",
+    "LEASE_MS",
+    "NEVER_MS",
+    "PAIRS",
+    "SLEEP_MS",
+    "STATES",
+    "WHERE",
+    "Bench",
+    "reach",
+    "walk",
+]
 
 LEASE_MS = 15_000
 TIMEOUT_MS = 60_000
 DELAY_MS = 5_000
+SLEEP_MS = 7_000
+NEVER_MS = 2**52
+"""When a run comes to its queue that waits for somebody."""
 DEADLINE_MS = 10_000_000
 WHERE = "tier in (b, a), gpu=h200"
 BUCKET = "review?gpu=h200,tier in (a,b)"
@@ -97,13 +113,15 @@ class Bench:
         held = await self.store.hash_all(keys.held(meta.partition, self.namespace, "one"))
         assert held == ({self.log.name: str(meta.fence).encode()} if view.agent == "one" else {})
         waiting = await self.store.sorted_range(keys.queue(meta.partition, self.namespace, "work", BUCKET), 10)
-        assert bool(waiting) == (view.state is RunState.QUEUED and not meta.not_before_ms)
+        assert bool(waiting) == (view.state is RunState.QUEUED and not meta.put_off)
         buckets = await self.store.set_members(keys.buckets(meta.partition, self.namespace, "work"))
         assert buckets == ({BUCKET} if waiting else set())
         active = await self.store.hash_all(keys.active(meta.partition, self.namespace, "work"))
         assert active == ({self.log.name: str(meta.fence).encode()} if view.agent else {})
         later = await self.store.sorted_range(keys.later(meta.partition, self.namespace, "work"), 10)
-        assert later == ([(self.log.name, meta.not_before_ms)] if view.state == "queued" and not waiting else [])
+        later_ms = meta.not_before_ms or NEVER_MS
+        assert later == ([(self.log.name, later_ms)] if view.state == "queued" and not waiting else [])
+        assert view.suspended is not None or meta.final or meta.suspended is None
         assert await self.store.sorted_score(keys.timers(meta.partition), member(self.log)) == meta.due_ms
         return view
 
@@ -164,6 +182,12 @@ class Bench:
         ending = attempts.conclude_error(self.ids(), await self.meta(), errored, 0.5, self.now_ms)
         return await self.publish(Kind.ERRORED, pack_value(errored), ending)
 
+    async def suspend(self, asked: Suspended | None = None) -> Outcome | Refused:
+        """Let the attempt be put away: it sleeps, where nothing else is said."""
+        asked = asked or Suspended(sleep_ms=SLEEP_MS)
+        ending = suspension.suspend(self.ids(), await self.meta(), asked, self.now_ms)
+        return await self.publish(Kind.SUSPENDED, pack_value(asked), ending)
+
     async def lose(self) -> Outcome | Refused:
         """Take the attempt from its agent."""
         return await self.do(attempts.lose(self.ids(), await self.meta(), "its lease ran out"))
@@ -217,6 +241,7 @@ async def reach(bench: Bench, state: str) -> None:
         "cancelling": ("submit", "claim", "cancel"),
         "retrying": ("submit_retried", "claim", "fail"),
         "delayed": ("submit_delayed",),
+        "suspended": ("submit", "claim", "suspend"),
         "expired": ("submit", "claim", "expire"),
         "succeeded": ("submit", "claim", "succeed"),
         "failed": ("submit", "claim", "fail"),
@@ -238,6 +263,7 @@ EXPECTED: dict[tuple[str, str], str] = {
     ("running", "fail"): "failed",
     ("running", "lose"): "queued",
     ("running", "release"): "queued",
+    ("running", "suspend"): "queued",
     ("running", "cancel"): "running",
     ("running", "emit"): "running",
     ("running", "time_out"): "failed",
@@ -247,18 +273,19 @@ EXPECTED: dict[tuple[str, str], str] = {
     ("cancelling", "fail"): "cancelled",
     ("cancelling", "lose"): "cancelled",
     ("cancelling", "release"): "cancelled",
+    ("cancelling", "suspend"): "cancelled",
     ("cancelling", "emit"): "running",
     ("cancelling", "time_out"): "cancelled",
     ("cancelling", "expire"): "expired",
-    **{(state, "cancel"): "cancelled" for state in ("retrying", "delayed")},
-    **{(state, "requeue"): "queued" for state in ("retrying", "delayed")},
-    **{(state, "expire"): "expired" for state in ("retrying", "delayed")},
+    **{(state, "cancel"): "cancelled" for state in ("retrying", "delayed", "suspended")},
+    **{(state, "requeue"): "queued" for state in ("retrying", "delayed", "suspended")},
+    **{(state, "expire"): "expired" for state in ("retrying", "delayed", "suspended")},
 }
 """What each event does in each state; every other pair is refused by the store."""
 
-ATTEMPT_EVENTS = ("succeed", "stop", "fail", "emit")
+ATTEMPT_EVENTS = ("succeed", "stop", "fail", "suspend", "emit")
 HUB_EVENTS = ("claim", "lose", "release", "cancel", "requeue", "time_out", "expire")
-WAITING = ("retrying", "delayed")
+WAITING = ("retrying", "delayed", "suspended")
 STATES = ("queued", "running", "cancelling", *WAITING, *FINAL_STATES)
 NEVER_PROPOSED = {
     *(("queued", event) for event in ("lose", "release", "requeue", "time_out", *ATTEMPT_EVENTS)),

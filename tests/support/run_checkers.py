@@ -16,7 +16,7 @@ __all__ = ["check_children", "check_fences", "check_fold", "check_journal", "che
 
 TERMINAL = frozenset(kind for kind, control in CONTROL.items() if control.terminal)
 _HUBS = frozenset(kind for kind, control in CONTROL.items() if control.writer is Writer.HUB) | {Kind.CANCELLED}
-_ENDS_ATTEMPT = TERMINAL | {Kind.LOST, Kind.RELEASED, Kind.ERRORED}
+_ENDS_ATTEMPT = TERMINAL | {Kind.LOST, Kind.RELEASED, Kind.SUSPENDED, Kind.ERRORED}
 
 
 def check_run(dump: Dump, info: RunInfo | None = None, meta: Mapping[str, str] | None = None) -> list[Violation]:

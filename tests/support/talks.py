@@ -89,6 +89,7 @@ class Talks(Bench):
 STEPS: dict[str, tuple[str, ...]] = {
     "queued": ("lose",),
     "running": (),
+    "suspended": ("suspend",),
     "cancelling": ("cancel",),
     "succeeded": ("succeed",),
     "failed": ("fail",),

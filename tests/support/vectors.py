@@ -14,6 +14,7 @@ import msgpack
 from protocol.codec import encode, pack_record, pack_value
 from protocol.codes import CloseCode
 from protocol.control import Call, Checkpoint, Claimed, Marker, MarkerOp, Submitted, Succeeded
+from protocol.conversation import Suspended
 from protocol.entry import Entry, first_tag, next_tag
 from protocol.family import ChildEnded, ChildRun, Continue, Continued, Spawn
 from protocol.frames import Ack, Heartbeat, Part, Recover
@@ -73,7 +74,7 @@ def _run_story() -> tuple[Entry, ...]:
 
 
 def _journal_story() -> tuple[Entry, ...]:
-    """What a handler's journal looks like: one entry of each kind of operation."""
+    """What a handler's journal looks like: one entry of each kind of operation, and that it was put away."""
     agent, due_ms = "agent:builder-1", NOW_MS + 5_000
     bodies = (
         ("$marker", Marker(op=MarkerOp.NOW, value=pack_value(NOW_MS))),
@@ -83,9 +84,14 @@ def _journal_story() -> tuple[Entry, ...]:
         ("$marker", Marker(op=MarkerOp.EFFECT, name="open_pr")),
         ("$checkpoint", Checkpoint(value=pack_value({"file": 7}))),
     )
-    return tuple(
-        Entry(place, NOW_MS + place, pack_record(kind, agent, pack_value(body), attempt=1, seq=place, index=place))
-        for place, (kind, body) in enumerate(bodies, 1)
+    last = len(bodies) + 1
+    ending = pack_value(Suspended(sleep_ms=4_000, questions=(7, 9)))
+    return (
+        *(
+            Entry(place, NOW_MS + place, pack_record(kind, agent, pack_value(body), attempt=1, seq=place, index=place))
+            for place, (kind, body) in enumerate(bodies, 1)
+        ),
+        Entry(last, NOW_MS + last, pack_record("$suspended", agent, ending, attempt=1, seq=last)),
     )
 
 

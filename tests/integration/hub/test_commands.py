@@ -8,8 +8,8 @@ from typing import Any
 
 from protocol.codec import pack_value
 from protocol.control import Errored, Kind, RunError, Succeeded
-from protocol.conversation import Asked, QuestionKind
-from protocol.frames import Assign, Puback
+from protocol.conversation import Asked, QuestionKind, Suspended
+from protocol.frames import Assign, HandlerSpec, Puback, Recover
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_work import agent, work_of
 from tests.support.hub_world import World
@@ -28,10 +28,13 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "retry": {},
 }
 
-WAITING = ("queued", "delayed", "retrying")
+SUSPENDED = pack_value(Suspended(sleep_ms=LONG_MS))
+HANDLERS = (HandlerSpec(name="h"), HandlerSpec(name="journaled", recover=Recover.JOURNAL))
+
+WAITING = ("queued", "delayed", "retrying", "suspended")
 WORKED_ON = ("running", "asking", "cancelling")
 OVER = ("succeeded", "failed", "cancelled", "expired", "dead")
-SHOWN = {"delayed": "queued", "retrying": "queued", "asking": "running", "cancelling": "running"}
+SHOWN = {"delayed": "queued", "retrying": "queued", "suspended": "queued", "asking": "running", "cancelling": "running"}
 """What a run's state is called where it has no name of its own."""
 
 EXPECTED: dict[tuple[str, str], str] = {
@@ -97,6 +100,9 @@ class Stage:
         given = await self.take(retries=1, backoff_ms=LONG_MS, backoff_max_ms=LONG_MS)
         return await self.say(given, Kind.ERRORED, ERRORED)
 
+    async def _suspended(self) -> str:
+        return await self.say(await self.take(handler="journaled"), Kind.SUSPENDED, SUSPENDED)
+
     async def _running(self) -> str:
         return (await self.take()).run
 
@@ -139,7 +145,7 @@ async def walk(stage: Stage, state: str, command: str) -> str:
 async def test_every_command_in_every_state(either: World) -> None:
     async with either.peer() as client, either.peer() as worker:
         await client.identify(identify())
-        await worker.identify(agent(slots=100))
+        await worker.identify(agent(slots=100).model_copy(update={"handlers": HANDLERS}))
         stage = Stage(client, worker, itertools.count(1))
         found = {
             (state, command): await walk(stage, state, command)

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.store.base import Store
 from tests.support.lifecycle import PAIRS, Bench, walk
+from tests.support.suspensions import ORDERS, RACES, Away, walk_order, walk_race
 from tests.support.talks import (
     ANSWERABLE,
     LATE,
@@ -43,3 +44,10 @@ async def test_every_command_in_every_state(store: Store, namespaces: Iterator[s
         await walk_timeout(await run(), state)
     for state, what in LATE:
         await walk_late(await run(), state, what)
+
+
+async def test_everything_that_brings_a_suspended_run_back(store: Store, namespaces: Iterator[str]) -> None:
+    for order in ORDERS:
+        await walk_order(Away(store, next(namespaces), await store.now_ms()), order)
+    for first, second in RACES:
+        await walk_race(Away(store, next(namespaces), await store.now_ms()), first, second)

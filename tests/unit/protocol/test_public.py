@@ -34,7 +34,7 @@ PUBLIC = {
     "conversation": """
         CANCEL_ID QUERIES_AT_ONCE_MAX QUERY_ARGS_BYTES_MAX QUERY_MS QUERY_MS_MAX QUERY_VALUE_BYTES_MAX QUESTIONS_MAX
         STEERS_MAX STEER_BYTES_MAX TIMEOUT Answered Asked QuestionKind Received RunAnswer RunAnswered RunQueried
-        RunQuery RunSteer RunSteering Steer SteerStatus Steered answer_id
+        RunQuery RunSteer RunSteering Steer SteerStatus Steered Suspended answer_id
     """,
     "effects": """
         Deliver Fail SendHeartbeat

@@ -31,7 +31,7 @@ from protocol.control import (
     Succeeded,
     TimedOut,
 )
-from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus
+from protocol.conversation import Answered, Asked, QuestionKind, Received, Steer, Steered, SteerStatus, Suspended
 from protocol.entry import Entry
 from protocol.errors import FleetlineError
 from protocol.family import ChildCancel, ChildEnded, ChildRun, Continue, Continued, Spawn
@@ -60,6 +60,7 @@ BODIES: dict[Kind, Part] = {
     Kind.CLAIMED: claimed(1),
     Kind.LOST: AttemptLost(attempt=1, reason="its lease ran out", losses=1),
     Kind.RELEASED: Released(attempt=1, reason="drain"),
+    Kind.SUSPENDED: Suspended(sleep_ms=500),
     Kind.PROGRESS: Progress(current=1.0, total=2.0),
     Kind.CALL: Call(name="fetch", digest="d", result=pack_value(1)),
     Kind.MARKER: Marker(op=MarkerOp.NOW, value=pack_value(1_700_000_000_000)),

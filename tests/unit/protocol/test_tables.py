@@ -17,7 +17,7 @@ from protocol.run import TRANSITIONS
 
 ATTEMPTS_WRITE = {
     *("$progress", "$call", "$marker", "$checkpoint", "$received", "$steered", "$asked"),
-    *("$spawn", "$child_cancel", "$continue", "$errored", "$succeeded", "$cancelled"),
+    *("$spawn", "$child_cancel", "$continue", "$suspended", "$errored", "$succeeded", "$cancelled"),
 }
 AGENT_KINDS = {"$connected", "$disconnected", "$superseded", "$cordoned", "$uncordoned", "$draining", "$drained"}
 
