@@ -5,7 +5,8 @@
                       '--- stopped: by a `$cancel` of the run's log, or because the hub says it is not ours
 
 A cancelled handler that stops ends with `$cancelled`; one that returns a result nevertheless has succeeded:
-the first of the two in the log counts. Of an attempt that is not ours nothing more is said.
+the first of the two in the log counts. One that is put away ends with `$suspended`, whatever it makes of that. Of an
+attempt that is not ours nothing more is said.
 
 Specification: docs/protocol.md, section "Runs".
 """
@@ -71,7 +72,7 @@ class Attempt:
     def __init__(self, held: Held, handler: Handler | ProgramHandler, link: Link, rooms: Rooms) -> None:
         self.held = held
         self.over = False
-        self.state = AttemptState(held.assign, held.stream)
+        self.state = AttemptState(held.assign, held.stream, suspend_after_s=handler.suspend_after)
         self._handler = handler
         self._link = link
         self._rooms = rooms
@@ -86,6 +87,8 @@ class Attempt:
         board.put(self.held.assign.run, self.held.assign.fence, queries)
         try:
             ending = await self._work()
+            if self.state.suspended is not None:
+                ending = _Ending(Kind.SUSPENDED, self.state.suspended)
             self.over = True
             if not self.state.fenced:
                 await self._say(ending)

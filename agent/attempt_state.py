@@ -17,8 +17,10 @@ from agent.feed import too_large
 from agent.inbox import Inbox, Past
 from agent.journal import Journal
 from agent.queries import Queries
+from agent.suspension import PUT_AWAY, Patience, ShutOutlet
 from protocol.codec import pack_value
 from protocol.control import Kind, Progress
+from protocol.conversation import Suspended
 from protocol.errors import FleetlineError
 from protocol.frames import Assign
 
@@ -70,6 +72,8 @@ class AttemptState:
         stopping: set when the handler is to stop.
         inbox: what the run's log tells the handler.
         queries: what the handler is asked while it works.
+        patience: how long the handler waits before it is put away, and what for.
+        suspended: what it waits for, once it was put away: whatever else it does, the attempt ends with that.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class AttemptState:
         journal: Journal | None = None,
         checkpoint: Checkpointed | None = None,
         past: Past | None = None,
+        suspend_after_s: float | None = None,
     ) -> None:
         self.assign = assign
         self.outlet = outlet
@@ -88,6 +93,8 @@ class AttemptState:
         self.queries = Queries(assign.handler)
         if past is not None:
             self.inbox.begin_at(past)
+        self.patience = Patience(suspend_after_s)
+        self.suspended: Suspended | None = None
         self.stopping = threading.Event()
         self.cancelled = False
         self.fenced = False
@@ -126,12 +133,22 @@ class AttemptState:
                 return
         call()
 
-    def stop(self, reason: str | None, *, fenced: bool = False) -> None:
-        """The handler is to stop."""
+    def put_away(self) -> None:
+        """Stop the handler where it only waits, and has done so for long enough: it is brought back later."""
+        suspended = self.patience.suspended(time.monotonic(), self.inbox.given_all())
+        if suspended is not None:
+            self.send_progress()
+            self.stop(PUT_AWAY, suspended=suspended)
+
+    def stop(self, reason: str | None, *, fenced: bool = False, suspended: Suspended | None = None) -> None:
+        """The handler is to stop; with `suspended`, nothing that it does after this counts."""
         with self._lock:
             self.fenced = self.fenced or fenced
             if self.cancelled:
                 return
+            if suspended is not None:
+                self.suspended = suspended
+                self.outlet = ShutOutlet(self.outlet.made, self.outlet.body_bytes_max)
             self.cancelled = True
             self.reason = reason
             calls, self._on_stop = self._on_stop, []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Any, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
+from agent.attempt_state import AttemptState
 from agent.children import Child, ChildOptions, Spawning
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.operations import (
@@ -31,6 +33,7 @@ from agent.operations import (
     to_datetime,
 )
 from agent.steering import Asking, SteerMessage, answered_body, received_body
+from agent.suspension import Waiter
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
@@ -47,6 +50,10 @@ YIELD_ENTRIES = 256
 
 class RunContext(ContextBase):
     """What an async handler may do. Cancellation arrives as `asyncio.CancelledError`."""
+
+    def __init__(self, state: AttemptState) -> None:
+        super().__init__(state)
+        self._waiter = Waiter(state.patience, state.put_away)
 
     async def emit(self, kind: str, value: Any = None, *, cause: int | None = None) -> None:
         """Append an entry to the run's log: every watcher sees it. Waits while the window is full.
@@ -90,8 +97,10 @@ class RunContext(ContextBase):
             TypeError: something has no index yet, a coroutine of the handler's own, say.
         """
         only_operations(operations)
-        async with asyncio.TaskGroup() as group:
-            made = [group.create_task(_outcome(operation)) for operation in operations]
+        with self._waiter.gathering() as split:
+            async with asyncio.TaskGroup() as group:
+                made = [group.create_task(_outcome(operation)) for operation in operations]
+                split(made)
         return outcomes([task.result() for task in made], return_exceptions, self._state.fault)
 
     async def now(self) -> datetime:
@@ -221,13 +230,16 @@ class RunContext(ContextBase):
 
     async def _sleep(self, seconds: float, marking: Marking) -> None:
         due_ms = await self._mark(marking, lambda: wall_ms() + round(seconds * 1000))
-        await asyncio.sleep(sleep_left_s(due_ms, seconds, wall_ms()))
+        left_s = sleep_left_s(due_ms, seconds, wall_ms())
+        with self._waiter.waiting(until_s=time.monotonic() + left_s):
+            await asyncio.sleep(left_s)
 
     @asynccontextmanager
     async def _effect(self, key: EffectKey, marking: Marking) -> AsyncIterator[EffectKey]:
         await self._mark(marking, lambda: None)
         await self.flush()
-        yield key
+        with self._state.patience.held():
+            yield key
 
     async def _steering(self, timeout_s: float | None) -> AsyncIterator[SteerMessage]:
         while True:
@@ -266,24 +278,34 @@ class RunContext(ContextBase):
         if not asking.known:
             await self.flush()
             await self._put(Kind.ASKED, asking.body(), asking.index, None)
-        answered = await self._told(partial(self._state.inbox.answer, asking.index, asking.digest), None)
+        look = partial(self._state.inbox.answer, asking.index, asking.digest)
+        answered = await self._told(look, None, asking.index)
         assert answered is not None
         if self._state.inbox.gives(answer_id(asking.index)):
             await self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
         return asking.value(answered)
 
-    async def _told(self, look: Callable[[], T | None], timeout_s: float | None) -> T | None:
+    async def _told(
+        self, look: Callable[[], T | None], timeout_s: float | None, question: int | None = None
+    ) -> T | None:
         """Wait until the inbox has what is looked for, or there is none in time."""
+        found = look()
+        if found is None and timeout_s is None:
+            with self._waiter.waiting(question=question):
+                return await self._found(look)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while True:
-                    changed = self._state.inbox.changed()
-                    found = look()
-                    if found is not None:
-                        changed.cancel()
-                        return found
-                    await asyncio.wrap_future(changed)
+                return found if found is not None else await self._found(look)
         return look()
+
+    async def _found(self, look: Callable[[], T | None]) -> T:
+        while True:
+            changed = self._state.inbox.changed()
+            found = look()
+            if found is not None:
+                changed.cancel()
+                return found
+            await asyncio.wrap_future(changed)
 
     async def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
         self._state.send_progress()

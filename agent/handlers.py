@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Any, TypeVar
 
 from agent.binding import Binder
@@ -55,6 +56,7 @@ class Handler:
     backoff: float
     backoff_max: float
     memory_mib: int | None
+    suspend_after: float | None
 
     @classmethod
     def make(
@@ -69,6 +71,7 @@ class Handler:
         backoff: float = BACKOFF_S,
         backoff_max: float = BACKOFF_MAX_S,
         memory_mib: int | None = None,
+        suspend_after: float | None = None,
     ) -> Handler:
         """Check a handler. Times are in seconds.
 
@@ -80,8 +83,10 @@ class Handler:
         except InvalidName as fault:
             raise BadHandler(f"handler {name!r}: {fault}") from None
         how, where = _one_of(Recover, "recover", recover, name), _one_of(Isolation, "isolation", isolation, name)
-        limits = (retries, timeout, backoff, backoff_max, memory_mib)
+        limits = (retries, timeout, backoff, backoff_max, memory_mib, suspend_after)
         handler = cls(name, function, Binder(function), how, where, *limits)
+        if suspend_after is not None:
+            _check_suspends(name, how, suspend_after)
         if retries < 0:
             raise BadHandler(f"handler {name!r}: retries is {retries}; it counts further tries, from 0")
         try:
@@ -132,6 +137,16 @@ def check_memory(handler: str, memory_mib: int | None, least_mib: int = MEMORY_M
         raise BadHandler(f"handler {handler!r}: memory_mib is {memory_mib}; it is in MiB, from {least_mib}")
     if sys.platform != "linux":
         raise BadHandler(f"handler {handler!r}: memory is limited on Linux only; leave out memory_mib here")
+
+
+def _check_suspends(name: str, recover: Recover, suspend_after: float) -> None:
+    if recover is not Recover.JOURNAL:
+        raise BadHandler(
+            f"handler {name!r} has suspend_after without a journal: it would begin anew when it is brought back; "
+            'give it recover="journal"'
+        )
+    if not 0 <= suspend_after < inf:
+        raise BadHandler(f"handler {name!r}: suspend_after is {suspend_after}; it is seconds, from 0")
 
 
 def _one_of(choices: type[Choice], what: str, value: str, handler: str) -> Choice:

@@ -136,6 +136,11 @@ class Inbox:
             self._given.add(command)
             return new
 
+    def given_all(self) -> int | None:
+        """Return how many messages there were; None where one of them is yet to be given."""
+        with self._lock:
+            return None if self._waiting else len(self._steers)
+
     def named(self, message: str) -> Steer | None:
         """Return a message that the journal says was given."""
         with self._lock:

@@ -6,6 +6,7 @@ Specification: docs/protocol.md, sections "Runs" and "Journals".
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
@@ -21,6 +22,7 @@ from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.errors import Cancelled
 from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep_left_s, to_datetime
 from agent.steering import Asking, PlainSteerMessage, answered_body, received_body
+from agent.suspension import Wait
 from agent.threads import each_in_a_thread
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
@@ -46,6 +48,7 @@ class PlainRunContext(ContextBase):
     def __init__(self, state: AttemptState) -> None:
         super().__init__(state)
         self._told = False
+        state.patience.begins(threading.get_ident())
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` where the handler is to stop and was not told yet."""
@@ -108,6 +111,8 @@ class PlainRunContext(ContextBase):
         seconds, marking = self._begin_sleep(seconds)
         due_ms = self._mark(marking, lambda: wall_ms() + round(seconds * 1000))
         left_s = sleep_left_s(due_ms, seconds, wall_ms())
+        now_s = time.monotonic()
+        self._put_away_in_s(Wait(now_s, until_s=now_s + left_s))
         if self._told:
             time.sleep(left_s)
         elif self._state.stopping.wait(left_s):
@@ -207,7 +212,8 @@ class PlainRunContext(ContextBase):
     def _effect(self, key: EffectKey, marking: Marking) -> Iterator[EffectKey]:
         self._mark(marking, lambda: None)
         self.flush()
-        yield key
+        with self._state.patience.held():
+            yield key
 
     def _submit(self, spawning: Spawning) -> PlainChild:
         inbox, key = self._state.inbox, spawning.key
@@ -234,15 +240,16 @@ class PlainRunContext(ContextBase):
         if not asking.known:
             self.flush()
             self._put(Kind.ASKED, asking.body(), asking.index, None)
-        answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None)
+        answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None, asking.index)
         assert answered is not None
         if self._state.inbox.gives(answer_id(asking.index)):
             self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
         return asking.value(answered)
 
-    def _find(self, look: Callable[[], T | None], timeout_s: float | None) -> T | None:
+    def _find(self, look: Callable[[], T | None], timeout_s: float | None, question: int | None = None) -> T | None:
         """Wait until the inbox has what is looked for, there is none in time, or the handler is to stop."""
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        waiting = Wait(time.monotonic(), question=question)
+        until_s = None if timeout_s is None else waiting.since_s + timeout_s
         while True:
             changed = self._state.inbox.changed()
             self.check_cancelled()
@@ -250,7 +257,19 @@ class PlainRunContext(ContextBase):
             if found is not None or (left_s is not None and left_s <= 0):
                 changed.cancel()
                 return found
-            wait((changed,), left_s)
+            wait((changed,), self._put_away_in_s(waiting) if left_s is None else left_s)
+
+    def _put_away_in_s(self, waiting: Wait) -> float | None:
+        """Put the handler away if it is time. Returns how long it is until then; None where it is not in sight."""
+        patience, strand = self._state.patience, threading.get_ident()
+        if patience.after_s is None or self._state.cancelled:
+            return None
+        with patience.waiting(strand, waiting):
+            in_s = patience.ripe_in_s(time.monotonic())
+            if in_s is not None and in_s <= 0:
+                self._state.put_away()
+                return None
+            return in_s
 
     def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
         self._state.send_progress()

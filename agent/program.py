@@ -113,6 +113,11 @@ class ProgramHandler:
         return Recover.RESTART if self.program.plain else Recover.CHECKPOINT
 
     @property
+    def suspend_after(self) -> None:
+        """A program is never put away: it has no journal."""
+        return
+
+    @property
     def isolation(self) -> Isolation:
         """A program is a process of its own."""
         return Isolation.PROCESS

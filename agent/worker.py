@@ -82,6 +82,7 @@ class Agent:
         backoff: float = BACKOFF_S,
         backoff_max: float = BACKOFF_MAX_S,
         memory_mib: int | None = None,
+        suspend_after: float | None = None,
     ) -> Callable[[Function], Function]:
         """Register a handler. Its first parameter is the context; the others are validated from the input.
 
@@ -95,6 +96,9 @@ class Agent:
             backoff: the longest wait before the first further try, in seconds; it doubles with each.
             backoff_max: the longest wait before any.
             memory_mib: with "process", how much memory its process may take; a run that needs more fails.
+            suspend_after: how many seconds the handler may wait, in a sleep, for an answer or for a message, before it
+                is put away and its slot is free; it is brought back, anywhere, with what it waits for. Without, never.
+                It needs `recover="journal"`.
 
         Raises:
             BadHandler: it cannot be what it is to be.
@@ -111,6 +115,7 @@ class Agent:
                 backoff=backoff,
                 backoff_max=backoff_max,
                 memory_mib=memory_mib,
+                suspend_after=suspend_after,
             )
             self._register(made)
             return function

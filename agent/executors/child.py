@@ -4,12 +4,13 @@ The main thread runs handlers. A second one reads the pipe: that a run is to sto
 the handler is told and asked, and, by its end, that the parent is gone, which ends this process at once. A third pipe
 takes the stacks of all threads, when the parent asks for them by a signal, and when native code crashes.
 
-    parent -> child   ("prepare", functions) ("start", work, assign, journal, checkpoint, past, body_bytes_max, memory)
+    parent -> child   ("prepare", functions)
+                      ("start", work, assign, journal, checkpoint, past, suspend_after, body_bytes_max, memory)
                       ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
                       ("query", number, query)
     child -> parent   ("ready",) ("begun",) ("offer", kind, body, index, cause) ("flush", number)
                       ("answered", number, answer) ("returned", packed) ("continued", packed)
-                      ("raised", error, index, retryable, begun) ("cancelled",)
+                      ("raised", error, index, retryable, begun) ("cancelled",) ("suspended", what for)
 
 `functions` and `work` are pickled by themselves, and read by the main thread: what they name may not be importable.
 """
@@ -169,7 +170,8 @@ def child_main(pipe: Connection, dumps: Connection) -> None:
     while True:
         asked = todo.get()
         if isinstance(asked, _Start):
-            asked.outlet.say(*_run(asked))
+            ended, suspended = _run(asked), asked.state.suspended
+            asked.outlet.say(*(ended if suspended is None else ("suspended", suspended)))
         else:
             _prepare(asked)
 
@@ -183,9 +185,9 @@ def _read(pipe: Connection, current: _Current, todo: queue.SimpleQueue[_Start | 
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone: nobody is left to work for
         match message:
-            case ("start", work, assign, journal, checkpoint, past, body_bytes_max, memory_bytes):
+            case ("start", work, assign, journal, checkpoint, past, after_s, body_bytes_max, memory_bytes):
                 outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
-                state = current.state = AttemptState(assign, outlet, journal, checkpoint, past)
+                state = current.state = AttemptState(assign, outlet, journal, checkpoint, past, after_s)
                 todo.put(_Start(work, state, outlet, memory_bytes))
             case ("prepare", functions):
                 todo.put(functions)

@@ -21,6 +21,8 @@ async def run_inline(function: Callable[..., Any], state: AttemptState, argument
         function(RunContext(state), **arguments), name=f"run {state.assign.run}"
     )
 
+    state.patience.begins(task)
+
     def stop() -> None:
         with suppress(RuntimeError):  # its loop is closed: it has ended just now
             loop.call_soon_threadsafe(task.cancel)

@@ -119,7 +119,7 @@ class _Serving:
         try:
             past = state.inbox.past()
             which = (state.assign, state.journal, state.checkpoint, past)
-            child.send("start", work, *which, state.outlet.body_bytes_max, self._memory_bytes)
+            child.send("start", work, *which, state.patience.after_s, state.outlet.body_bytes_max, self._memory_bytes)
             state.on_stop(lambda: child.send("stop", state.reason, state.fenced))
             state.inbox.follow(partial(child.send, "told", state.assign.fence), past)
             state.queries.forward(partial(child.send, "query"))
@@ -156,6 +156,9 @@ class _Serving:
                     self._state.queries.answered(number, answer)
                 case ("returned", packed):
                     return unpack_value(packed)
+                case ("suspended", suspended):
+                    self._state.suspended = suspended
+                    return None
                 case ("continued", packed):
                     raise ContinueAs(packed)
                 case ("raised", error, index, retryable, begun):

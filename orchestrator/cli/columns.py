@@ -19,7 +19,7 @@ QUEUES = {
     "QUEUE": "its name",
     "STATE": "open or paused",
     "WAITING": "runs that wait for an agent",
-    "LATER": "runs that come to it later: delayed, or waiting for a further try",
+    "LATER": "runs that come to it later: delayed, suspended, or waiting for a further try",
     "ACTIVE": "runs that agents work on",
     "LIMIT": "how many may be active at once; any number where it is empty",
 }

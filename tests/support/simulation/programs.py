@@ -61,7 +61,7 @@ def make_agent(name: str, slots: int) -> Agent:
             raise RuntimeError(f"attempt {context.attempt} fails, as it was told to")
         return count
 
-    @agent.handler("journal", recover="journal")
+    @agent.handler("journal", recover="journal", suspend_after=0.05)
     async def journal(context: Any, count: int, pause_ms: int, fails: int) -> int:
         total = 0
         for number in range(count):
