@@ -28,6 +28,7 @@ class SubmitOptions(TypedDict, total=False):
         retries: how often a failed attempt is tried again; as the handler says without.
         backoff: the longest wait before the first further try, which doubles with each; as the handler says without.
         backoff_max: the longest wait before any; as the handler says without.
+        keep: how long it is kept after its end, with its log and its result; as the hub has it without.
     """
 
     queue: str
@@ -40,6 +41,7 @@ class SubmitOptions(TypedDict, total=False):
     retries: int | None
     backoff: float | None
     backoff_max: float | None
+    keep: float | None
 
 
 def submission(
@@ -56,6 +58,7 @@ def submission(
     retries: int | None = None,
     backoff: float | None = None,
     backoff_max: float | None = None,
+    keep: float | None = None,
 ) -> RunSubmit:
     """Return the parameters of `run.submit` for these options (see `SubmitOptions`).
 
@@ -75,6 +78,7 @@ def submission(
         retries=retries,
         backoff_ms=span_ms("backoff", backoff),
         backoff_max_ms=span_ms("backoff_max", backoff_max),
+        keep_ms=span_ms("keep", keep),
     )
 
 

@@ -121,10 +121,12 @@ class DurableAck:
             commit = Commit(
                 id=line.new_commit_id(),
                 partition=partition_of(self.log),
-                guards=(Guard(key, self.field, old),),
+                guards=(Guard(key, self.field, old), Guard(keys.meta(self.log), "epoch", acked.epoch)),
                 ops=(HashSet(key, {self.field: _write(acked)}),),
             )
             result = await line.commit(commit)
+            if isinstance(result, Refused) and result.guard:
+                continue  # the log was deleted since
             if isinstance(result, Refused):
                 self.stored = None if result.actual is None else _read(result.actual)
             else:

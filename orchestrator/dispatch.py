@@ -265,7 +265,7 @@ class Dispatch:
         assign = _assign(line, run, first, tag or (await line.store.tags(log, (run.claimed_at,)))[0], self._lease_ms)
         if assign is None:
             return False
-        peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related)
+        peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms)
         peer.send(assign)
         return True
 

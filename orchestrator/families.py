@@ -130,7 +130,8 @@ class Families:
         queue = Queue(meta.log.namespace, spawn.queue)
         log = LogName(queue.namespace, LogKind.RUN, new_run_id(self._line, queue))
         ids = runs.Ids(self._line.new_commit_id(), asker, self._line.new_epoch())
-        params, kin = children.child_run(meta.log, child, spawn), runs.ChildOf(meta.log.name, child.slot)
+        params = runs.keeping_for(children.child_run(meta.log, child, spawn), meta.keep_ms)
+        kin = runs.ChildOf(meta.log.name, child.slot)
         result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms(), child=kin))
         self._look(queue)
         run = log.name

@@ -204,7 +204,7 @@ class Subscription:
         match decision:
             case None:
                 self._reader.send(
-                    Subscribed(subscription=refused(self.tail.path, ErrorCode.NOT_FOUND, "the log is gone"))
+                    Subscribed(subscription=refused(self.tail.path, ErrorCode.NOT_FOUND, "the log was deleted"))
                 )
                 self.end()
             case Resumed(at):

@@ -34,6 +34,7 @@ from orchestrator.auth.tokens import Tokens
 from orchestrator.dispatch import Dispatch
 from orchestrator.families import Families
 from orchestrator.files import replace_file
+from orchestrator.forgetting import FORGET_S, Forgetting
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.methods import Methods
@@ -171,13 +172,13 @@ class Hub:
         registry = Registry(line)
         dispatch = Dispatch(line, peers, settings.lease_ms)
         work = Work(line, peers, dispatch, settings.lease_ms, settings.losses_max)
-        schedules = Schedules(line, dispatch.look)
+        schedules = Schedules(line, dispatch.look, settings.keep_ms)
         families = Families(line, dispatch.look, self._spawn)
         line.on_due = families.hurry
         timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms)
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
         querying = Querying(line, reading, registry, peers, self._spawn)
-        methods = Methods(line, reading, registry, schedules, dispatch, querying, body_bytes_max)
+        methods = Methods(line, reading, registry, schedules, dispatch, querying, body_bytes_max, settings.keep_ms)
         acks = Acks(line)
         greeting = Greeting(settings, line)
         self.services = Services(
@@ -195,6 +196,7 @@ class Hub:
             "timekeeper": timekeeper.run,
             "registry": registry.run,
             "retention": Retention(line, settings.log_entries_max).run,
+            "forgetting": Forgetting(line, registry, min(FORGET_S, recheck_s)).run,
             "wakes": partial(self._listen, store),
             "ticks": partial(self._tick, min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
             "fences": partial(self._check_fences, recheck_s),

@@ -98,6 +98,7 @@ class Methods:
         dispatch: told of every run that is put on a queue.
         querying: passes queries on to handlers.
         body_bytes_max: limit of what one entry carries.
+        keep_ms: how long a run is kept after its end that does not say; None for ever.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class Methods:
         dispatch: Dispatch,
         querying: Querying,
         body_bytes_max: int,
+        keep_ms: int | None = None,
     ) -> None:
         self._line = line
+        self._keep_ms = keep_ms
         self._reading = reading
         self._queueing = Queueing(line, registry)
         self._kept = KeptAnswers(line)
@@ -180,7 +183,7 @@ class Methods:
         check_name(params.queue)
         check_name(params.handler)
         _check_times(params)
-        return await self._submit(peer, params)
+        return await self._submit(peer, runs.keeping_for(params, self._keep_ms))
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
         require(peer.scopes, Action.SUBMIT)

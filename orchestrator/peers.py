@@ -17,13 +17,14 @@ __all__ = ["Held", "Peer", "Peers"]
 class Held:
     """An attempt that a connected agent holds, of a run on `queue`.
 
-    `related`: the end of the run is of concern to a parent or to children.
+    `related`: the end of the run is of concern to a parent or to children. `keep_ms`: how long it is kept after that.
     """
 
     attempt: int
     fence: int
     queue: str
     related: bool = False
+    keep_ms: int | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -7,8 +7,10 @@ claimed it, the one that ended it. So showing a run costs the same however long 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
+from orchestrator.core import keeping
 from orchestrator.core.outcome import outcome_of
 from orchestrator.core.queues import who_takes
 from orchestrator.core.resume import LogState
@@ -24,11 +26,14 @@ from protocol.codes import ErrorCode
 from protocol.control import Submitted, read_control
 from protocol.entry import Entry
 from protocol.errors import RequestError
+from protocol.frames import Part
 from protocol.ids import LogKind, LogName, check_name, queue_partition
 from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
 from protocol.run import RunState
 
 __all__ = ["Reading"]
+
+Info = TypeVar("Info", bound=Part)
 
 PAGE_BYTES_MAX = 2 * 1024 * 1024
 SCAN_MAX = 10_000
@@ -56,7 +61,7 @@ class Reading:
         """
         fields = await self._store.meta(log)
         if fields is None:
-            raise RequestError(ErrorCode.NOT_FOUND, f"there is no run {log.name}")
+            raise _no_run(log)
         return RunMeta.parse(log, fields)
 
     async def run(self, log: LogName, *, whole: bool = False) -> RunInfo:
@@ -68,7 +73,10 @@ class Reading:
         meta = await self.meta(log)
         offsets = (1, meta.started or 0, meta.head if meta.final else 0)
         first, started, last = await asyncio.gather(*(self._entry(log, offset) for offset in offsets))
+        if first is None:
+            raise _no_run(log)  # it was deleted since
         result, error, reason = outcome_of(last) if last else (None, None, None)
+        kept_ms = keeping.kept_ms(meta.state, meta.keep_ms)
         if whole and meta.state is RunState.QUEUED:
             reason = await self._why_waiting(meta)
         return RunInfo(
@@ -78,7 +86,7 @@ class Reading:
             queue=meta.queue,
             attempt=meta.attempt,
             agent=meta.agent or None,
-            submitted_ms=first.ts_ms if first else 0,
+            submitted_ms=first.ts_ms,
             started_ms=started.ts_ms if started else None,
             finished_ms=last.ts_ms if last else None,
             result=result if whole else None,
@@ -93,6 +101,7 @@ class Reading:
             reason=reason,
             asking=0 if meta.final else sum(question.open for question in meta.questions),
             suspended=meta.state is RunState.QUEUED and meta.suspended is not None,
+            kept_until_ms=None if last is None or kept_ms is None else last.ts_ms + kept_ms,
             talk_from=meta.talk_from,
             parent=meta.parent or None,
             continues=meta.continues or None,
@@ -126,7 +135,7 @@ class Reading:
                 and asked.queue in (None, meta["queue"])
                 and asked.parent in (None, meta.get("parent"))
             ]
-            found += await asyncio.gather(*(self.run(log) for log in fit[: asked.limit - len(found)]))
+            found += await _there(self.run(log) for log in fit[: asked.limit - len(found)])
             if len(found) >= asked.limit:
                 break
         return tuple(found)
@@ -165,7 +174,7 @@ class Reading:
             for name, made_ms in await self._store.log_names(namespace, kind, asked.limit)
         ]
         newest = sorted(made, reverse=True)[: asked.limit]
-        return tuple(await asyncio.gather(*(self.log(log) for _, log in newest)))
+        return tuple(await _there(self.log(log) for _, log in newest))
 
     async def held(self, namespace: str, agent: AgentInfo) -> tuple[str, ...]:
         """Return the runs that an agent holds, on the queues that it announced."""
@@ -203,9 +212,25 @@ class Reading:
         return None
 
 
+async def _there(reads: Iterable[Coroutine[Any, Any, Info]]) -> list[Info]:
+    """Return what is read of several, but for those that were deleted since they were listed."""
+    found = await asyncio.gather(*reads, return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException) and not (
+            isinstance(each, RequestError) and each.code == ErrorCode.NOT_FOUND
+        ):
+            raise each
+    return [each for each in found if not isinstance(each, BaseException)]
+
+
 def _standing(agent: AgentInfo, standing: Standing) -> AgentInfo:
     draining = agent.connected and standing.drains(agent.instance)
     return agent.model_copy(update={"cordoned": standing.cordoned, "draining": draining})
+
+
+def _no_run(log: LogName) -> RequestError:
+    message = f"there is no run {log.name}; of one that ended as long ago as runs are kept nothing is left"
+    return RequestError(ErrorCode.NOT_FOUND, message)
 
 
 def _no_log(log: LogName) -> RequestError:

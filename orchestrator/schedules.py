@@ -25,6 +25,8 @@ __all__ = ["Schedules"]
 
 CAUGHT_UP_AT_ONCE_MAX = 32
 """Due times of one schedule that are done in a row, before others have their turn."""
+KEPT_LEAST_MS = 3_600_000
+"""A due time's run is known by its key while it is kept: longer than a hub sleeps between reading and submitting."""
 UNREADABLE_PUT_OFF_MS = 10_000
 """When a schedule is looked at again that this hub cannot read: another hub may know its time zone."""
 
@@ -37,12 +39,14 @@ class Schedules:
     Args:
         line: where commits go.
         look: told of every queue that gets a run (`Dispatch.look`).
+        keep_ms: how long a run is kept after its end; None for ever.
     """
 
-    def __init__(self, line: Line, look: Callable[[Queue], None]) -> None:
+    def __init__(self, line: Line, look: Callable[[Queue], None], keep_ms: int | None = None) -> None:
         self._line = line
         self._store = line.store
         self._look = look
+        self._keep_ms = keep_ms
 
     async def read(self, place: Place) -> Schedule | None:
         """Return a schedule whole; None where there is none of that name.
@@ -95,7 +99,8 @@ class Schedules:
 
     async def _submit(self, schedule: Schedule, now_ms: int) -> str:
         """Submit the run of a due time, and return it; where it was submitted before, it is that one."""
-        asked, namespace = due_run(schedule), schedule.place.namespace
+        asked = runs.keeping_for(due_run(schedule), self._keep_ms and max(self._keep_ms, KEPT_LEAST_MS))
+        namespace = schedule.place.namespace
         partition = queue_partition(namespace, asked.queue)
         log = LogName(namespace, LogKind.RUN, make_run_id(partition, now_ms, secrets.token_bytes(8)))
         result = await settle(self._line, runs.submit(self._ids(schedule.made_by), log, asked, now_ms))

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from orchestrator.core.attempts import LOSSES_MAX
 from orchestrator.store.base import Durability
 from protocol.errors import FleetlineError
+from protocol.frames.part import SPAN_MS_MAX
 from protocol.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["CONFIG_NAME", "WORKERS_MAX", "Loaded", "Settings", "SettingsInvalid", "data_dir", "load"]
@@ -106,6 +107,12 @@ class Settings(BaseSettings):
     log_entries_max: int = Field(
         1_000_000, ge=1_000, description="entries kept of a topic's or an agent's log; runs' logs are kept whole"
     )
+    runs_kept_s: int = Field(
+        30 * 24 * 3600,
+        ge=0,
+        le=SPAN_MS_MAX // 1000,
+        description="how long a run is kept after its end, where it does not say; 0: for ever",
+    )
     log_level: str = Field("info", description="debug, info, warning or error")
     limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")
 
@@ -121,6 +128,11 @@ class Settings(BaseSettings):
     def interval_ms(self) -> int:
         """The heartbeat interval that peers are told."""
         return min(self.heartbeat_ms, self.lease_ms // BEATS_A_LEASE)
+
+    @property
+    def keep_ms(self) -> int | None:
+        """How long a run is kept after its end that does not say; None for ever."""
+        return self.runs_kept_s * 1000 or None
 
     @property
     def address(self) -> tuple[str, int]:

@@ -245,6 +245,12 @@ class Tails:
             if tail is not None and head > tail.head:
                 self.check_soon(tail)
 
+    def look(self, log: LogName) -> None:
+        """Compare the tail of a log with the store, soon, where it is followed: it was deleted."""
+        tail = self._tails.get(log)
+        if tail is not None:
+            self.check_soon(tail)
+
     def check_soon(self, tail: Tail) -> None:
         """Compare a tail with the store, soon."""
         if self._begins(tail):

@@ -148,7 +148,7 @@ class Work:
         result = await settle(self._line, attempts.rebind(self._ids(), meta, peer.holder, self._lease_ms))
         if isinstance(result, Refused):
             return False
-        peer.held[meta.log.name] = Held(meta.attempt, meta.fence, meta.queue, meta.related)
+        peer.held[meta.log.name] = Held(meta.attempt, meta.fence, meta.queue, meta.related, meta.keep_ms)
         return True
 
     async def _held(self, peer: Peer) -> list[LogName]:

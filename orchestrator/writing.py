@@ -129,7 +129,7 @@ async def _ending(
     kind, body, _, _ = frame.entries[-1]
     known = peer.held.get(log.name)
     if known is not None and not known.related and kind in (Kind.SUCCEEDED, Kind.CANCELLED):
-        return attempts.conclude(log, Kind(kind)), Queue(log.namespace, known.queue)
+        return attempts.conclude(log, Kind(kind), known.keep_ms), Queue(log.namespace, known.queue)
     meta = meta or await read_run(line, log)
     if meta is None:
         return None, None

@@ -147,6 +147,7 @@ class Submitted(Part):
     timeout_ms: Span | None = None
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
+    keep_ms: Span | None = None
     retry_of: Name | None = None
     parent: Name | None = None
     continues: Name | None = None

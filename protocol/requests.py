@@ -88,7 +88,8 @@ class RunSubmit(Part):
     """`run.submit`: put a run on a queue. The same key with the same input is the same run.
 
     `delay_ms` and `deadline_ms` count from now; what an attempt may take, and the waits between tries, are the
-    handler's where they are not given.
+    handler's where they are not given. The run is kept for `keep_ms` after its end; as the hub has it, where that is
+    not given.
 
     Errors: `key_conflict` (data: run) where the key names a run with another handler or input; `invalid_params`
     where `where` is no selector, or the delay is not shorter than the deadline.
@@ -106,6 +107,7 @@ class RunSubmit(Part):
     timeout_ms: Span | None = None
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
+    keep_ms: Span | None = None
 
 
 def never_starts(delay_ms: int | None, deadline_ms: int | None) -> str | None:
@@ -165,6 +167,8 @@ class RunInfo(Part):
     asking: UInt = 0
     suspended: bool = False
     """Its handler was put away, and is brought back when what it waits for has come; `reason` says what that is."""
+    kept_until_ms: UInt | None = None
+    """When a run that is over is deleted; None: never, or it is not over."""
     talk_from: UInt | None = None
     """No `$steer`, no `$asked` and no `$spawn` of the run stands before this offset."""
     parent: str | None = None

@@ -45,6 +45,10 @@ def submit(
     deadline: options.Deadline = None,
     timeout: options.Timeout = None,
     retries: options.Retries = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="S", help="How long it is kept after its end; else as the hub has it."),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help=FOLLOW)] = False,
     wait: Annotated[bool, typer.Option("--wait", help=WAIT)] = False,
     as_json: options.Json = False,
@@ -70,6 +74,7 @@ def submit(
         "deadline": parse_span_s(deadline, "--deadline"),
         "timeout": parse_span_s(timeout, "--timeout"),
         "retries": retries,
+        "keep": parse_span_s(keep, "--keep"),
     }
     out = Output(as_json)
 
@@ -279,6 +284,8 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
         shown["not before"] = clock(info.not_before_ms)
     if info.deadline_ms:
         shown["deadline"] = clock(info.deadline_ms)
+    if info.kept_until_ms:
+        shown["kept until"] = clock(info.kept_until_ms)
     if info.retry_of:
         shown["retry of"] = info.retry_of
     shown |= {name: run_id for name, run_id in family.items() if run_id is not None}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.core import questions, runs
+from orchestrator.core import keeping, questions, runs
 from orchestrator.core.children import Handing
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
@@ -239,20 +239,23 @@ def publish(
     )
 
 
-def conclude(log: LogName, kind: Kind) -> Ending:
-    """Decide what follows when an attempt says that it succeeded, or stopped since it was told to."""
-    if kind is Kind.SUCCEEDED:
-        return Ending(RunState.SUCCEEDED)
-    assert kind is Kind.CANCELLED, kind
-    return Ending(RunState.CANCELLED, guards=(Guard(keys.meta(log), "cancel", "1"),))
+def conclude(log: LogName, kind: Kind, keep_ms: int | None = None) -> Ending:
+    """Decide what follows when an attempt says that it succeeded, or stopped since it was told to.
+
+    `keep_ms` is how long the run is kept after that, where `parting` is not to say so.
+    """
+    assert kind in (Kind.SUCCEEDED, Kind.CANCELLED), kind
+    state = RunState.SUCCEEDED if kind is Kind.SUCCEEDED else RunState.CANCELLED
+    told = () if kind is Kind.SUCCEEDED else (Guard(keys.meta(log), "cancel", "1"),)
+    return Ending(state, guards=told, ops=keeping.noted(log, state, keep_ms))
 
 
 def parting(ids: Ids, meta: RunMeta, ending: Ending) -> Ending:
-    """Return an ending with what it means for the parent and the children of the run, if it ends the run."""
+    """Return an ending with what it means for the run's family, and how long it is kept, if it ends the run."""
     if ending.state not in FINAL:
         return ending
-    guards = (*ending.guards, meta.children_unchanged())
-    return replace(ending, guards=guards, ops=(*ending.ops, *runs.stirs(ids, meta)))
+    guards, kept = (*ending.guards, meta.children_unchanged()), keeping.noted(meta.log, ending.state, meta.keep_ms)
+    return replace(ending, guards=guards, ops=(*ending.ops, *runs.stirs(ids, meta), *kept))
 
 
 def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:

@@ -46,6 +46,7 @@ class RunMeta:
         stirred: the last commit that gave parent or children something to do.
         continues: the run that ended in this one, or "", and
         continued_as: the one that this one ended in.
+        keep_ms: for how long it is kept after its end; None for ever.
         suspended: what it waits for, besides `not_before_ms`, where its handler was put away; else None.
     """
 
@@ -86,6 +87,7 @@ class RunMeta:
     stirred: str | None = None
     continues: str = ""
     continued_as: str = ""
+    keep_ms: int | None = None
     suspended: Suspended | None = None
 
     @classmethod
@@ -129,6 +131,7 @@ class RunMeta:
             stirred=fields.get("stirred"),
             continues=fields.get("continues", ""),
             continued_as=fields.get("continued_as", ""),
+            keep_ms=_number(fields, "keep"),
             suspended=parse_suspended(fields),
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import sha1
 
+from orchestrator.core import keeping
 from orchestrator.core.meta_suspension import SUSPENDED, encode_suspended
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta, bucket_of
@@ -46,10 +47,12 @@ __all__ = [
     "cancel",
     "come_back",
     "dequeue",
+    "ended",
     "enqueue",
     "expire",
     "expired",
     "input_digest",
+    "keeping_for",
     "look_again",
     "place",
     "put_off",
@@ -132,6 +135,16 @@ def withdraw(meta: RunMeta) -> tuple[Op, ...]:
     return (*dequeue(meta), arrive(meta))
 
 
+def ended(meta: RunMeta, state: RunState) -> tuple[Op, ...]:
+    """Note that a run which waited has ended so: nothing is due about it but that it is deleted some day."""
+    return (run_timer(meta.log, None), *keeping.noted(meta.log, state, meta.keep_ms))
+
+
+def keeping_for(params: RunSubmit, keep_ms: int | None) -> RunSubmit:
+    """Return what submits a run that is kept for so long after its end, where it does not say for how long."""
+    return params if params.keep_ms is not None else params.model_copy(update={"keep_ms": keep_ms})
+
+
 def again(submitted: Submitted, key: str) -> RunSubmit:
     """Return what submits once more what was submitted, as a run of its own."""
     return RunSubmit(
@@ -145,6 +158,7 @@ def again(submitted: Submitted, key: str) -> RunSubmit:
         timeout_ms=submitted.timeout_ms,
         backoff_ms=submitted.backoff_ms,
         backoff_max_ms=submitted.backoff_max_ms,
+        keep_ms=submitted.keep_ms,
     )
 
 
@@ -169,6 +183,7 @@ def submit(
         timeout_ms=params.timeout_ms,
         backoff_ms=params.backoff_ms,
         backoff_max_ms=params.backoff_max_ms,
+        keep_ms=params.keep_ms,
         retry_of=retry_of,
         parent=child.parent if child else None,
     )
@@ -202,6 +217,7 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
         "timeout": body.timeout_ms,
         "backoff": body.backoff_ms,
         "backoff_max": body.backoff_max_ms,
+        "keep": body.keep_ms,
         "parent": body.parent,
         "slot": slot or None,
         "continues": body.continues,
@@ -243,7 +259,7 @@ def cancel(ids: Ids, meta: RunMeta, hub: str, params: Cancel, answer: HashSet | 
     if meta.state is RunState.QUEUED:
         entries.append(pack_control(Kind.CANCELLED, hub, Cancelled(reason=params.reason)))
         fields["state"] = RunState.CANCELLED.value
-        ops = (*withdraw(meta), run_timer(meta.log, None))
+        ops = (*withdraw(meta), *ended(meta, RunState.CANCELLED))
     return Commit(
         id=ids.commit,
         partition=meta.partition,
@@ -263,7 +279,7 @@ def expire(ids: Ids, meta: RunMeta) -> Commit:
         ops=(
             HashSet(keys.meta(meta.log), {"state": RunState.EXPIRED.value}),
             *withdraw(meta),
-            run_timer(meta.log, None),
+            *ended(meta, RunState.EXPIRED),
             *stirs(ids, meta),
         ),
     )

@@ -9,7 +9,7 @@ from orchestrator.store import keys
 from orchestrator.store.commits import Op, SortedAdd, SortedRemove
 from protocol.ids import LogName, partition_of
 
-__all__ = ["family_of", "family_timer", "member", "run_timer", "timer"]
+__all__ = ["family_member", "family_of", "family_timer", "member", "run_timer", "timer"]
 
 _FAMILY = "family/"
 """What a run's id follows in the timers where something is to be done for its parent or its children."""
@@ -31,9 +31,14 @@ def run_timer(log: LogName, due_ms: int | None) -> Op:
     return timer(partition_of(log), member(log), due_ms)
 
 
+def family_member(log: LogName) -> str:
+    """Return what a run is called in a partition's timers where something is to be done for its family."""
+    return f"{log.namespace}/{_FAMILY}{log.name}"
+
+
 def family_timer(log: LogName, *, due: bool) -> Op:
     """Have something done for the parent or the children of a run at once, or nothing any more."""
-    timers, name = keys.timers(partition_of(log)), f"{log.namespace}/{_FAMILY}{log.name}"
+    timers, name = keys.timers(partition_of(log)), family_member(log)
     return SortedAdd(timers, name, 0, from_now=True) if due else SortedRemove(timers, name)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from orchestrator.store.commits import Commit, Outcome, Refused
+from orchestrator.store.commits import Commit, Guard, Outcome, Refused, Removal
 from protocol.entry import Entry, Position
 from protocol.errors import FleetlineError
 from protocol.ids import LogKind, LogName
@@ -170,8 +170,17 @@ class Store(Protocol):
         Never drops the head. Returns None where there is no such log.
         """
 
-    async def delete(self, log: LogName) -> bool:
-        """Drop a log with all its keys, in one step. Returns whether it was there."""
+    async def delete(self, log: LogName, guards: Sequence[Guard] = (), also: Sequence[Removal] = ()) -> bool:
+        """Drop a log with all its keys, in one step, also on a server that is full.
+
+        Args:
+            log: the log.
+            guards: what must be so, else nothing is done; each names a value.
+            also: what goes with it, of the same partition.
+
+        Returns:
+            Whether it was there, and the guards held.
+        """
 
     async def due(
         self, now_ms: int, limit: int, partitions: Collection[int]

@@ -41,6 +41,7 @@ __all__ = [
     "ProducerClaim",
     "Refusal",
     "Refused",
+    "Removal",
     "SetAdd",
     "SetPrune",
     "SortedAdd",
@@ -169,6 +170,9 @@ class SetPrune:
 
 
 Op = HashSet | HashDelete | SortedAdd | SortedRemove | SetAdd | SetPrune
+
+Removal = HashDelete | SortedRemove
+"""What can go together with a log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ __all__ = [
     "active",
     "buckets",
     "children",
+    "ended",
     "held",
     "idempotency",
     "later",
@@ -78,6 +79,7 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:schedule:*",
     f"{PREFIX}:{{p??}}:leases",
     f"{PREFIX}:{{p??}}:timers",
+    f"{PREFIX}:{{p??}}:ended",
 )
 """Patterns (as of `fnmatch`) of the keys that never expire. Every other key has a time to live."""
 
@@ -164,6 +166,11 @@ def leases(partition: int) -> str:
 def timers(partition: int) -> str:
     """ZSET `namespace/run`, `namespace/family/run` or `namespace/schedule/name` -> when it is due, in ms."""
     return _key(partition, "timers")
+
+
+def ended(partition: int) -> str:
+    """ZSET `namespace/run` of the runs that are over -> when each is deleted, in ms."""
+    return _key(partition, "ended")
 
 
 def schedules(partition: int, namespace: str) -> str:

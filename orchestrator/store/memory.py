@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from orchestrator.store import keys
 from orchestrator.store.base import Letter, Page, StoreUnavailable, Wake
-from orchestrator.store.commits import Commit, Outcome, Refused
+from orchestrator.store.commits import Commit, Guard, Outcome, Refused, Removal
 from orchestrator.store.keys import log_keys
 from orchestrator.store.memory_data import Data
 from orchestrator.store.shape import check_commit
@@ -169,9 +169,9 @@ class MemoryStore:
         """Drop the entries before offset `keep_from` (see `Store.trim`)."""
         return (await self._data()).trim(log_keys(log), keep_from)
 
-    async def delete(self, log: LogName) -> bool:
-        """Drop a log with all its keys."""
-        return (await self._data()).delete(log_keys(log), log.name)
+    async def delete(self, log: LogName, guards: Sequence[Guard] = (), also: Sequence[Removal] = ()) -> bool:
+        """Drop a log with all its keys (see `Store.delete`)."""
+        return (await self._data()).delete(log_keys(log), log.name, guards, also)
 
     async def hash_put(self, key: str, fields: Mapping[str, str | bytes | None]) -> None:
         """Set fields of a hash outside any partition; None deletes the field."""

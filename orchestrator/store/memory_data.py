@@ -7,7 +7,7 @@ Nothing here waits or knows the time: `MemoryServer` in `orchestrator.store.memo
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.store.base import Page, Wake
@@ -24,6 +24,7 @@ from orchestrator.store.commits import (
     ProducerClaim,
     Refusal,
     Refused,
+    Removal,
     SetAdd,
     SetPrune,
     SortedAdd,
@@ -326,12 +327,19 @@ class Data:
             self.put(names.meta, {"first": str(keep_from), "trim_tag": tag})
         return Position(head.epoch, keep_from - 1, tag)
 
-    def delete(self, names: LogKeys, name: str) -> bool:
-        """Drop a log with all its keys."""
+    def delete(self, names: LogKeys, name: str, guards: Sequence[Guard], also: Sequence[Removal]) -> bool:
+        """Drop a log with all its keys (see `Store.delete`)."""
+        if any(self.field(guard.key, guard.field) != (guard.expected or "").encode() for guard in guards):
+            return False
         existed = names.meta in self.hashes
         for key in (names.stream, names.meta, names.producers, names.acks):
             self.drop(key)
         self.discard(names.listed_in, name)
+        for each in also:
+            if isinstance(each, SortedRemove):
+                self.discard(each.key, each.member)
+            else:
+                self.put(each.key, dict.fromkeys(each.fields))
         return existed
 
     def discard(self, key: str, member: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.store import keys
 from orchestrator.store.base import Durability, Letter, Page, StoreError, StoreMisconfigured, StoreUnavailable, Wake
-from orchestrator.store.commits import Commit, Outcome, Refused
+from orchestrator.store.commits import Commit, Guard, Outcome, Refused, Removal, SortedRemove
 from orchestrator.store.durability import check_server
 from orchestrator.store.keys import log_keys
 from orchestrator.store.redis_commit import Lane
@@ -135,11 +135,15 @@ class RedisStore:
         epoch, offset, tag = reply
         return Position(epoch.decode(), int(offset), tag.decode())
 
-    async def delete(self, log: LogName) -> bool:
-        """Drop a log with all its keys, in one step."""
+    async def delete(self, log: LogName, guards: Sequence[Guard] = (), also: Sequence[Removal] = ()) -> bool:
+        """Drop a log with all its keys, in one step (see `Store.delete`)."""
         names = log_keys(log)
+        removals = [each for removal in also for each in _removals(removal)]
         declared = (names.stream, names.meta, names.producers, names.acks, names.listed_in)
-        reply = await self._writes.call_script(DELETE, [key.encode() for key in declared], log.name)
+        used = (*declared, *(guard.key for guard in guards), *(key for key, _, _ in removals))
+        said = [word for guard in guards for word in (guard.field, guard.expected or "")]
+        said += [word for _, command, which in removals for word in (command, which)]
+        reply = await self._writes.call_script(DELETE, [key.encode() for key in used], log.name, len(guards), *said)
         return bool(reply)
 
     async def hash_put(self, key: str, fields: Mapping[str, str | bytes | None]) -> None:
@@ -252,6 +256,13 @@ class RedisStore:
     def wakes(self) -> AsyncIterator[Wake | Letter]:
         """Yield hints of other hubs' commits, and letters, while the store is open; both may be lost."""
         return self._wakes.wakes()
+
+
+def _removals(removal: Removal) -> Iterable[tuple[str, str, str]]:
+    """Return key, command and what it takes away, of each thing that goes with a log."""
+    if isinstance(removal, SortedRemove):
+        return [(removal.key, "ZREM", removal.member)]
+    return [(removal.key, "HDEL", name) for name in removal.fields]
 
 
 async def _set(event: asyncio.Event) -> None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from orchestrator.core import attempts, runs, suspension
+from orchestrator.core import attempts, keeping, runs, suspension
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.timers import member
@@ -41,6 +41,7 @@ LEASE_MS = 15_000
 TIMEOUT_MS = 60_000
 DELAY_MS = 5_000
 SLEEP_MS = 7_000
+KEEP_MS = 90_000_000
 NEVER_MS = 2**52
 """When a run comes to its queue that waits for somebody."""
 DEADLINE_MS = 10_000_000
@@ -123,6 +124,9 @@ class Bench:
         assert later == ([(self.log.name, later_ms)] if view.state == "queued" and not waiting else [])
         assert view.suspended is not None or meta.final or meta.suspended is None
         assert await self.store.sorted_score(keys.timers(meta.partition), member(self.log)) == meta.due_ms
+        ended_ms = await self.store.sorted_score(keys.ended(meta.partition), member(self.log))
+        kept_ms = keeping.kept_ms(meta.state, meta.keep_ms)
+        assert ended_ms == (page.entries[-1].ts_ms + kept_ms if meta.final and kept_ms else None)
         return view
 
     # Events
@@ -138,6 +142,7 @@ class Bench:
             delay_ms=delay_ms,
             deadline_ms=DEADLINE_MS,
             where=WHERE,
+            keep_ms=KEEP_MS,
         )
         return await self.do(runs.submit(self.ids(), self.log, params, self.now_ms))
 
@@ -168,24 +173,26 @@ class Bench:
 
     async def succeed(self) -> Outcome | Refused:
         """Let the attempt return."""
-        ending = attempts.conclude(self.log, Kind.SUCCEEDED)
+        ending = attempts.conclude(self.log, Kind.SUCCEEDED, KEEP_MS)
         return await self.publish(Kind.SUCCEEDED, pack_value(Succeeded(result=b"\xc0")), ending)
 
     async def stop(self) -> Outcome | Refused:
         """Let the attempt stop since it was told to."""
-        ending = attempts.conclude(self.log, Kind.CANCELLED)
+        ending = attempts.conclude(self.log, Kind.CANCELLED, KEEP_MS)
         return await self.publish(Kind.CANCELLED, pack_value(Cancelled()), ending)
 
     async def fail(self, *, retryable: bool = True) -> Outcome | Refused:
         """Let the attempt raise."""
         errored = Errored(error=RunError(type="ValueError", message="no"), retryable=retryable)
-        ending = attempts.conclude_error(self.ids(), await self.meta(), errored, 0.5, self.now_ms)
+        ids, meta = self.ids(), await self.meta()
+        ending = attempts.parting(ids, meta, attempts.conclude_error(ids, meta, errored, 0.5, self.now_ms))
         return await self.publish(Kind.ERRORED, pack_value(errored), ending)
 
     async def suspend(self, asked: Suspended | None = None) -> Outcome | Refused:
         """Let the attempt be put away: it sleeps, where nothing else is said."""
         asked = asked or Suspended(sleep_ms=SLEEP_MS)
-        ending = suspension.suspend(self.ids(), await self.meta(), asked, self.now_ms)
+        ids, meta = self.ids(), await self.meta()
+        ending = attempts.parting(ids, meta, suspension.suspend(ids, meta, asked, self.now_ms))
         return await self.publish(Kind.SUSPENDED, pack_value(asked), ending)
 
     async def lose(self) -> Outcome | Refused:

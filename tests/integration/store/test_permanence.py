@@ -35,6 +35,7 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.schedule(partition, "default", "s"), {"next": "1"}),
         SortedAdd(keys.leases(partition), "default/r", 1),
         SortedAdd(keys.timers(partition), "default/r", 1),
+        SortedAdd(keys.ended(partition), "default/r", 1),
     )
     await done(store, commit(ops=ops, partition=partition))
     await store.hash_put(keys.AGENTS, {"default/a1": "{}"})

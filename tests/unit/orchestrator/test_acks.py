@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.acks import DURABLES_MAX, POSITIONS_MAX, Acks, DurableAck
 from orchestrator.line import Line
+from orchestrator.store import keys
 from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Append, Commit, Outcome, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
@@ -129,6 +130,21 @@ async def test_a_log_that_cannot_be_read_keeps_no_other_ack_from_being_stored(be
     acks.note(bench.ack)
     await acks.flush()
     assert await bench.stored() == 7
+
+
+async def test_an_ack_of_a_log_that_is_deleted_meanwhile_leaves_nothing_behind(bench: Bench) -> None:
+    do = bench.store.commit
+
+    async def delete_and_commit(commit: Commit) -> Outcome | Refused:
+        await bench.store.delete(LOG)
+        return await do(commit)
+
+    bench.store.commit = delete_and_commit  # type: ignore[method-assign]
+    await bench.send(*range(1, 11))
+    bench.ack.note(7)
+    await bench.ack.save(bench.line)
+    assert not bench.ack.pending
+    assert await bench.store.hash_all(keys.acks(LOG)) == {}
 
 
 async def test_a_subscription_that_acknowledged_nothing_has_a_place_all_the_same(bench: Bench) -> None:

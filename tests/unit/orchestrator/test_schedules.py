@@ -11,12 +11,12 @@ from orchestrator.core.queues import Queue
 from orchestrator.core.runs import Ids
 from orchestrator.core.schedules import LATE_MS, Place, Schedule, add, on_due, remove, set_paused
 from orchestrator.line import Line
-from orchestrator.schedules import CAUGHT_UP_AT_ONCE_MAX, UNREADABLE_PUT_OFF_MS, Schedules
+from orchestrator.schedules import CAUGHT_UP_AT_ONCE_MAX, KEPT_LEAST_MS, UNREADABLE_PUT_OFF_MS, Schedules
 from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from orchestrator.store.memory import Fault, MemoryServer, MemoryStore
-from protocol.ids import LogKind, queue_partition
+from protocol.ids import LogKind, LogName, queue_partition
 from protocol.schedules import Missed, ScheduleAdd
 from tests.unit.orchestrator.parts import line_to
 
@@ -85,6 +85,21 @@ async def test_a_due_time_is_a_run_with_what_was_asked_for_and_the_next_one_is_w
     assert clock.hinted == [Queue("default", "q")]
     [(run, _)] = await line.store.log_names("default", LogKind.RUN, 2)
     assert run == after.last_run
+
+
+@pytest.mark.parametrize(
+    ("keep_ms", "kept_ms"), [(None, None), (1, KEPT_LEAST_MS), (KEPT_LEAST_MS + 1, KEPT_LEAST_MS + 1)]
+)
+async def test_a_run_is_kept_for_longer_than_a_hub_may_sleep_that_would_submit_it_again(
+    keep_ms: int | None, kept_ms: int | None
+) -> None:
+    clock, [(line, _)] = await begin(schedule_of())
+    clock.ms += MINUTE_MS
+    await Schedules(line, clock.hinted.append, keep_ms).fire("default", "nightly")
+    ((name, _),) = await line.store.log_names("default", LogKind.RUN, 10)
+    fields = await line.store.meta(LogName("default", LogKind.RUN, name))
+    assert fields is not None
+    assert fields.get("keep") == (None if kept_ms is None else str(kept_ms))
 
 
 async def test_a_due_time_that_has_not_come_is_left_alone() -> None:
