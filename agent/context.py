@@ -33,7 +33,7 @@ from agent.operations import (
     to_datetime,
 )
 from agent.steering import Asking, SteerMessage, answered_body, received_body
-from agent.suspension import Waiter
+from agent.suspension import Wait, Waiter
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
@@ -231,7 +231,8 @@ class RunContext(ContextBase):
     async def _sleep(self, seconds: float, marking: Marking) -> None:
         due_ms = await self._mark(marking, lambda: wall_ms() + round(seconds * 1000))
         left_s = sleep_left_s(due_ms, seconds, wall_ms())
-        with self._waiter.waiting(until_s=time.monotonic() + left_s):
+        now_s = time.monotonic()
+        with self._waiter.waiting(Wait(now_s, until_s=now_s + left_s)):
             await asyncio.sleep(left_s)
 
     @asynccontextmanager
@@ -247,7 +248,7 @@ class RunContext(ContextBase):
             if receiving.recorded is not None:
                 steer = self._served(receiving.recorded)
             else:
-                steer = await self._told(inbox.take, timeout_s)
+                steer = await self._told(inbox.take, timeout_s, Wait(time.monotonic()) if timeout_s is None else None)
                 if steer is not None or receiving.index is not None:
                     await self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
             if steer is None:
@@ -257,15 +258,16 @@ class RunContext(ContextBase):
     async def _submit(self, spawning: Spawning) -> Child:
         inbox, key = self._state.inbox, spawning.key
         if not spawning.known:
-            await self._told(lambda: inbox.admits(key) or None, None)
+            await self._told(lambda: inbox.admits(key) or None)
             await self.flush()
             await self._put(Kind.SPAWN, spawning.body, key[0], None)
-        run = await self._told(partial(inbox.child_run, key), None)
+        run = await self._told(partial(inbox.child_run, key))
         assert run is not None
         return Child(run, spawning, self._child_end, self._child_value, partial(self._say, Kind.CHILD_CANCEL))
 
     async def _child_end(self, key: ChildKey) -> ChildEnded:
-        ended = await self._told(partial(self._state.inbox.child_end, key), None)
+        wait = Wait(time.monotonic(), child=key)
+        ended = await self._told(partial(self._state.inbox.child_end, key), None, wait)
         assert ended is not None
         return ended
 
@@ -279,19 +281,22 @@ class RunContext(ContextBase):
             await self.flush()
             await self._put(Kind.ASKED, asking.body(), asking.index, None)
         look = partial(self._state.inbox.answer, asking.index, asking.digest)
-        answered = await self._told(look, None, asking.index)
+        answered = await self._told(look, None, Wait(time.monotonic(), question=asking.index))
         assert answered is not None
         if self._state.inbox.gives(answer_id(asking.index)):
             await self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
         return asking.value(answered)
 
     async def _told(
-        self, look: Callable[[], T | None], timeout_s: float | None, question: int | None = None
+        self, look: Callable[[], T | None], timeout_s: float | None = None, wait: Wait | None = None
     ) -> T | None:
-        """Wait until the inbox has what is looked for, or there is none in time."""
+        """Wait until the inbox has what is looked for, or there is none in time.
+
+        `wait` may have the handler put away.
+        """
         found = look()
-        if found is None and timeout_s is None:
-            with self._waiter.waiting(question=question):
+        if found is None and wait is not None:
+            with self._waiter.waiting(wait):
                 return await self._found(look)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

@@ -147,7 +147,7 @@ class PlainRunContext(ContextBase):
             if receiving.recorded is not None:
                 steer = self._served(receiving.recorded)
             else:
-                steer = self._find(self._state.inbox.take, timeout)
+                steer = self._find(self._state.inbox.take, timeout, Wait(time.monotonic()) if timeout is None else None)
                 if steer is not None or receiving.index is not None:
                     self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
             if steer is None:
@@ -218,15 +218,16 @@ class PlainRunContext(ContextBase):
     def _submit(self, spawning: Spawning) -> PlainChild:
         inbox, key = self._state.inbox, spawning.key
         if not spawning.known:
-            self._find(lambda: inbox.admits(key) or None, None)
+            self._find(lambda: inbox.admits(key) or None)
             self.flush()
             self._put(Kind.SPAWN, spawning.body, key[0], None)
-        run = self._find(partial(inbox.child_run, key), None)
+        run = self._find(partial(inbox.child_run, key))
         assert run is not None
         return PlainChild(run, spawning, self._child_end, self._child_value, partial(self._say, Kind.CHILD_CANCEL))
 
     def _child_end(self, key: ChildKey) -> ChildEnded:
-        ended = self._find(partial(self._state.inbox.child_end, key), None)
+        waiting = Wait(time.monotonic(), child=key)
+        ended = self._find(partial(self._state.inbox.child_end, key), None, waiting)
         assert ended is not None
         return ended
 
@@ -240,16 +241,21 @@ class PlainRunContext(ContextBase):
         if not asking.known:
             self.flush()
             self._put(Kind.ASKED, asking.body(), asking.index, None)
-        answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None, asking.index)
+        waiting = Wait(time.monotonic(), question=asking.index)
+        answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None, waiting)
         assert answered is not None
         if self._state.inbox.gives(answer_id(asking.index)):
             self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
         return asking.value(answered)
 
-    def _find(self, look: Callable[[], T | None], timeout_s: float | None, question: int | None = None) -> T | None:
-        """Wait until the inbox has what is looked for, there is none in time, or the handler is to stop."""
-        waiting = Wait(time.monotonic(), question=question)
-        until_s = None if timeout_s is None else waiting.since_s + timeout_s
+    def _find(
+        self, look: Callable[[], T | None], timeout_s: float | None = None, waiting: Wait | None = None
+    ) -> T | None:
+        """Wait until the inbox has what is looked for, there is none in time, or the handler is to stop.
+
+        `waiting` may have the handler put away.
+        """
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             changed = self._state.inbox.changed()
             self.check_cancelled()
@@ -257,7 +263,7 @@ class PlainRunContext(ContextBase):
             if found is not None or (left_s is not None and left_s <= 0):
                 changed.cancel()
                 return found
-            wait((changed,), self._put_away_in_s(waiting) if left_s is None else left_s)
+            wait((changed,), left_s if waiting is None else self._put_away_in_s(waiting))
 
     def _put_away_in_s(self, waiting: Wait) -> float | None:
         """Put the handler away if it is time. Returns how long it is until then; None where it is not in sight."""

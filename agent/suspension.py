@@ -4,7 +4,7 @@ A handler has strands: the task or the thread that it runs in and, while that wa
 it instead. It is put away when every strand waits for something that its journal gives again:
 
     a sleep       at once, where more than `after_s` of it is left
-    a question    when it has been waited for `after_s`
+    a question    when it has been waited for `after_s`; so the end of a child
     a message     likewise, where the handler waits for one without a time of its own
 
 Whatever else it waits for, a call say, keeps it where it is; so does the body of an effect, which would be run again.
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, NoReturn
 
+from protocol.children import ChildKey
 from protocol.conversation import Suspended
 from protocol.errors import FleetlineError
 
@@ -35,11 +36,17 @@ PUT_AWAY = "put away while it waits"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What one strand waits for: the end of a sleep, by a clock that never steps, an answer, or a message."""
+    """What one strand waits for: the end of a sleep, by a clock that never steps, an answer, a child, or a message."""
 
     since_s: float
     until_s: float | None = None
     question: int | None = None
+    child: ChildKey | None = None
+
+    @property
+    def listens(self) -> bool:
+        """Whether it is a message that is waited for."""
+        return self.until_s is None and self.question is None and self.child is None
 
 
 class Patience:
@@ -103,12 +110,13 @@ class Patience:
             return None
         waits = [self._waits[strand] for strand in self._strands]
         ends = [wait.until_s for wait in waits if wait.until_s is not None]
-        listens = any(wait.until_s is None and wait.question is None for wait in waits)
+        listens = any(wait.listens for wait in waits)
         if listens and messages is None:
             return None
         return Suspended(
             sleep_ms=ceil((max(ends) - now_s) * 1000) if ends else None,
             questions=tuple(sorted(wait.question for wait in waits if wait.question is not None)),
+            children=tuple(sorted({"{}.{}".format(*wait.child) for wait in waits if wait.child is not None})),
             messages=messages if listens else None,
         )
 
@@ -122,12 +130,12 @@ class Waiter:
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def waiting(self, *, until_s: float | None = None, question: int | None = None) -> Iterator[None]:
+    def waiting(self, wait: Wait) -> Iterator[None]:
         """Note that the task that runs waits, for as long as this lasts."""
         if self._patience.after_s is None:
             yield
             return
-        with self._patience.waiting(asyncio.current_task(), Wait(time.monotonic(), until_s, question)):
+        with self._patience.waiting(asyncio.current_task(), wait):
             self._look()
             try:
                 yield

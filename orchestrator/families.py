@@ -187,6 +187,8 @@ class Families:
             child = MetaChild.parse(meta.slot, text.decode())
             commit = children.told(self._ids(), parent, child, await self._ended(meta, child))
             if isinstance(await settle(self._line, commit), Outcome):
+                if parent.put_off:
+                    self._look(parent.place)
                 return
 
     async def _ended(self, meta: RunMeta, child: MetaChild) -> ChildEnded:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.core import attempts, children, questions, runs, suspension
@@ -138,7 +139,8 @@ async def _ending(
         errored, store_ms = read_control(Errored, body), line.now_ms()
         ending = attempts.conclude_error(ids, meta, errored, random.random(), store_ms)
     elif kind == Kind.SUSPENDED:
-        ending = suspension.suspend(ids, meta, read_control(Suspended, body), line.now_ms())
+        asked = read_control(Suspended, body)
+        ending = suspension.suspend(ids, meta, asked, line.now_ms(), await _open_children(line, log, asked.children))
     elif kind == Kind.CONTINUE:
         submitted = await _submitted(line, log)
         wish, successor = read_control(Continue, body), LogName(log.namespace, log.kind, new_run_id(line, meta.place))
@@ -146,6 +148,12 @@ async def _ending(
     else:
         ending = attempts.conclude(log, Kind(kind))
     return attempts.parting(ids, meta, ending), meta.place
+
+
+async def _open_children(line: Line, log: LogName, slots: Sequence[str]) -> dict[str, str]:
+    """Return the records of those of a run's children that have not ended."""
+    found = await line.store.hash_get(keys.children(log), *slots) if slots else []
+    return {slot: record.decode() for slot, record in zip(slots, found, strict=True) if record}
 
 
 async def _submitted(line: Line, log: LogName) -> Submitted:

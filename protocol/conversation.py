@@ -142,12 +142,14 @@ class Answered(Part):
 class Suspended(Part):
     """The attempt ends, since its handler only waits. A later one goes on when all that is named here has come.
 
-    `sleep_ms` is how long there is nothing to do, from this entry on; each of `questions` has its answer; the run was
-    sent more messages than `messages`, those that the attempt knew of.
+    `sleep_ms` is how long there is nothing to do, from this entry on; each of `questions` has its answer; each of
+    `children`, as `INDEX.DIGEST`, has ended; the run was sent more messages than `messages`, those that the attempt
+    knew of.
     """
 
     sleep_ms: Span | None = None
     questions: Annotated[tuple[UInt, ...], Field(strict=False, max_length=QUESTIONS_MAX)] = ()
+    children: Annotated[tuple[Name, ...], Field(strict=False, max_length=QUESTIONS_MAX)] = ()
     messages: UInt | None = None
 
     @property
@@ -157,6 +159,10 @@ class Suspended(Part):
         if self.questions:
             numbers = ", ".join(map(str, self.questions))
             said.append(f"the answer to question {numbers}" if len(self.questions) == 1 else f"answers to {numbers}")
+        if self.children:
+            said.append(
+                "the end of a child" if len(self.children) == 1 else f"the ends of {len(self.children)} children"
+            )
         if self.messages is not None:
             said.append("a message")
         if self.sleep_ms is not None:

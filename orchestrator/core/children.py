@@ -232,7 +232,11 @@ def told(ids: Ids, meta: RunMeta, child: MetaChild, ended: ChildEnded) -> Commit
     if not meta.final:
         made = () if child.run else (_child(ids, replace(child, run=ended.run)),)
         entries = (*made, pack_control(Kind.CHILD_ENDED, ids.src, ended))
-    return _changed(ids, meta, child, entries, HashDelete(keys.children(meta.log), (child.slot,)))
+    waiting = () if meta.suspended is None else meta.suspended.children
+    after = runs.struck(meta, children=tuple(slot for slot in waiting if slot != child.slot))
+    gone = HashDelete(keys.children(meta.log), (child.slot,))
+    commit = _changed(ids, meta, child, entries, gone, *runs.coming(meta, after))
+    return replace(commit, guards=(*commit.guards, *meta.put_off_unchanged()), hints=runs.back_hints(meta, after))
 
 
 def forget(ids: Ids, meta: RunMeta, child: MetaChild) -> Commit:
@@ -251,7 +255,7 @@ def _child(ids: Ids, child: MetaChild) -> bytes:
     return pack_control(Kind.CHILD, ids.src, said)
 
 
-def _changed(ids: Ids, meta: RunMeta, child: MetaChild, entries: tuple[bytes, ...], op: Op) -> Commit:
+def _changed(ids: Ids, meta: RunMeta, child: MetaChild, entries: tuple[bytes, ...], *ops: Op) -> Commit:
     """Change a record that is as it was read, of a run that is over or not as it was read."""
     return Commit(
         id=ids.commit,
@@ -261,5 +265,5 @@ def _changed(ids: Ids, meta: RunMeta, child: MetaChild, entries: tuple[bytes, ..
             Guard(keys.meta(meta.log), "state", meta.state.value),
         ),
         appends=(Append(meta.log, entries, ""),) if entries else (),
-        ops=(op,),
+        ops=ops,
     )

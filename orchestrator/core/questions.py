@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.core.meta_questions import ASKED_DUE, FIELD, MetaQuestion, first_due_ms
 from orchestrator.core.run_meta import RunMeta
-from orchestrator.core.runs import Ids, come_back
+from orchestrator.core.runs import Ids, back_hints, coming, struck
 from orchestrator.core.timers import run_timer
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashDelete, HashSet, Op
@@ -91,7 +91,7 @@ def steer(ids: Ids, meta: RunMeta, message: Steer, stored: HashSet) -> Commit:
     assert not meta.final, meta
     key = keys.meta(meta.log)
     fields = {"steers": str(meta.steers + 1), "talk_from": str(meta.talk_from or meta.head + 1)}
-    after = _struck(meta, messages=None)
+    after = struck(meta, messages=None)
     return Commit(
         id=ids.commit,
         partition=meta.partition,
@@ -101,8 +101,8 @@ def steer(ids: Ids, meta: RunMeta, message: Steer, stored: HashSet) -> Commit:
             *meta.put_off_unchanged(),
         ),
         appends=(Append(meta.log, (pack_control(Kind.STEER, ids.src, message),), ""),),
-        ops=(HashSet(key, fields), stored, *_coming(meta, after)),
-        hints=_hints(meta, after),
+        ops=(HashSet(key, fields), stored, *coming(meta, after)),
+        hints=back_hints(meta, after),
     )
 
 
@@ -118,7 +118,7 @@ def _answers(
     closed = {question.index: replace(question, open=False) for question, _ in answers}
     waiting = () if meta.suspended is None else meta.suspended.questions
     after = replace(
-        _struck(meta, questions=tuple(index for index in waiting if index not in closed)),
+        struck(meta, questions=tuple(index for index in waiting if index not in closed)),
         questions=tuple(closed.get(each.index, each) for each in meta.questions),
     )
     entries = tuple(
@@ -143,27 +143,11 @@ def _answers(
         ops=(
             HashSet(key, {each.field: each.encode() for each in closed.values()}),
             *_due_ops(after),
-            *_coming(meta, after),
+            *coming(meta, after),
             *stored,
         ),
-        hints=_hints(meta, after),
+        hints=back_hints(meta, after),
     )
-
-
-def _struck(meta: RunMeta, **left: object) -> RunMeta:
-    """Return a run of which something has come that it may have been put away for; `left` is what has not."""
-    if meta.suspended is None:
-        return meta
-    return replace(meta, suspended=meta.suspended.model_copy(update=left)).come()
-
-
-def _coming(meta: RunMeta, after: RunMeta) -> tuple[Op, ...]:
-    return () if after.suspended == meta.suspended else come_back(meta, after)
-
-
-def _hints(meta: RunMeta, after: RunMeta) -> tuple[str, ...]:
-    """A run that is on its queue again is worth a word to other hubs."""
-    return (meta.place.hint,) if meta.put_off and not after.put_off else ()
 
 
 def _due_ops(after: RunMeta) -> tuple[Op, ...]:

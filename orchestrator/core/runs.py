@@ -44,8 +44,10 @@ __all__ = [
     "Ids",
     "again",
     "arrive",
+    "back_hints",
     "cancel",
     "come_back",
+    "coming",
     "dequeue",
     "ended",
     "enqueue",
@@ -58,6 +60,7 @@ __all__ = [
     "put_off",
     "requeue",
     "stirs",
+    "struck",
     "submit",
     "withdraw",
 ]
@@ -128,6 +131,23 @@ def come_back(meta: RunMeta, after: RunMeta) -> tuple[Op, ...]:
     else:
         place = (arrive(meta), *enqueue(meta.log, meta.place, meta.bucket, meta.priority))
     return (*((HashDelete(key, gone),) if gone else ()), *place)
+
+
+def struck(meta: RunMeta, **left: object) -> RunMeta:
+    """Return a run of which something has come that it may have been put away for; `left` is what has not."""
+    if meta.suspended is None:
+        return meta
+    return replace(meta, suspended=meta.suspended.model_copy(update=left)).come()
+
+
+def coming(meta: RunMeta, after: RunMeta) -> tuple[Op, ...]:
+    """Note what `struck` says. To be guarded as `come_back` is."""
+    return () if after.suspended == meta.suspended else come_back(meta, after)
+
+
+def back_hints(meta: RunMeta, after: RunMeta) -> tuple[str, ...]:
+    """Return what other hubs are told where a run is on its queue again."""
+    return (meta.place.hint,) if meta.put_off and not after.put_off else ()
 
 
 def withdraw(meta: RunMeta) -> tuple[Op, ...]:

@@ -6,6 +6,7 @@ nothing left puts the run on its queue:
 
     the end of the sleep    `not_before`    `runs.requeue`, by the timekeeper
     an answer               `suspended`     `questions.answer`, `questions.time_out`
+    the end of a child      `suspended`     `children.told`
     a message               `suspended`     `questions.steer`
 
 All of them are guarded on both fields as they were read, so that two that come at once do not each leave it to the
@@ -16,7 +17,9 @@ Specification: docs/protocol.md, section "Suspension"; docs/decisions/0016-suspe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from orchestrator.core.attempts import Ending, back
 from orchestrator.core.meta_suspension import SUSPENDED, awaits, encode_suspended
@@ -32,9 +35,15 @@ from protocol.run import RunState
 
 __all__ = ["suspend"]
 
+_NO_CHILDREN: Mapping[str, str] = MappingProxyType({})
 
-def suspend(ids: Ids, meta: RunMeta, asked: Suspended, store_ms: int) -> Ending:
+
+def suspend(
+    ids: Ids, meta: RunMeta, asked: Suspended, store_ms: int, children: Mapping[str, str] = _NO_CHILDREN
+) -> Ending:
     """Decide what follows `$suspended`: the run waits for what has not come yet; where all of it has, on its queue.
+
+    `children` has the records of those of the children named that have not ended, by slot.
 
     Raises:
         RequestError: `invalid_entry`, a new attempt of its handler would not go on where this one was.
@@ -45,13 +54,18 @@ def suspend(ids: Ids, meta: RunMeta, asked: Suspended, store_ms: int) -> Ending:
         )
     waiting = [each for each in meta.questions if each.open and each.index in asked.questions]
     told = asked.messages is not None and meta.steers > asked.messages
-    left = Suspended(questions=tuple(each.index for each in waiting), messages=None if told else asked.messages)
+    left = Suspended(
+        questions=tuple(each.index for each in waiting),
+        children=tuple(sorted(children)),
+        messages=None if told else asked.messages,
+    )
     key = keys.meta(meta.log)
     guards = (
         meta.cancel_unchanged(),
         meta.asked_unchanged(),
         Guard(key, "steers", str(meta.steers) if meta.steers else ABSENT),
         *(Guard(key, each.field, each.encode()) for each in waiting),
+        *(Guard(keys.children(meta.log), slot, record) for slot, record in children.items()),
     )
     if meta.cancelling or not (asked.sleep_ms or awaits(left)):
         return replace(back(ids, meta, {}), guards=guards)

@@ -192,8 +192,15 @@ class Bench:
         """Let the attempt be put away: it sleeps, where nothing else is said."""
         asked = asked or Suspended(sleep_ms=SLEEP_MS)
         ids, meta = self.ids(), await self.meta()
-        ending = attempts.parting(ids, meta, suspension.suspend(ids, meta, asked, self.now_ms))
+        ending = attempts.parting(
+            ids, meta, suspension.suspend(ids, meta, asked, self.now_ms, await self.open_children(asked))
+        )
         return await self.publish(Kind.SUSPENDED, pack_value(asked), ending)
+
+    async def open_children(self, asked: Suspended) -> dict[str, str]:
+        """Return the records of those of the children named that have not ended."""
+        records = await self.store.hash_all(keys.children(self.log))
+        return {slot: records[slot].decode() for slot in asked.children if slot in records}
 
     async def lose(self) -> Outcome | Refused:
         """Take the attempt from its agent."""

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from orchestrator.core import attempts, questions, runs
+from orchestrator.core import attempts, children, questions, runs
+from orchestrator.core.children import Asked, MetaChild
 from orchestrator.core.meta_questions import MetaQuestion
-from orchestrator.store.commits import Commit, Outcome, Refused
+from orchestrator.store import keys
+from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from protocol.codec import pack_value
 from protocol.control import Cancel
 from protocol.conversation import Suspended
+from protocol.family import ChildEnded
 from protocol.run import RunState
 from tests.support.lifecycle import SLEEP_MS, reach
 from tests.support.talks import Talks
 
-__all__ = ["ORDERS", "RACES", "Away", "walk_order", "walk_race"]
+__all__ = ["CHILD", "ORDERS", "RACES", "Away", "walk_order", "walk_race"]
 
-ALL = ("one", "two", "slept")
+ALL = ("one", "two", "slept", "child")
+CHILD = MetaChild(3, "d", Asked(1, 1, 1), "work", "review", abandon=False, run="07-0190f3a2b1c-00112233aabbccdd")
 ORDERS = tuple(permutations(ALL))
-"""What a handler that gathers two questions and a sleep may be brought back by, in every order."""
+"""What a handler that gathers two questions, a sleep and a child may be brought back by, in every order."""
+
+
+WAITS = Suspended(sleep_ms=SLEEP_MS, questions=(1, 2), children=(CHILD.slot,))
 
 
 class Away(Talks):
@@ -29,6 +36,8 @@ class Away(Talks):
         await reach(self, "running")
         for index in indices:
             assert isinstance(await self.asks(index, timeout_ms=None), Outcome)
+        record = HashSet(keys.children(self.log), {CHILD.slot: CHILD.encode()})
+        assert isinstance(await self.store.commit(Commit(self.ids().commit, self.partition, ops=(record,))), Outcome)
         assert isinstance(await self.suspend(asked), Outcome)
 
     async def numbered(self, index: int) -> MetaQuestion:
@@ -39,6 +48,11 @@ class Away(Talks):
         """Propose the answer to a question."""
         meta, question = await self.meta(), await self.numbered(index)
         return questions.answer(self.ids(), meta, question, pack_value(True), "client:ops", None)
+
+    async def child_ended(self) -> Commit:
+        """Propose that the child has ended."""
+        ended = ChildEnded(index=3, digest="d", run=CHILD.run, state="succeeded", offset=3)
+        return children.told(self.ids(), await self.meta(), CHILD, ended)
 
     async def slept(self) -> Commit:
         """Propose that the sleep is over."""
@@ -52,12 +66,14 @@ class Away(Talks):
 
 async def propose(bench: Away, what: str) -> Commit:
     """Propose one of the things that `walk_order` has come."""
+    if what == "child":
+        return await bench.child_ended()
     return await (bench.slept() if what == "slept" else bench.answers(1 if what == "one" else 2))
 
 
 async def walk_order(bench: Away, order: tuple[str, ...]) -> None:
     """Let all that a run waits for come, one after the other: with the last it is back, for a new attempt."""
-    await bench.away(Suspended(sleep_ms=SLEEP_MS, questions=(1, 2)), 1, 2)
+    await bench.away(WAITS, 1, 2)
     for what in order:
         assert not await bench.is_back()
         assert isinstance(await bench.do(await propose(bench, what)), Outcome)
@@ -68,13 +84,13 @@ async def walk_order(bench: Away, order: tuple[str, ...]) -> None:
     await bench.check_talk()
 
 
-RACES = tuple(permutations(("one", "two", "slept", "cancel", "message"), 2))
+RACES = tuple(permutations((*ALL, "cancel", "message"), 2))
 """What may come to a run that is put away at the same instant, decided from what was read at the same time."""
 
 
 async def walk_race(bench: Away, first: str, second: str) -> None:
     """Let two things come at once: whatever becomes of the second is right of the run as the first has left it."""
-    await bench.away(Suspended(sleep_ms=SLEEP_MS, questions=(1, 2)), 1, 2)
+    await bench.away(WAITS, 1, 2)
 
     async def proposal(what: str) -> Commit:
         if what == "cancel":

