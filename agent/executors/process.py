@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 from agent.attempt_state import AttemptState
 from agent.endings import ContinueAs
@@ -142,29 +143,41 @@ class _Serving:
             except (EOFError, OSError):
                 raise self._gone() from None
             self._weigh()
-            match message:
-                case ("ready",):
-                    self._child.ready = True
-                case ("begun",):
-                    self._begun = True
-                case ("offer", kind, body, index, cause):
-                    self._offer(kind, body, index, cause)
-                case ("flush", number):
-                    seq = self._state.outlet.made
-                    self._state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(self._child, number))
-                case ("answered", number, answer):
-                    self._state.queries.answered(number, answer)
-                case ("returned", packed):
-                    return unpack_value(packed)
-                case ("suspended", suspended):
-                    self._state.suspended = suspended
-                    return None
-                case ("continued", packed):
-                    raise ContinueAs(packed)
-                case ("raised", error, index, retryable, begun):
-                    raise ChildRaised(error, index, retryable, begun)
-                case _:
-                    raise Cancelled(self._state.reason or "")
+            if not self._take(message):
+                return self._ended(message)
+
+    def _take(self, message: tuple[Any, ...]) -> bool:
+        """Do what the child asks for. Returns False where its handler is done."""
+        match message:
+            case ("ready",):
+                self._child.ready = True
+            case ("begun",):
+                self._begun = True
+            case ("offer", kind, body, index, cause):
+                self._offer(kind, body, index, cause)
+            case ("flush", number):
+                seq = self._state.outlet.made
+                self._state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(self._child, number))
+            case ("answered", number, answer):
+                self._state.queries.answered(number, answer)
+            case _:
+                return False
+        return True
+
+    def _ended(self, message: tuple[Any, ...]) -> object:
+        """Return what the handler returned, or raise as `Children.run` says."""
+        match message:
+            case ("returned", packed):
+                return unpack_value(packed)
+            case ("suspended", suspended):
+                self._state.suspended = suspended
+                return None
+            case ("continued", packed):
+                raise ContinueAs(packed)
+            case ("raised", error, index, retryable, begun):
+                raise ChildRaised(error, index, retryable, begun)
+            case _:
+                raise Cancelled(self._state.reason or "")
 
     def _gone(self) -> BaseException:
         """Return what it means that the child is gone."""
