@@ -196,7 +196,7 @@ def test_a_question_puts_the_handler_away_and_its_answer_is_there_when_it_is_bac
     assert life.attempt(handler) == Suspended(questions=(2,))
     assert life.attempt(handler) == Suspended(questions=(2,)), "a new attempt that nobody answered"
     assert life.attempt(handler, life.answer("ada")) == "ada"
-    assert life.log.done == [(1, "began"), (2, Kind.ASKED)]
+    assert life.log.done == [(1, "began"), (2, Kind.ASKED), (None, Kind.RECEIVED)]
 
 
 @pytest.mark.parametrize("handler", [sleeps, sleeps_plain])
