@@ -174,12 +174,13 @@ class Pool:
             child.kill()
             self.fill()
 
-    def close(self) -> None:
-        """End all that are idle. May take a while."""
+    def close(self) -> list[Child]:
+        """Kill all that are idle, and start no more. Returns those that were killed, for `Child.close`."""
         self._closed = True
         idle, self._idle = self._idle, []
         for child in idle:
-            child.close()
+            child.kill()
+        return idle
 
     def _new(self) -> Child:
         if not self._prepared:

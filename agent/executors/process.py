@@ -71,7 +71,8 @@ class Children:
 
     async def close(self) -> None:
         """End all idle children."""
-        await asyncio.to_thread(self.pool.close)
+        for child in self.pool.close():
+            await asyncio.to_thread(child.close)
 
     async def _run_in(self, child: Child, work: bytes, handler: Handler, state: AttemptState) -> object:
         done: Future[object] = Future()
