@@ -23,6 +23,7 @@ from protocol.control import Kind, Progress
 from protocol.conversation import Suspended
 from protocol.errors import FleetlineError
 from protocol.frames import Assign
+from protocol.output import Piece
 
 __all__ = ["AttemptState", "Checkpointed", "Outlet"]
 
@@ -43,6 +44,12 @@ class Outlet(Protocol):
 
     def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
         """Add an entry. Returns its number, or 0 where there is no room."""
+
+    def write(self, stream: str, piece: Piece, index: int | None = None) -> int:
+        """Add a piece of output. Returns the number of its entry, or 0 where there is no room."""
+
+    def close_output(self) -> None:
+        """Join nothing more to what was written so far."""
 
     def acknowledged(self, seq: int) -> Future[None]:
         """Return what is done when entry `seq` is acknowledged."""

@@ -39,6 +39,7 @@ from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
 from protocol.conversation import QuestionKind, answer_id
 from protocol.family import ChildEnded
+from protocol.output import STDOUT, Piece, check_stream, pieces
 
 __all__ = ["RunContext"]
 
@@ -54,6 +55,7 @@ class RunContext(ContextBase):
     def __init__(self, state: AttemptState) -> None:
         super().__init__(state)
         self._waiter = Waiter(state.patience, state.put_away)
+        self._written = 0
 
     async def emit(self, kind: str, value: Any = None, *, cause: int | None = None) -> None:
         """Append an entry to the run's log: every watcher sees it. Waits while the window is full.
@@ -67,6 +69,21 @@ class RunContext(ContextBase):
         if begun is not None:
             body, index = begun
             await self._put(kind, body, index, cause)
+
+    async def write(self, data: str | bytes, stream: str = STDOUT) -> None:
+        """Write output: text or bytes in pieces of any size, which every watcher sees within a few milliseconds.
+
+        Pieces that come close together are joined into one entry. Waits while the window is full.
+
+        Args:
+            data: it is shown as it is; a line ends where it says so.
+            stream: `stdout` or `stderr`.
+        """
+        check_stream(stream)
+        for piece in pieces(data, self._state.outlet.body_bytes_max):
+            known, index = self._begin_write(stream, piece)
+            if not known:
+                await self._write(stream, piece, index)
 
     @overload
     def call(self, name: str, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> Operation[T]: ...
@@ -318,6 +335,15 @@ class RunContext(ContextBase):
         while not (seq := outlet.offer(kind, body, index, cause)):
             await asyncio.wrap_future(outlet.room(len(body)))
         if not seq % YIELD_ENTRIES:
+            await asyncio.sleep(0)
+
+    async def _write(self, stream: str, piece: Piece, index: int | None) -> None:
+        self._state.send_progress()
+        outlet = self._state.outlet
+        while not outlet.write(stream, piece, index):
+            await asyncio.wrap_future(outlet.room(len(piece.data)))
+        self._written += 1
+        if not self._written % YIELD_ENTRIES:
             await asyncio.sleep(0)
 
 

@@ -28,6 +28,7 @@ from protocol.conversation import QUESTIONS_MAX, QuestionKind, Received, Steer
 from protocol.errors import FleetlineError
 from protocol.family import ChildEnded
 from protocol.ids import check_name
+from protocol.output import Piece
 
 __all__ = ["ContextBase", "draw", "draw_uuid", "wall_ms"]
 
@@ -134,6 +135,14 @@ class ContextBase:
         index = journal.next_index()
         return None if journal.emitted(index, kind, body) else (body, index)
 
+    def _begin_write(self, stream: str, piece: Piece) -> tuple[bool, int | None]:
+        """Return whether the log has a piece of output, and its index."""
+        journal = self._state.journal
+        if journal is None:
+            return False, None
+        index = journal.next_index()
+        return journal.written(index, stream, piece), index
+
     def _begin_checkpoint(self, value: Any) -> tuple[bytes, int] | None:
         """Return body and index of a checkpoint to let out, or None where the log has it."""
         body = pack_value(Checkpoint(value=pack_value(value)))
@@ -212,9 +221,10 @@ class ContextBase:
         return Begun(name, index, digest, journal.called(index, name, digest))
 
     def _failed(self, begun: Begun, error: Exception) -> bytes:
-        """Return the body of the record of a call that raised."""
+        """Return the body of the record of a call that raised. What is written from now on comes after it."""
         journal = self._state.journal
         assert journal is not None
+        self._state.outlet.close_output()
         return begun.failed(error, journal.last)
 
     def _begin_marking(self, op: MarkerOp, name: str | None = None) -> Marking:

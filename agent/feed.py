@@ -115,8 +115,12 @@ class Feed(ABC):
         """Whether something could be sent now, but for the window."""
 
     @abstractmethod
-    def next_frame(self, entries_max: int) -> Publish | None:
+    def next_frame(self, entries_max: int, now_ms: int) -> Publish | None:
         """Take entries, at most so many, and return their frame."""
+
+    def not_before_ms(self) -> int:
+        """Return when it is next to send something, if it has any."""
+        return self.hold_until_ms
 
     @abstractmethod
     def settle(self, seq: int, offset: int | None) -> None:

@@ -15,6 +15,7 @@ Specification: docs/protocol.md, section "Journals".
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import os
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from protocol.control import Call, Errored, Kind, Marker, MarkerOp, read_control
 from protocol.conversation import Asked, QuestionKind, Received
 from protocol.entry import Entry, Record
 from protocol.family import ChildEnded, Spawn
+from protocol.output import Piece, written_in
 from protocol.run import RunState
 
 __all__ = ["Journal", "digest_arguments"]
@@ -37,7 +39,8 @@ __all__ = ["Journal", "digest_arguments"]
 _HERE = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 
-_EMIT, _CALL, _CHECKPOINT, _STEERING, _REPLY = "emit", "call", "checkpoint", "steering", "reply"
+_EMIT, _WRITE, _CALL = "emit", "write", "call"
+_CHECKPOINT, _STEERING, _REPLY = "checkpoint", "steering", "reply"
 _SUBMIT, _CANCEL = "submit", "cancel"
 
 
@@ -49,6 +52,8 @@ class _Recorded:
     name: str
     digest: bytes
     outcome: Call | Marker | Received | Spawn | None = None
+    upto: int = 0
+    """The last index that it covers, where it is output: several pieces may have been joined."""
 
     def __str__(self) -> str:
         return _words(self.op, self.name)
@@ -71,6 +76,7 @@ class Journal:
         self._highest = 0
         self._last = 0
         self._versions: dict[str, int] = {}
+        self._output: tuple[_Recorded, hashlib._Hash] | None = None
         self.broken: NonDeterminism | None = None
 
     @property
@@ -88,7 +94,13 @@ class Journal:
         if record.kind == Kind.ERRORED:
             self._forget(record.index, read_control(Errored, record.body).begun)
             return
-        self._records[record.index] = _recorded(record)
+        written = written_in(record.kind, record.body)
+        if written is None or not 0 < written[0] <= record.index:
+            self._records[record.index] = _recorded(record)
+        else:
+            writes, piece = written
+            recorded = _Recorded(_WRITE, record.kind, _digest_output(piece, sha256(piece.data)), upto=record.index)
+            self._records[record.index - writes + 1] = recorded
         self._highest = max(self._highest, record.index)
 
     def next_index(self) -> int:
@@ -108,11 +120,30 @@ class Journal:
         Raises:
             NonDeterminism: it has another operation at this index.
         """
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is None:
             return False
         op, name = _entry_words(kind)
         self._compare(index, recorded, op, name, _digest(kind, body), "another value")
+        return True
+
+    def written(self, index: int, stream: str, piece: Piece) -> bool:
+        """Whether the log has this piece of output already, in whatever entry it was joined into.
+
+        What is written for one entry is compared when all of it was written.
+
+        Raises:
+            NonDeterminism: it has another operation at this index, or other output up to it.
+        """
+        recorded = self._find(index)
+        if recorded is None:
+            return False
+        self._compare(index, recorded, _WRITE, stream, recorded.digest, "")
+        assert self._output is not None
+        content = self._output[1]
+        content.update(piece.data)
+        if index == recorded.upto:
+            self._compare(index, recorded, _WRITE, stream, _digest_output(piece, content), "another content")
         return True
 
     def called(self, index: int, name: str, digest: str) -> Call | None:
@@ -121,7 +152,7 @@ class Journal:
         Raises:
             NonDeterminism: the log has another operation at this index.
         """
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is None:
             return None
         self._compare(index, recorded, _CALL, name, digest.encode(), "other arguments")
@@ -134,7 +165,7 @@ class Journal:
         Raises:
             NonDeterminism: it has another operation at this index.
         """
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is None:
             return None
         self._compare(index, recorded, op, name or "", b"", "")
@@ -147,7 +178,7 @@ class Journal:
         Raises:
             NonDeterminism: it has another operation at this index.
         """
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is None:
             return None
         self._compare(index, recorded, _STEERING, "", b"", "")
@@ -165,7 +196,7 @@ class Journal:
         Raises:
             NonDeterminism: it has another operation at this index.
         """
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is None:
             return False
         self._compare(index, recorded, kind.value, name, digest.encode(), "another payload")
@@ -208,7 +239,7 @@ class Journal:
         if known is not None:
             return known, None
         index = self._last + 1
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is not None and (recorded.op, recorded.name) == (MarkerOp.VERSION, change):
             version = _value(recorded)
             if version > latest:
@@ -231,7 +262,7 @@ class Journal:
             raise self.broken
         index = self._last + 1
         if self._highest >= index:
-            recorded = self._records.get(index)
+            recorded = self._find(index)
             self._diverge(index, str(recorded or "a later operation"), "the handler's return")
 
     def _note_child(self, ended: ChildEnded) -> None:
@@ -254,7 +285,15 @@ class Journal:
             for index, kept in self._records.items()
             if index < failed or (failed < index <= begun and not self._failed(index, kept))
         }
-        self._highest = max(self._records, default=0)
+        self._highest = max((max(index, kept.upto) for index, kept in self._records.items()), default=0)
+
+    def _find(self, index: int) -> _Recorded | None:
+        """Return what the log has at an index, which the handler is at."""
+        if self._output is not None and index <= self._output[0].upto:
+            return self._output[0]
+        recorded = self._records.get(index)
+        self._output = (recorded, sha256()) if recorded is not None and recorded.upto else None
+        return recorded
 
     def _compare(self, index: int, recorded: _Recorded, op: str, name: str, digest: bytes, other: str) -> None:
         if (recorded.op, recorded.name, recorded.digest) == (op, name, digest):
@@ -322,6 +361,10 @@ def _packed(value: Any) -> bytes:
 
 def _digest(kind: str, body: bytes) -> bytes:
     return sha256(kind.encode() + b"\0" + body).digest()[:16]
+
+
+def _digest_output(piece: Piece, content: hashlib._Hash) -> bytes:
+    return (b"text" if piece.text else b"data") + content.digest()[:16]
 
 
 def _source() -> str:

@@ -58,7 +58,7 @@ class Offers(Feed):
         with box.lock:
             if self.dead is not None:
                 raise self.dead
-            if box.entries and (box.entries >= box.entries_max or box.bytes + size > box.bytes_max):
+            if box.full(size):
                 return None
             box.entries += 1
             box.bytes += size
@@ -76,8 +76,9 @@ class Offers(Feed):
             return False
         return self._again or (bool(self._waiting) and not self._flight)
 
-    def next_frame(self, entries_max: int) -> Publish | None:
+    def next_frame(self, entries_max: int, now_ms: int) -> Publish | None:
         """See `Feed`."""
+        del now_ms
         if self._again and self._sent is not None:
             self._again = False
             self.box.flying += len(self._flight)

@@ -5,7 +5,8 @@ Theory of operation
 A `Feed` is one producer of one log. Feeds are filled by any thread and emptied by the link's, so everything
 here happens under the outbox's one lock, for microseconds. All feeds share the publish window that the hub
 announces: what does not fit makes the publisher wait. Nothing is delayed to make frames fuller; what waits
-when the link looks goes out together, in as few frames as the limits allow.
+when the link looks goes out together, in as few frames as the limits allow. Output alone waits for a few
+milliseconds when there was some just before, so that what is written in small pieces makes few entries.
 
 A frame is refused whole, and with it everything that was sent after it. So a feed that was refused goes
 back to the refused number and sends one frame alone (`probing`) until it is answered; refusals of anything
@@ -133,6 +134,10 @@ class Outbox:
             feed.queued = True
             self._queue.append(feed)
 
+    def full(self, size: int) -> bool:
+        """Whether an entry of that size has to wait. Call with the lock held."""
+        return bool(self.entries) and (self.entries >= self.entries_max or self.bytes + size > self.bytes_max)
+
     def forget(self, entry: WireEntry) -> None:
         """Give an entry's part of the window back. Call with the lock held."""
         self.entries -= 1
@@ -159,12 +164,12 @@ class Outbox:
             self._held.clear()
             while self._queue and bytes_max > 0 and self.flying < self.entries_max:
                 feed = self._queue.popleft()
-                if feed.hold_until_ms > now_ms:
+                if feed.not_before_ms() > now_ms:
                     self._held.append(feed)
                     continue
                 feed.queued = False
                 entries_max = min(self.frame_entries_max, self.entries_max - self.flying)
-                frame = feed.next_frame(entries_max) if feed.has_waiting() else None
+                frame = feed.next_frame(entries_max, now_ms) if feed.has_waiting() else None
                 if frame is not None:
                     frames.append(frame)
                     bytes_max -= sum(len(entry[1]) + ENTRY_OVERHEAD_BYTES for entry in frame.entries)
@@ -174,7 +179,7 @@ class Outbox:
     def due_ms(self) -> int | None:
         """Return when `take` next has something that it held back."""
         with self.lock:
-            return min((feed.hold_until_ms for feed in self._held), default=None)
+            return min((feed.not_before_ms() for feed in self._held), default=None)
 
     def on_puback(self, frame: Puback) -> None:
         """Take an acknowledgement."""

@@ -29,6 +29,7 @@ from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
 from protocol.conversation import QuestionKind, answer_id
 from protocol.family import ChildEnded
+from protocol.output import STDOUT, Piece, check_stream, pieces
 
 __all__ = ["GATHER_THREADS_MAX", "PlainRunContext"]
 
@@ -63,6 +64,15 @@ class PlainRunContext(ContextBase):
         if begun is not None:
             body, index = begun
             self._put(kind, body, index, cause)
+
+    def write(self, data: str | bytes, stream: str = STDOUT) -> None:
+        """Write output. See `RunContext.write`."""
+        self.check_cancelled()
+        check_stream(stream)
+        for piece in pieces(data, self._state.outlet.body_bytes_max):
+            known, index = self._begin_write(stream, piece)
+            if not known:
+                self._write(stream, piece, index)
 
     def call(self, name: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Make a call and keep what it came to. See `RunContext.call`."""
@@ -276,6 +286,12 @@ class PlainRunContext(ContextBase):
                 self._state.put_away()
                 return None
             return in_s
+
+    def _write(self, stream: str, piece: Piece, index: int | None) -> None:
+        self._state.send_progress()
+        outlet = self._state.outlet
+        while not outlet.write(stream, piece, index):
+            outlet.room(len(piece.data)).result()
 
     def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
         self._state.send_progress()

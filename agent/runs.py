@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from agent.endings import run_ended
 from agent.entry import Entry
 from agent.errors import HistoryReset, Reset, RunEnded
 from agent.reading import Reader, start_of
+from agent.results import Output, output_in
 from protocol.codec import pack_value, unpack_value
 from protocol.control import CONTROL, Kind
 from protocol.conversation import QUERY_MS, RunAnswer, RunQuery, RunSteer
@@ -81,6 +82,18 @@ class Run:
         """
         start = start_of(Start.EARLIEST if after is None else after)
         return RunReader(self._client.links, self.log, start, on_reset=on_reset, last_kinds=TERMINAL_KINDS)
+
+    async def output(self, *, follow: bool = False) -> AsyncGenerator[Output]:
+        """Yield what the run wrote, of all its attempts: what there is, or with `follow` up to the run's end.
+
+        Raises:
+            HistoryReset: some of it is lost.
+        """
+        async with aclosing(self._entries(follow)) as entries:
+            async for entry in entries:
+                piece = output_in(entry)
+                if piece is not None:
+                    yield piece
 
     async def get(self) -> RunInfo:
         """Return the run as it is now."""
@@ -214,6 +227,15 @@ class Run:
     async def _steer(self, body: bytes) -> Message:
         answer = await self._client.ask("run.steer", RunSteer(run=self.id, body=body))
         return Message(answer.id, body)
+
+    async def _entries(self, follow: bool) -> AsyncGenerator[Entry]:
+        if follow:
+            async with self.watch() as watched:
+                async for entry in watched:
+                    yield entry
+        else:
+            async for entry in self._client.read(self.log):
+                yield entry
 
     async def _look(self, reader: Reader) -> RunInfo | None:
         """Return the run if it is over already; its end cannot be missed once the reader is in place."""

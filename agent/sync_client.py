@@ -19,6 +19,7 @@ from agent.entry import Entry
 from agent.errors import LinkClosed, Reset
 from agent.publisher import DiskPublisher, Publisher, Receipt
 from agent.reading import Reader
+from agent.results import Output
 from agent.runs import Run
 from agent.submission import SubmitOptions
 from agent.sync_scheduling import SyncScheduleMethods
@@ -123,6 +124,19 @@ class SyncRun:
     ) -> SyncReader:
         """Return the run's entries up to its terminal one. See `Run.watch`."""
         return SyncReader(self._portal, self._run.watch(after, on_reset=on_reset))
+
+    def output(self, *, follow: bool = False) -> Iterator[Output]:
+        """Return what the run wrote. See `Run.output`."""
+        pieces = self._run.output(follow=follow)
+
+        async def some() -> Output | None:
+            return await anext(pieces, None)
+
+        try:
+            while (piece := self._portal(some())) is not None:
+                yield piece
+        finally:
+            self._portal(pieces.aclose())
 
     def get(self) -> RunInfo:
         """Return the run as it is now."""

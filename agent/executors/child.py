@@ -9,6 +9,7 @@ takes the stacks of all threads, when the parent asks for them by a signal, and 
                       ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
                       ("query", number, query)
     child -> parent   ("ready",) ("begun",) ("offer", kind, body, index, cause) ("flush", number)
+                      ("write", stream, piece, index) ("close_output",)
                       ("answered", number, answer) ("returned", packed) ("continued", packed)
                       ("raised", error, index, retryable, begun) ("cancelled",) ("suspended", what for)
 
@@ -47,6 +48,7 @@ from protocol.codes import ErrorCode
 from protocol.control import RunError
 from protocol.errors import FleetlineError
 from protocol.frames import Query, Reply
+from protocol.output import Piece
 
 __all__ = ["DUMP_SIGNAL", "MEMORY_EXCEEDED", "NO_MEMORY", "child_main"]
 
@@ -88,10 +90,21 @@ class _PipeOutlet:
         """Hand an entry to the parent. Waits while the pipe is full."""
         if len(body) > self.body_bytes_max:
             raise too_large(self._log, len(body), self.body_bytes_max)
+        return self._hand_over("offer", str(kind), body, index, cause)
+
+    def write(self, stream: str, piece: Piece, index: int | None = None) -> int:
+        """Hand a piece of output to the parent, which joins them. Waits while the pipe is full."""
+        return self._hand_over("write", stream, piece, index)
+
+    def close_output(self) -> None:
+        """See `Outlet`."""
+        self.say("close_output")
+
+    def _hand_over(self, *message: Any) -> int:
         with self._lock:
             if self.dead is not None:
                 raise self.dead
-            self._pipe.send(("offer", str(kind), body, index, cause))
+            self._pipe.send(message)
             self.made += 1
             return self.made
 
@@ -129,7 +142,7 @@ class _PipeOutlet:
         self.dead = ProducerFenced(self._log, ErrorCode.FENCED, reason)
 
     def say(self, *message: Any) -> None:
-        """Tell the parent how it ended."""
+        """Tell the parent something."""
         with self._lock:
             self._pipe.send(message)
 

@@ -155,7 +155,11 @@ class _Serving:
             case ("begun",):
                 self._begun = True
             case ("offer", kind, body, index, cause):
-                self._offer(kind, body, index, cause)
+                self._offer(len(body), partial(self._state.outlet.offer, kind, body, index, cause))
+            case ("write", stream, piece, index):
+                self._offer(len(piece.data), partial(self._state.outlet.write, stream, piece, index))
+            case ("close_output",):
+                self._state.outlet.close_output()
             case ("flush", number):
                 seq = self._state.outlet.made
                 self._state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(self._child, number))
@@ -191,12 +195,11 @@ class _Serving:
             return ChildRaised(run_error(MEMORY_EXCEEDED, message), None, True)
         return died(self._child, begun=True, memory_bytes=most) if self._begun else _NotBegun()
 
-    def _offer(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
-        """Put one entry into the stream, waiting for room. A dead stream's attempt is being stopped anyway."""
-        outlet = self._state.outlet
+    def _offer(self, body_bytes: int, put: Callable[[], int]) -> None:
+        """Put something into the stream, waiting for room. A dead stream's attempt is being stopped anyway."""
         try:
-            while not outlet.offer(kind, body, index, cause):
-                outlet.room(len(body)).result()
+            while not put():
+                self._state.outlet.room(body_bytes).result()
         except FleetlineError as fault:
             self._state.stop(str(fault), fenced=True)
 

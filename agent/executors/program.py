@@ -49,11 +49,12 @@ from agent.executors.program_lines import (
 )
 from agent.program import Program, program_error
 from protocol.errors import FleetlineError
+from protocol.output import STDERR, STDOUT
 
-__all__ = ["STDERR", "STDOUT", "STOPPED", "Programs"]
+__all__ = ["STOPPED", "Programs"]
 
-STDOUT, STDERR, STOPPED = "stdout", "stderr", "stopped"
-"""Kinds of entries: a line of text of either stream, and how a program was brought to its end."""
+STOPPED = "stopped"
+"""The kind of the entry that says how a program was brought to its end."""
 
 TAIL_CHARS_MAX = 4000
 """Characters of the end of standard error that a failure carries."""

@@ -51,6 +51,20 @@ class Output:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
 
+    def raw(self, data: bytes, *, error: bool = False) -> None:
+        """Write bytes as they are, to standard error where that is said; a terminal is not given control characters.
+
+        Raises:
+            CliError: nobody reads standard output any more, or it cannot be written.
+        """
+        stream = sys.stderr if error else sys.stdout
+        if stream.isatty():
+            lines = data.decode("utf-8", "backslashreplace").split("\n")
+            data = "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines).encode()
+        with reader_watched():
+            stream.buffer.write(data)
+            stream.flush()
+
     def json(self, value: Any) -> None:
         """Print a JSON object on a line."""
         from protocol.readable import json_line

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import columns, options, talking, watch
+from orchestrator.cli import columns, options, results, talking, watch
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit, exit_of_state
 from orchestrator.cli.output import Output
@@ -209,6 +209,7 @@ def cancel(
 
 
 app.command("watch")(watch.watch)
+app.command("output")(results.output)
 app.command("steer")(talking.steer)
 app.command("answer")(talking.answer)
 app.command("query")(talking.query)

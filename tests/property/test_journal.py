@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 
 from agent.journal import Journal
 from agent.plain_context import PlainRunContext
+from protocol.codec import unpack_value
 from protocol.control import Call, Kind, read_control
+from protocol.output import output_of, written_in
 from tests.support.journaled import Killed, RunLog
 
 Step = tuple[Any, ...]
 
 NUMBERS = st.integers(0, 3)
+PIECES = st.sampled_from(["", "a", "b\n", b"\xff"])
 OUTCOMES = st.sampled_from(["well", "well", "badly", "badly at first"])
 STEPS = st.one_of(
     st.tuples(st.just("emit"), NUMBERS),
+    st.tuples(st.just("write"), PIECES),
+    st.tuples(st.just("write"), PIECES),
     st.tuples(st.just("call"), OUTCOMES),
     st.tuples(st.just("gather"), st.lists(OUTCOMES, max_size=4).map(tuple)),
     st.tuples(st.just("effect"), NUMBERS),
@@ -95,7 +100,7 @@ async def step(ctx: Any, world: World, place: str, op: str, *rest: Any) -> Any:
         case "sleep":
             return await ctx.sleep(0)
         case _:
-            return await getattr(ctx, op)()
+            return await getattr(ctx, op)(*rest)
 
 
 def interpret_plainly(ctx: PlainRunContext, world: World, program: list[Step]) -> list[Any]:
@@ -195,8 +200,9 @@ def test_cuts_anywhere_repeat_no_recorded_call_and_change_nothing_that_was_seen(
     assert again == result
     assert len(log.entries) == recorded, "a run that is over does nothing again"
     assert world.made == []
-    indices = [record.index for record in log.records if record.kind != Kind.ERRORED]
-    assert max(filter(None, indices), default=0) <= len(indices)
+    done = [record for record in log.records if record.kind != Kind.ERRORED]
+    joined = sum(written[0] - 1 for record in done if (written := written_in(record.kind, record.body)))
+    assert max((record.index or 0 for record in done), default=0) <= len(done) + joined
 
 
 @pytest.mark.parametrize("handler", [interpret, interpret_plainly])
@@ -213,6 +219,7 @@ def test_a_cut_at_every_entry_of_a_run_leaves_its_log_as_it_would_have_been(hand
         while goes_on(log, outside, handler, program, None) is None:
             pass
         assert shape(log) == told
+        assert output(log) == output(whole)
 
 
 def shape(log: RunLog) -> dict[int, str]:
@@ -220,4 +227,13 @@ def shape(log: RunLog) -> dict[int, str]:
     journal = Journal()
     for entry in log.entries:
         journal.record(entry)
-    return {index: str(recorded) for index, recorded in journal._records.items()}
+    words: dict[int, str] = {}
+    for first, recorded in journal._records.items():
+        words |= dict.fromkeys(range(first, max(first, recorded.upto) + 1), str(recorded))
+    return words
+
+
+def output(log: RunLog) -> bytes:
+    """Return what the run wrote."""
+    bodies = [(record.kind, unpack_value(record.body)) for record in log.records if record.body]
+    return b"".join(filter(None, (output_of(kind, body) for kind, body in bodies)))

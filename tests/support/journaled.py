@@ -19,6 +19,7 @@ from protocol.control import Errored, Kind
 from protocol.entry import Entry, Position, Record
 from protocol.errors import FleetlineError
 from protocol.frames import Assign, Recover
+from protocol.output import Piece, Written
 
 __all__ = ["RUN", "Killed", "RunLog", "begin"]
 
@@ -65,9 +66,11 @@ class RunLog:
         outlet = MemoryOutlet(self, room)
         try:
             result = begin(handler, AttemptState(assignment(self.attempts), outlet, journal), *args)
+            outlet.close_output()
             journal.returned()
         except Exception as raised:  # noqa: BLE001 - the boundary of the handler
             error = journal.broken or raised
+            outlet.close_output()
             self.append(
                 Kind.ERRORED, pack_value(Errored(error=describe_error(error))), outlet.made + 1,
                 failed_call_index(error), None,
@@ -79,11 +82,16 @@ class RunLog:
         """Run a handler without a journal, from a checkpoint perhaps. Returns what it returns."""
         self.attempts += 1
         outlet = MemoryOutlet(self, None)
-        return begin(handler, AttemptState(assignment(self.attempts), outlet, None, checkpoint), *args)
+        result = begin(handler, AttemptState(assignment(self.attempts), outlet, None, checkpoint), *args)
+        outlet.close_output()
+        return result
 
 
 class MemoryOutlet:
     """The way into a `RunLog`, see `agent.attempt_state.Outlet`: who would let out one entry too many is killed.
+
+    Output is joined until something else follows, or as many pieces as `joins` are, which is another number for every
+    attempt. What is not closed when the process is killed is gone with it.
 
     Attributes:
         made: entries that it took.
@@ -97,6 +105,9 @@ class MemoryOutlet:
         self.dead: FleetlineError | None = None
         self._log = log
         self._room = room
+        self._open: Written | None = None
+        self._pieces = 0
+        self._joins = 1 + log.attempts % 3
 
     def offer(self, kind: str, body: bytes, index: int | None = None, cause: int | None = None) -> int:
         """Take an entry, or none from now on."""
@@ -106,13 +117,37 @@ class MemoryOutlet:
             raise too_large("run/r", len(body), self.body_bytes_max)
         if self.made == self._room:
             return 0
+        self.close_output()
         self.made += 1
         self._log.append(kind, body, self.made, index, cause)
         return self.made
 
+    def write(self, stream: str, piece: Piece, index: int | None = None) -> int:
+        """Take a piece of output, or none from now on."""
+        if self.dead is not None:
+            raise self.dead
+        last = self._open
+        if last is not None and self._pieces < self._joins and last.takes(stream, piece, index, 1000):
+            last.add(piece, index)
+            self._pieces += 1
+            return self.made
+        if self.made == self._room:
+            return 0
+        self.close_output()
+        self._open, self._pieces = Written(stream, piece, index), 1
+        self.made += 1
+        return self.made
+
+    def close_output(self) -> None:
+        """Have what was written in the log."""
+        if self._open is not None:
+            self._log.append(self._open.stream, self._open.body(), self.made, self._open.index, None)
+            self._open = None
+
     def acknowledged(self, seq: int) -> Future[None]:
         """Everything is, at once, unless the outlet is dead."""
         assert seq <= self.made
+        self.close_output()
         future: Future[None] = Future()
         if self.dead is None:
             future.set_result(None)

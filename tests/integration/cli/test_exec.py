@@ -56,6 +56,10 @@ def test_any_program_is_an_agent(shell: Shell) -> None:
         said = [json.loads(line) for line in found.stdout.splitlines()]
         assert [(one["kind"], one["body"]) for one in said[2:-1]] == [("stdout", {"text": 'checking {"path":"."}'})]
         assert (said[-1]["kind"], said[-1]["body"]) == ("$succeeded", {"result": None})
+        run = said[0]["log"].removeprefix("run/")
+        written = shell("run", "output", run, "--follow")
+        assert (written.returncode, written.stdout, written.stderr) == (0, 'checking {"path":"."}\n', "")
+        assert [entry["kind"] for entry in shell.json("run", "output", run)] == ["stdout"]
         [info] = shell.json("agent", "show", "linting")
         assert (info["slots"], info["labels"], info["queues"]) == (2, {"os": "any"}, ["linting"])
 
@@ -66,6 +70,11 @@ def test_a_program_that_fails_is_told_with_the_end_of_standard_error(shell: Shel
         found = shell("run", "submit", "it", "--queue", "failing", "--wait")
         assert found.returncode == 1
         assert "sh ended with exit code 3; standard error ends with: no such branch" in found.stderr
+        run = found.stderr.splitlines()[0].removeprefix("run ")
+        written = shell("run", "output", run)
+        assert (written.returncode, written.stdout) == (0, "")
+        assert written.stderr == "no such branch\n-- attempt 2 --\nno such branch\n"
+        assert shell("run", "output", run, "--follow").returncode == 1
 
 
 def test_cancel_waits_for_the_ladder_and_the_rung_is_in_the_log(shell: Shell) -> None:

@@ -72,6 +72,10 @@ PUBLIC = {
         RunGet RunInfo RunList RunListed RunRetry RunSteer RunSteering RunSubmit RunSubmitted
         never_starts
     """,
+    "output": """
+        OUTPUT_ENTRY_BYTES_MAX PIECE_BYTES_MAX STDERR STDOUT STREAMS WRITE_OVERHEAD_BYTES Piece Written check_stream
+        output_of pieces written_in
+    """,
     "requests_agents": """
         LIST_MAX AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding
     """,
