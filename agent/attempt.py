@@ -32,6 +32,7 @@ from agent.operations import describe_error, failed_begun, failed_call_index, ru
 from agent.reading import PAGE_ENTRIES, pages
 from agent.sinks import Batch
 from agent.subscriptions import Subscription
+from agent.uploads import Uploads
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import COMMANDS, Cancel, Cancelled, Checkpoint, Errored, Kind, RunError, Succeeded, read_control
 from protocol.conversation import CANCEL_ID, Answered, Received, Steer
@@ -72,7 +73,10 @@ class Attempt:
     def __init__(self, held: Held, handler: Handler | ProgramHandler, link: Link, rooms: Rooms) -> None:
         self.held = held
         self.over = False
-        self.state = AttemptState(held.assign, held.stream, suspend_after_s=handler.suspend_after)
+        self._uploads = Uploads(link, held)
+        self.state = AttemptState(
+            held.assign, held.stream, suspend_after_s=handler.suspend_after, uploads=self._uploads
+        )
         self._handler = handler
         self._link = link
         self._rooms = rooms
@@ -90,6 +94,7 @@ class Attempt:
             if self.state.suspended is not None:
                 ending = _Ending(Kind.SUSPENDED, self.state.suspended)
             self.over = True
+            self._uploads.stop()
             if not self.state.fenced:
                 await self._say(ending)
         except FleetlineError as refused:  # fenced, or the link has ended: the hub decides about the run
@@ -98,6 +103,7 @@ class Attempt:
             )
         finally:
             self.over = True
+            self._uploads.stop()
             board.remove(self.held.assign.run, queries)
             queries.close()
             self._link.unfollow(self._commands)

@@ -18,6 +18,7 @@ from agent.inbox import Inbox, Past
 from agent.journal import Journal
 from agent.queries import Queries
 from agent.suspension import PUT_AWAY, Patience, ShutOutlet
+from agent.uploads import Uploader
 from protocol.codec import pack_value
 from protocol.control import Kind, Progress
 from protocol.conversation import Suspended
@@ -81,6 +82,7 @@ class AttemptState:
         queries: what the handler is asked while it works.
         patience: how long the handler waits before it is put away, and what for.
         suspended: what it waits for, once it was put away: whatever else it does, the attempt ends with that.
+        uploads: where the files go that it attaches.
     """
 
     def __init__(
@@ -91,8 +93,10 @@ class AttemptState:
         checkpoint: Checkpointed | None = None,
         past: Past | None = None,
         suspend_after_s: float | None = None,
+        uploads: Uploader | None = None,
     ) -> None:
         self.assign = assign
+        self.uploads = uploads
         self.outlet = outlet
         self.journal = journal
         self.begin_at(checkpoint)

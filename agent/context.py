@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
+from os import PathLike
 from typing import Any, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from agent.attempt_state import AttemptState
 from agent.children import Child, ChildOptions, Spawning
 from agent.context_base import ContextBase, draw, draw_uuid, wall_ms
 from agent.operations import (
+    Attaching,
     Begun,
     EffectKey,
     Marking,
@@ -34,6 +36,7 @@ from agent.operations import (
 )
 from agent.steering import Asking, SteerMessage, answered_body, received_body
 from agent.suspension import Wait, Waiter
+from protocol.artifacts import Attached
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
@@ -174,6 +177,20 @@ class RunContext(ContextBase):
         """
         return self._steering(timeout)
 
+    def attach(self, path: str | PathLike[str], name: str | None = None) -> Operation[Attached]:
+        """Attach a file to the run: it is whole and durable when this returns. Await it.
+
+        Args:
+            path: of a regular file, which must not change meanwhile.
+            name: what it is to be called; without, the file's name. Of one name the last that is begun counts.
+
+        Raises (when awaited):
+            AttachFailed: there is no such file, it cannot be read, or it changed.
+            RequestError: `limit_reached`; the message says which.
+        """
+        attaching = self._begin_attach(path, name)
+        return Operation(f"attach {attaching.name!r}", partial(self._attach, attaching), self._state.journal)
+
     def ask(self, name: str, payload: Any = None, *, timeout: float | None = None) -> Operation[Any]:
         """Ask whoever may answer, and wait for the first answer. Await it.
 
@@ -258,6 +275,19 @@ class RunContext(ContextBase):
         await self.flush()
         with self._state.patience.held():
             yield key
+
+    async def _attach(self, attaching: Attaching) -> Attached:
+        if attaching.recorded is not None:
+            return attaching.recorded
+        sending = self._start_upload(attaching)
+        try:
+            attached = await asyncio.wrap_future(sending.done)
+        except asyncio.CancelledError:
+            sending.stop()
+            raise
+        await self._put(Kind.ATTACHED, pack_value(attached), attaching.index, None)
+        await self.flush()
+        return attached
 
     async def _steering(self, timeout_s: float | None) -> AsyncIterator[SteerMessage]:
         while True:

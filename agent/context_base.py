@@ -11,6 +11,8 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 from uuid import UUID
 
@@ -19,9 +21,11 @@ from agent.children import ChildOptions, Spawning, Wanted, child_value
 from agent.endings import ContinueAs
 from agent.feed import check_kind, check_offset, too_large
 from agent.journal import digest_arguments
-from agent.operations import Begun, EffectKey, Marking, check_seconds
+from agent.operations import Attaching, Begun, EffectKey, Marking, check_seconds
 from agent.steering import Asking, Receiving
 from agent.submission import span_ms
+from agent.uploads import Sending
+from protocol.artifacts import check_artifact_name
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Checkpoint, Kind, MarkerOp
 from protocol.conversation import QUESTIONS_MAX, QuestionKind, Received, Steer
@@ -177,7 +181,23 @@ class ContextBase:
     def _child_value(self, ended: ChildEnded) -> Any:
         """Return what a child came to, or raise it."""
         journal = self._state.journal
-        return child_value(ended, 0 if journal is None else journal.last)
+        if journal is None:
+            return child_value(ended, 0)
+        self._state.outlet.close_output()  # what is written from now on comes after it was known
+        return child_value(ended, journal.last)
+
+    def _begin_attach(self, path: str | PathLike[str], name: str | None) -> Attaching:
+        place = Path(path).absolute()
+        name = check_artifact_name(place.name if name is None else name)
+        journal = self._state.journal
+        if journal is None:
+            return Attaching(str(place), name, None, None)
+        index = journal.next_index()
+        return Attaching(str(place), name, index, journal.attached(index, name))
+
+    def _start_upload(self, attaching: Attaching) -> Sending:
+        assert self._state.uploads is not None, "the attempt has nowhere to put files"
+        return self._state.uploads.start(attaching.path, attaching.name)
 
     def _begin_receive(self) -> Receiving:
         journal = self._state.journal

@@ -21,6 +21,7 @@
     │   ├── RunFailed, RunCancelled, RunExpired, RunDead
     ├── ChildDied                  the process that ran a handler ended by itself
     ├── ChildRaised                a handler raised in its process
+    ├── AttachFailed, ArtifactBroken (agent.uploads, agent.results) a file that is not whole
     ├── BadHandler                 a handler that cannot be registered as it is
     ├── BadInput                   an input that does not fit the handler's parameters
     └── NonDeterminism             a handler that does not repeat what its journal says

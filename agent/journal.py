@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 from agent.errors import NonDeterminism
+from protocol.artifacts import Attached
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import Call, Errored, Kind, Marker, MarkerOp, read_control
 from protocol.conversation import Asked, QuestionKind, Received
@@ -39,7 +40,7 @@ __all__ = ["Journal", "digest_arguments"]
 _HERE = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 
-_EMIT, _WRITE, _CALL = "emit", "write", "call"
+_EMIT, _WRITE, _CALL, _ATTACH = "emit", "write", "call", "attach"
 _CHECKPOINT, _STEERING, _REPLY = "checkpoint", "steering", "reply"
 _SUBMIT, _CANCEL = "submit", "cancel"
 
@@ -51,7 +52,7 @@ class _Recorded:
     op: str
     name: str
     digest: bytes
-    outcome: Call | Marker | Received | Spawn | None = None
+    outcome: Call | Marker | Received | Spawn | Attached | None = None
     upto: int = 0
     """The last index that it covers, where it is output: several pieces may have been joined."""
 
@@ -185,6 +186,19 @@ class Journal:
         assert isinstance(recorded.outcome, Received)
         return recorded.outcome
 
+    def attached(self, index: int, name: str) -> Attached | None:
+        """Return what the log has of this artifact, if it is whole.
+
+        Raises:
+            NonDeterminism: the log has another operation at this index.
+        """
+        recorded = self._find(index)
+        if recorded is None:
+            return None
+        self._compare(index, recorded, _ATTACH, name, b"", "")
+        assert isinstance(recorded.outcome, Attached)
+        return recorded.outcome
+
     def served_messages(self) -> frozenset[str]:
         """Return the messages that the handler is given again as it was before."""
         outcomes = (recorded.outcome for recorded in self._records.values())
@@ -213,7 +227,7 @@ class Journal:
         Raises:
             NonDeterminism: it has another operation at this index.
         """
-        recorded = self._records.get(index)
+        recorded = self._find(index)
         if recorded is None:
             return None
         again = recorded.outcome.again if isinstance(recorded.outcome, Spawn) else None
@@ -323,6 +337,9 @@ def _recorded(record: Record) -> _Recorded:
     if record.kind == Kind.SPAWN:
         spawn = read_control(Spawn, record.body)
         return _Recorded(_SUBMIT, spawn.handler, spawn.digest.encode(), spawn)
+    if record.kind == Kind.ATTACHED:
+        attached = read_control(Attached, record.body)
+        return _Recorded(_ATTACH, attached.name, b"", attached)
     if record.kind == Kind.ASKED:
         asked = read_control(Asked, record.body)
         return _Recorded(asked.kind.value, asked.name, asked.digest.encode())

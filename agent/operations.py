@@ -19,11 +19,13 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from agent.errors import FleetlineError
 from agent.journal import Journal
+from protocol.artifacts import Attached
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Call, Marker, MarkerOp, RunError
 
 __all__ = [
     "SLEEP_S_MAX",
+    "Attaching",
     "Begun",
     "CallFailed",
     "EffectKey",
@@ -174,6 +176,16 @@ class Marking:
     def body(self, value: Any) -> bytes:
         """Return the body of its record."""
         return pack_value(Marker(op=self.op, name=self.name, value=None if value is None else pack_value(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Attaching:
+    """A file that is to be attached, and has its index (None: it is not recorded)."""
+
+    path: str
+    name: str
+    index: int | None
+    recorded: Attached | None
 
 
 class Outcome(NamedTuple):

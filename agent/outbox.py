@@ -35,7 +35,11 @@ from protocol.frames import Nack, Puback, Publish
 from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.requests import ProducerOpened
 
-__all__ = ["Outbox"]
+__all__ = ["FLIGHT_CHUNKS", "Outbox"]
+
+FLIGHT_CHUNKS = 4
+"""Chunks of files, of 256 KiB, that are read and not acknowledged: most of the window is left to everything else,
+and heartbeats do not stand behind much."""
 
 ROOM_PARTS = 4
 """Waiting publishers are let go on when one part in this many of the window is free again."""
@@ -49,6 +53,7 @@ class Outbox:
         entries: unacknowledged entries of all streams.
         bytes: what they count for.
         flying: how many of them were sent on this connection.
+        chunks: permits for chunks of files to be in flight, all files together.
         awake: the link was told that something waits, and has not looked yet.
     """
 
@@ -57,6 +62,7 @@ class Outbox:
         self.entries = 0
         self.bytes = 0
         self.flying = 0
+        self.chunks = threading.BoundedSemaphore(FLIGHT_CHUNKS)
         self.awake = False
         self.frame_entries_max = self.entries_max = self.bytes_max = self.body_bytes_max = 0
         self.announce(limits)

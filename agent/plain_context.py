@@ -9,10 +9,11 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
+from os import PathLike
 from typing import Any, TypeVar, Unpack, cast
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from agent.operations import Begun, EffectKey, Marking, Outcome, outcomes, sleep
 from agent.steering import Asking, PlainSteerMessage, answered_body, received_body
 from agent.suspension import Wait
 from agent.threads import each_in_a_thread
+from protocol.artifacts import Attached
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.control import Kind, MarkerOp
@@ -163,6 +165,24 @@ class PlainRunContext(ContextBase):
             if steer is None:
                 return
             yield PlainSteerMessage(steer, self._say)
+
+    def attach(self, path: str | PathLike[str], name: str | None = None) -> Attached:
+        """Attach a file to the run. A cancellation ends it. See `RunContext.attach`."""
+        self.check_cancelled()
+        attaching = self._begin_attach(path, name)
+        if attaching.recorded is not None:
+            return attaching.recorded
+        sending = self._start_upload(attaching)
+        if not self._told:
+            self._state.on_stop(sending.stop)
+        try:
+            attached = sending.done.result()
+        except CancelledError:
+            self.check_cancelled()
+            raise
+        self._put(Kind.ATTACHED, pack_value(attached), attaching.index, None)
+        self.flush()
+        return attached
 
     def ask(self, name: str, payload: Any = None, *, timeout: float | None = None) -> Any:
         """Ask whoever may answer, and wait for the first answer. See `RunContext.ask`."""

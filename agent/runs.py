@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.endings import run_ended
 from agent.entry import Entry
-from agent.errors import HistoryReset, Reset, RunEnded
+from agent.errors import HistoryReset, RequestError, Reset, RunEnded
 from agent.reading import Reader, start_of
-from agent.results import Output, output_in
+from agent.results import Output, fetch, output_in
+from protocol.artifacts import Artifact
 from protocol.codec import pack_value, unpack_value
+from protocol.codes import ErrorCode
 from protocol.control import CONTROL, Kind
 from protocol.conversation import QUERY_MS, RunAnswer, RunQuery, RunSteer
 from protocol.entry import Entry as StoredEntry
@@ -94,6 +98,27 @@ class Run:
                 piece = output_in(entry)
                 if piece is not None:
                     yield piece
+
+    async def artifacts(self) -> tuple[Artifact, ...]:
+        """Return the files that the run attached, by name."""
+        return (await self.get()).artifacts
+
+    async def fetch(self, name: str, path: str | PathLike[str] | None = None) -> Path:
+        """Fetch a file that the run attached, and verify it. Returns where it is.
+
+        Args:
+            name: what it was attached as.
+            path: where to put it, or a directory; without, the current one. What is there is replaced, at the end.
+
+        Raises:
+            RequestError: `not_found`.
+            ArtifactBroken: it is not what was attached.
+        """
+        found = {artifact.name: artifact for artifact in await self.artifacts()}
+        if name not in found:
+            names = ", ".join(repr(one) for one in found) or "none"
+            raise RequestError(ErrorCode.NOT_FOUND, f"run {self.id} has no artifact {name!r:.160}; it has {names:.400}")
+        return await fetch(self._client.links.main, found[name], Path() if path is None else Path(path))
 
     async def get(self) -> RunInfo:
         """Return the run as it is now."""

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from protocol.children import ChildKey
 from protocol.conversation import Suspended
 from protocol.errors import FleetlineError
+from protocol.output import Piece
 
 __all__ = ["PUT_AWAY", "Patience", "ShutOutlet", "Wait", "Waiter"]
 
@@ -194,6 +195,14 @@ class ShutOutlet:
         """Refuse an entry."""
         del kind, body, index, cause
         raise self._fault
+
+    def write(self, stream: str, piece: Piece, index: int | None = None) -> NoReturn:
+        """Refuse output."""
+        del stream, piece, index
+        raise self._fault
+
+    def close_output(self) -> None:
+        """There is none."""
 
     def acknowledged(self, seq: int) -> Future[None]:
         """Refuse to wait."""

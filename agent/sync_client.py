@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -24,6 +25,7 @@ from agent.runs import Run
 from agent.submission import SubmitOptions
 from agent.sync_scheduling import SyncScheduleMethods
 from agent.threads import LoopThread
+from protocol.artifacts import Artifact
 from protocol.conversation import QUERY_MS
 from protocol.entry import Position
 from protocol.frames import Start
@@ -137,6 +139,14 @@ class SyncRun:
                 yield piece
         finally:
             self._portal(pieces.aclose())
+
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Return the files that the run attached, by name."""
+        return self._portal(self._run.artifacts())
+
+    def fetch(self, name: str, path: str | PathLike[str] | None = None) -> Path:
+        """Fetch a file that the run attached, and verify it. See `Run.fetch`."""
+        return self._portal(self._run.fetch(name, path))
 
     def get(self) -> RunInfo:
         """Return the run as it is now."""

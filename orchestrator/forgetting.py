@@ -13,6 +13,7 @@ import asyncio
 import structlog
 
 from orchestrator.core import keeping
+from orchestrator.core.artifacts import artifact_logs
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.timers import family_member
 from orchestrator.line import Line
@@ -91,6 +92,8 @@ class Forgetting:
                 return False
             if meta.continues and meta.continued_as and not await self._unlink(meta):
                 return False
+            for artifact in artifact_logs(meta):  # before the run, which alone knows of them
+                await self._store.delete(artifact)
             gone = await self._store.delete(log, keeping.unchanged(meta), keeping.forgotten(meta, await self._key(log)))
         except StoreUnavailable as fault:
             if fault.full:  # what can go without a commit does

@@ -27,6 +27,7 @@ from typing import Any, Self
 import structlog
 
 from orchestrator.acks import Acks
+from orchestrator.artifacts import Artifacts
 from orchestrator.auth.keys import load_signing_key
 from orchestrator.auth.principal import ANY_AGENT, Grant
 from orchestrator.auth.scopes import Scope
@@ -178,12 +179,14 @@ class Hub:
         timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms)
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
         querying = Querying(line, reading, registry, peers, self._spawn)
-        methods = Methods(line, reading, registry, schedules, dispatch, querying, body_bytes_max, settings.keep_ms)
+        artifacts = Artifacts(line, settings.limits)
+        methods = Methods(
+            line, reading, registry, schedules, dispatch, querying, artifacts, body_bytes_max, settings.keep_ms
+        )
         acks = Acks(line)
         greeting = Greeting(settings, line)
-        self.services = Services(
-            settings, line, greeting, tokens, peers, registry, work, methods, querying, acks, counters, self._spawn
-        )
+        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, acks, counters)
+        self.services = Services(settings, *shared, self._spawn)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line), self._worker)
         interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000

@@ -135,6 +135,8 @@ class Intake:
         try:
             if log.kind is LogKind.RUN:
                 answer = await self._hub.work.publish(self._peer, log, frame)
+            elif log.kind is LogKind.ARTIFACT:
+                answer = await self._hub.artifacts.publish(self._peer, log, frame)
             else:
                 answer = await self._append(log, frame)
         finally:

@@ -24,6 +24,8 @@ from protocol.ids import LogKind, LogName
 __all__ = ["Line", "monotonic_ms"]
 
 CLOCK_SYNC_S = 60.0
+_CUT = frozenset({LogKind.AGENT, LogKind.TOPIC})
+"""The kinds of logs that are cut when they grow too long."""
 
 log_ = structlog.get_logger()
 
@@ -91,11 +93,11 @@ class Line:
                 for op in commit.ops:
                     if isinstance(op, SortedAdd) and op.from_now and not op.score:
                         self.on_due(op.member)
-            self._grown.update(append.log for append in commit.appends if append.log.kind is not LogKind.RUN)
+            self._grown.update(append.log for append in commit.appends if append.log.kind in _CUT)
         return outcome
 
     def take_grown(self) -> set[LogName]:
-        """Return the logs, other than runs', that commits of this hub appended to since the last call."""
+        """Return the logs of the kinds that are cut, which commits of this hub appended to since the last call."""
         grown, self._grown = self._grown, set()
         return grown
 

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from orchestrator.artifacts import Artifacts
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_kind, unavailable_code
@@ -97,6 +98,7 @@ class Methods:
         schedules: what is submitted when its time comes.
         dispatch: told of every run that is put on a queue.
         querying: passes queries on to handlers.
+        artifacts: what attempts attach.
         body_bytes_max: limit of what one entry carries.
         keep_ms: how long a run is kept after its end that does not say; None for ever.
     """
@@ -109,6 +111,7 @@ class Methods:
         schedules: Schedules,
         dispatch: Dispatch,
         querying: Querying,
+        artifacts: Artifacts,
         body_bytes_max: int,
         keep_ms: int | None = None,
     ) -> None:
@@ -145,6 +148,7 @@ class Methods:
             "agent.cordon": self._agent_cordon,
             "agent.uncordon": self._agent_uncordon,
             "agent.drain": self._agent_drain,
+            **artifacts.methods,
             **Scheduling(line, schedules, self._kept, body_bytes_max).methods,
         }
 
@@ -275,8 +279,8 @@ class Methods:
     async def _producer_open(self, peer: Peer, op: str, params: ProducerOpen) -> ProducerOpened:
         log = LogName.parse(params.log, peer.namespace)
         require(peer.scopes, Action.publish_to(log.kind))
-        if log.kind is LogKind.RUN:
-            raise RequestError(ErrorCode.FORBIDDEN, "a run's log has its attempts as producers; they are not opened")
+        if log.kind in (LogKind.RUN, LogKind.ARTIFACT):
+            raise RequestError(ErrorCode.FORBIDDEN, f"{log.path} has attempts as producers; they are not opened")
         key, field = keys.producers(log), f"{peer.principal}/{check_name(params.producer)}"
         while True:
             known = await self._kept.find(peer, log, op, ProducerOpened)

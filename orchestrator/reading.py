@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from orchestrator.core import keeping
+from orchestrator.core.meta_artifacts import attached_artifacts
 from orchestrator.core.outcome import outcome_of
 from orchestrator.core.queues import who_takes
 from orchestrator.core.resume import LogState
@@ -106,6 +107,7 @@ class Reading:
             parent=meta.parent or None,
             continues=meta.continues or None,
             continued_as=meta.continued_as or None,
+            artifacts=attached_artifacts(log, meta.artifacts) if whole else (),
         )
 
     async def submitted(self, log: LogName) -> Submitted:

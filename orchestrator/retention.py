@@ -2,7 +2,7 @@
 
 A cut never goes past what a durable subscription has acknowledged, until the log is twice as long as it is to be:
 then it is cut all the same, and that subscription is told `trimmed` with the range when it comes back. Runs'
-logs are never cut.
+logs and artifacts are never cut.
 
 Specification: docs/protocol.md, section "Following a log".
 """
@@ -70,7 +70,7 @@ class Retention:
         """Cut one log, if it is too long."""
         store = self._line.store
         meta = await store.meta(log)
-        if log.kind is LogKind.RUN or meta is None:
+        if log.kind in (LogKind.RUN, LogKind.ARTIFACT) or meta is None:
             return
         state = LogState.parse(meta)
         first, head = state.first, state.head

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.acks import Acks
+from orchestrator.artifacts import Artifacts
 from orchestrator.auth.tokens import Tokens
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line
@@ -42,6 +43,7 @@ class Services:
     peers: Peers
     registry: Registry
     work: Work
+    artifacts: Artifacts
     methods: Methods
     querying: Querying
     acks: Acks

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.core import attempts, children, questions, runs, suspension
+from orchestrator.core import artifacts, attempts, children, questions, runs, suspension
 from orchestrator.core import publish as publishing
 from orchestrator.core.continuing import conclude_continue
 from orchestrator.core.meta_questions import ASKED_DUE, FIELD
@@ -31,7 +31,7 @@ from protocol.frames import Nack, Publish
 from protocol.ids import LogName, make_run_id, queue_partition
 from protocol.run import FINAL, RunState
 
-__all__ = ["new_run_id", "read_run", "write"]
+__all__ = ["new_run_id", "read_run", "refused", "write"]
 
 OPEN_RETRY_MS = 1_000
 """When to try again to hand work to a child, where as many as may be have not ended."""
@@ -63,21 +63,23 @@ async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: 
         if isinstance(result, Outcome):
             return result
         if not _changed_meanwhile(frame.entries[-1][0], commit, result):
-            return _refused(frame, commit, result)
+            return refused(frame, commit, result)
 
 
 async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: Prepared) -> Commit:
     """Propose the commit of a publish.
 
-    Only an attempt that errored, is suspended, asks, has to do with children or continues costs a read of the run.
+    Only one that errored, is suspended, asks, attaches, has to do with children or continues costs a read of the run.
     """
     kind, ids = frame.entries[-1][0], _ids(line)
     asked, about_children = questions.asked_in(frame.entries), _about_children(frame)
+    attached = artifacts.attached_in(frame.entries)
     held = peer.held.get(log.name)
     if held is not None and about_children:  # before anything is waited for: the end may be close behind
         peer.held[log.name] = replace(held, related=True)
-    meta = await read_run(line, log) if asked or about_children else None
+    meta = await read_run(line, log) if asked or about_children or attached else None
     asking, handing = None, None
+    attaching = None if meta is None or not attached else artifacts.attaching(meta, attached)
     if meta is not None and asked:
         asking = questions.opened(meta, asked, line.now_ms())
         meta = asking.after
@@ -99,6 +101,7 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
         queue=queue,
         asking=asking,
         handing=handing,
+        attaching=attaching,
     )
 
 
@@ -189,8 +192,8 @@ def _failed(commit: Commit, refused: Refused) -> Guard | None:
     return guard if isinstance(guard, Guard) else None
 
 
-def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
-    """Say why an attempt's entries were refused."""
+def refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
+    """Return the answer to entries of an attempt, or chunks of its artifact, that the store refused."""
     if refused.reason is Refusal.PRODUCER_UNKNOWN:
         return publishing.refuse(frame, ErrorCode.FENCED, "the run has no such attempt (any more)")
     if refused.reason is not Refusal.GUARD:
@@ -203,6 +206,8 @@ def _refused(frame: Publish, commit: Commit, refused: Refused) -> Nack:
     code, message = ErrorCode.FENCED, "the attempt is over"
     if field == "cancel":
         code, message = ErrorCode.INVALID_ENTRY, "the run was not told to cancel"
+    elif field == "head":
+        code, message = ErrorCode.INVALID_ENTRY, "not all chunks of the artifact are in its log"
     elif field == "session":
         code, message = ErrorCode.SUPERSEDED, "the attempt goes on in a newer session"
     elif field == "state" and refused.actual is not None and RunState(refused.actual) in FINAL:

@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError
 
 from protocol.agent_story import Connected, Cordoned, Disconnected, Drained, Draining, Superseded
+from protocol.artifacts import Attached
 from protocol.codec import pack_record, pack_value, unpack_value
 from protocol.conversation import Answered, Asked, Received, Steer, Steered, Suspended
 from protocol.errors import misfit
@@ -90,6 +91,7 @@ class Kind(StrEnum):
     CHILD_ENDED = "$child_ended"
     CONTINUE = "$continue"
     CONTINUED = "$continued"
+    ATTACHED = "$attached"
     SUCCEEDED = "$succeeded"
     FAILED = "$failed"
     CANCELLED = "$cancelled"
@@ -315,6 +317,7 @@ CONTROL: dict[str, Control] = {
     Kind.CHILD_ENDED: Control(LogKind.RUN, ChildEnded, Writer.HUB),
     Kind.CONTINUE: Control(LogKind.RUN, Continue, Writer.ATTEMPT),
     Kind.CONTINUED: Control(LogKind.RUN, Continued, Writer.HUB, terminal=True),
+    Kind.ATTACHED: Control(LogKind.RUN, Attached, Writer.ATTEMPT),
     Kind.SUCCEEDED: Control(LogKind.RUN, Succeeded, Writer.ATTEMPT, terminal=True),
     Kind.FAILED: Control(LogKind.RUN, Failed, Writer.HUB, terminal=True),
     Kind.CANCELLED: Control(LogKind.RUN, Cancelled, Writer.ATTEMPT, terminal=True),

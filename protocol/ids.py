@@ -27,16 +27,20 @@ PARTITIONS = 64
 
 
 class LogKind(StrEnum):
-    """The three kinds of log."""
+    """The four kinds of log."""
 
     AGENT = "agent"
     RUN = "run"
     TOPIC = "topic"
+    ARTIFACT = "artifact"
+    """A file that an attempt of a run attached, in chunks; `protocol.artifacts` says how it is named."""
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _KINDS = frozenset(kind.value for kind in LogKind)
 _RUN_ID = re.compile(r"([0-5][0-9]|6[0-3])-[0-9a-f]{11}-[0-9a-f]{16}")
+_ARTIFACT = re.compile(rf"{_RUN_ID.pattern}\.[1-9][0-9]{{0,9}}\.[1-9][0-9]{{0,9}}")
+_IN_RUNS_PARTITION = frozenset({LogKind.RUN, LogKind.ARTIFACT})
 
 
 class LogName(NamedTuple):
@@ -55,9 +59,11 @@ class LogName(NamedTuple):
         """
         kind, slash, name = text.partition("/")
         if not slash or kind not in _KINDS:
-            raise InvalidName(f"{text[:160]!r} is not a log; a log is agent/ID, run/ID or topic/NAME")
+            raise InvalidName(f"{text[:160]!r} is not a log; a log is agent/ID, run/ID, topic/NAME or artifact/ID")
         if kind == LogKind.RUN and not _RUN_ID.fullmatch(name):
             raise InvalidName(f"{name[:160]!r} is not a run id")
+        if kind == LogKind.ARTIFACT and not _ARTIFACT.fullmatch(name):
+            raise InvalidName(f"{name[:160]!r} is not an artifact; an artifact is RUN.ATTEMPT.NUMBER")
         return cls(check_name(namespace), LogKind(kind), check_name(name))
 
     @property
@@ -92,12 +98,12 @@ def make_run_id(partition: int, now_ms: int, randomness: bytes) -> str:
 
 
 def partition_of(log: LogName) -> int:
-    """Return the partition that holds a log: a run's id names it, other logs are placed by name.
+    """Return the partition that holds a log: a run's id names it, also for artifacts; others are placed by name.
 
     Raises:
         InvalidName: where a run id names a partition that does not exist.
     """
-    if log.kind is LogKind.RUN:
+    if log.kind in _IN_RUNS_PARTITION:
         partition = int(log.name[:2])
         if partition >= PARTITIONS:
             raise InvalidName(f"{log.name!r} is not a run id: there is no partition {partition}")

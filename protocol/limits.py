@@ -58,6 +58,9 @@ class Limits(BaseModel):
     requests_max: int = Field(256, ge=1)
     """Requests asked and not yet answered, for each session."""
     attempts_max: int = Field(1024, ge=1)
+    artifact_bytes_max: int = Field(1024 * 1024 * 1024, ge=1)
+    run_artifacts_bytes_max: int = Field(4 * 1024 * 1024 * 1024, ge=1)
+    """Bytes of all artifacts of one run together."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from protocol.artifacts import Artifact, ArtifactOpen, ArtifactOpened
 from protocol.conversation import RunAnswer, RunAnswered, RunQueried, RunQuery, RunSteer, RunSteering
 from protocol.entry import Entry, Position
 from protocol.frames import Name, Part, Span, UInt
@@ -177,6 +178,7 @@ class RunInfo(Part):
     """The run that ended in this one."""
     continued_as: str | None = None
     """The run that this one ended in."""
+    artifacts: tuple[Artifact, ...] = ()
 
 
 class RunList(Part):
@@ -367,6 +369,7 @@ METHODS: dict[str, Method] = {
     "schedule.get": Method(ScheduleGet, ScheduleInfo),
     "schedule.set": Method(ScheduleSet, ScheduleInfo, mutates=True),
     "schedule.remove": Method(ScheduleRemove, ScheduleRemoved, mutates=True),
+    "artifact.open": Method(ArtifactOpen, ArtifactOpened),
     "producer.open": Method(ProducerOpen, ProducerOpened, mutates=True),
     "log.read": Method(LogRead, LogReadPage),
     "log.get": Method(LogGet, LogInfo),
@@ -378,4 +381,5 @@ METHODS: dict[str, Method] = {
     "agent.uncordon": Method(AgentChange, AgentStanding, mutates=True),
     "agent.drain": Method(AgentDrain, AgentStanding, mutates=True),
 }
-"""Every method. `mutates` asks for an `op`; `run.submit` has its key, and what is said of a queue may be said again."""
+"""Every method. `mutates` asks for an `op`; `run.submit` has its key, an artifact its number, and what is said of a
+queue may be said again."""

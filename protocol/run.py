@@ -83,6 +83,7 @@ TRANSITIONS: dict[tuple[RunState | None, Kind], RunState] = {
     (RunState.RUNNING, Kind.CHILD_CANCEL): RunState.RUNNING,
     (RunState.RUNNING, Kind.CHILD_ENDED): RunState.RUNNING,
     (RunState.RUNNING, Kind.CONTINUE): RunState.RUNNING,
+    (RunState.RUNNING, Kind.ATTACHED): RunState.RUNNING,
     (RunState.RUNNING, Kind.LOST): RunState.QUEUED,
     (RunState.RUNNING, Kind.RELEASED): RunState.QUEUED,
     (RunState.RUNNING, Kind.SUSPENDED): RunState.QUEUED,

@@ -7,9 +7,10 @@ takes the stacks of all threads, when the parent asks for them by a signal, and 
     parent -> child   ("prepare", functions)
                       ("start", work, assign, journal, checkpoint, past, suspend_after, body_bytes_max, memory)
                       ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
-                      ("query", number, query)
+                      ("query", number, query) ("attached", number, attached, error)
     child -> parent   ("ready",) ("begun",) ("offer", kind, body, index, cause) ("flush", number)
                       ("write", stream, piece, index) ("close_output",)
+                      ("attach", number, path, name) ("detach", number)
                       ("answered", number, answer) ("returned", packed) ("continued", packed)
                       ("raised", error, index, retryable, begun) ("cancelled",) ("suspended", what for)
 
@@ -28,8 +29,10 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -44,6 +47,8 @@ from agent.feed import too_large
 from agent.logs import ensure_logging
 from agent.operations import describe_error, failed_begun, failed_call_index, run_error
 from agent.threads import reject, resolve
+from agent.uploads import AttachFailed, Sending
+from protocol.artifacts import Attached
 from protocol.codes import ErrorCode
 from protocol.control import RunError
 from protocol.errors import FleetlineError
@@ -64,8 +69,9 @@ DUMP_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2)) + (5 if hasattr(s
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
 
+_UPLOADS = itertools.count(1)
 _FLUSHES = itertools.count(1)
-"""Numbers of flushes, over all attempts: an answer may come when its attempt is over and another one runs."""
+"""Numbers of files and flushes, over all attempts: an answer may come when its attempt is over and another one runs."""
 
 
 class _PipeOutlet:
@@ -147,12 +153,55 @@ class _PipeOutlet:
             self._pipe.send(message)
 
 
+@dataclass(eq=False)
+class _Sent(Sending):
+    """A file that the parent attaches for us."""
+
+    say: Callable[..., None] = field(kw_only=True)
+
+    def stop(self) -> None:
+        """See `Sending`."""
+        if self.done.cancel():
+            self.say("detach", self.number)
+
+
+class _PipeUploads:
+    """The way of an attempt's files, in a child: the parent reads them. See `agent.uploads.Uploader`."""
+
+    def __init__(self, outlet: _PipeOutlet) -> None:
+        self._outlet = outlet
+        self._sending: dict[int, _Sent] = {}
+
+    def start(self, path: str, name: str) -> Sending:
+        """Have the parent begin with a file."""
+        sent = _Sent(next(_UPLOADS), path, name, say=self._outlet.say)
+        self._sending[sent.number] = sent
+        self._outlet.say("attach", sent.number, path, name)
+        return sent
+
+    def stop(self) -> None:
+        """See `Uploader`."""
+        for sent in tuple(self._sending.values()):
+            sent.stop()
+
+    def on_attached(self, number: int, attached: Attached | None, error: str) -> None:
+        """The parent's answer; one of an attempt that ended without waiting for it is nothing to us."""
+        sent = self._sending.pop(number, None)
+        if sent is None:
+            return
+        if attached is not None:
+            resolve(sent.done, attached)
+        else:
+            reject(sent.done, AttachFailed(error))
+
+
 class _Current:
     """The attempt that runs now, for the thread that reads the pipe."""
 
     def __init__(self) -> None:
         self.state: AttemptState | None = None
         self.outlet: _PipeOutlet | None = None
+        self.uploads: _PipeUploads | None = None
 
 
 class _Start:
@@ -200,7 +249,8 @@ def _read(pipe: Connection, current: _Current, todo: queue.SimpleQueue[_Start | 
         match message:
             case ("start", work, assign, journal, checkpoint, past, after_s, body_bytes_max, memory_bytes):
                 outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
-                state = current.state = AttemptState(assign, outlet, journal, checkpoint, past, after_s)
+                uploads = current.uploads = _PipeUploads(outlet)
+                state = current.state = AttemptState(assign, outlet, journal, checkpoint, past, after_s, uploads)
                 todo.put(_Start(work, state, outlet, memory_bytes))
             case ("prepare", functions):
                 todo.put(functions)
@@ -212,6 +262,8 @@ def _read(pipe: Connection, current: _Current, todo: queue.SimpleQueue[_Start | 
                 _ask(current.state, current.outlet, number, query)
             case ("flushed", number, error) if current.outlet is not None:
                 current.outlet.on_flushed(number, error)
+            case ("attached", number, attached, error) if current.uploads is not None:
+                current.uploads.on_attached(number, attached, error)
             case _:
                 continue
 

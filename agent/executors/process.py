@@ -28,6 +28,8 @@ from agent.executors.stacks import STACKS, STOP_GRACE_S, Overdue, cut_stacks, re
 from agent.handlers import Handler
 from agent.operations import run_error
 from agent.threads import reject, resolve
+from agent.uploads import Sending
+from protocol.artifacts import Attached
 from protocol.codec import unpack_value
 from protocol.errors import FleetlineError
 
@@ -114,6 +116,7 @@ class _Serving:
         self._memory_bytes = None if memory_mib is None else memory_mib * MIB
         self._look_s = 0.0
         self._begun = False
+        self._sending: dict[int, Sending] = {}
 
     def main(self, work: bytes, done: Future[object]) -> None:
         """Do it, in a thread of its own."""
@@ -163,6 +166,8 @@ class _Serving:
             case ("flush", number):
                 seq = self._state.outlet.made
                 self._state.outlet.acknowledged(seq).add_done_callback(_tell_flushed(self._child, number))
+            case ("attach" | "detach", number, *what):
+                self._attach(number, *what)
             case ("answered", number, answer):
                 self._state.queries.answered(number, answer)
             case _:
@@ -183,6 +188,15 @@ class _Serving:
                 raise ChildRaised(error, index, retryable, begun)
             case _:
                 raise Cancelled(self._state.reason or "")
+
+    def _attach(self, number: int, *what: str) -> None:
+        """Begin with a file of the handler, or with no further words give it up."""
+        if not what:
+            self._sending[number].stop()
+            return
+        assert self._state.uploads is not None
+        self._sending[number] = sending = self._state.uploads.start(*what)
+        sending.done.add_done_callback(_tell_attached(self._child, number))
 
     def _gone(self) -> BaseException:
         """Return what it means that the child is gone."""
@@ -229,6 +243,17 @@ class _Serving:
 
 def _stopped(why: str) -> dict[str, str]:
     return {"why": why, "rung": Rung.SIGKILL.value, "signal": "SIGKILL"}
+
+
+def _tell_attached(child: Child, number: int) -> Callable[[Future[Attached]], None]:
+    def tell(future: Future[Attached]) -> None:
+        if future.cancelled():
+            child.send("attached", number, None, "it was given up")
+            return
+        error = future.exception()
+        child.send("attached", number, None if error else future.result(), "" if error is None else str(error))
+
+    return tell
 
 
 def _tell_flushed(child: Child, number: int) -> Callable[[Future[None]], None]:

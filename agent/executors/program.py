@@ -20,7 +20,7 @@ from typing import Any
 
 from agent.attempt_state import AttemptState
 from agent.context import RunContext
-from agent.errors import ChildRaised
+from agent.errors import ChildRaised, RequestError
 from agent.executors.child import MEMORY_EXCEEDED
 from agent.executors.guard import Guard, Guarded
 from agent.executors.ladder import KILL_WAIT_S, Cause, Ladder, Rung
@@ -30,6 +30,7 @@ from agent.executors.program_conversation import Conversation
 from agent.executors.program_lines import (
     TEXT_BYTES_MAX,
     Ask,
+    Attach,
     CancelChild,
     Continue,
     Event,
@@ -48,6 +49,7 @@ from agent.executors.program_lines import (
     start_line,
 )
 from agent.program import Program, program_error
+from agent.uploads import AttachFailed
 from protocol.errors import FleetlineError
 from protocol.output import STDERR, STDOUT
 
@@ -154,6 +156,8 @@ class _Run:
     async def live(self) -> object:
         """Listen until it is over. Raises as `Programs.run` says."""
         self._greet()
+        if self._state.uploads is not None:
+            self._state.on_stop(self._state.uploads.stop)
         self._state.on_stop(lambda: self._loop.call_soon_threadsafe(self._begin, Cause.CANCELLED))
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -216,7 +220,7 @@ class _Run:
         if self._outcome is not None and not isinstance(said, Refused):
             raise _bad_line(f"a message of type {said.type!r} came after its {self._outcome.type}, which is the last")
         match said:
-            case Event() | Mark() | Progress() | Ask() | Reply() | Submit() | CancelChild():
+            case Event() | Mark() | Progress() | Attach() | Ask() | Reply() | Submit() | CancelChild():
                 await self._emit(said)
             case Refused():
                 raise _bad_line(said.why)
@@ -224,7 +228,7 @@ class _Run:
                 self._outcome = said
                 self._begin(Cause.FINISHED)
 
-    async def _emit(self, said: Event | Mark | Progress | Ask | Reply | Submit | CancelChild) -> None:
+    async def _emit(self, said: Event | Mark | Progress | Attach | Ask | Reply | Submit | CancelChild) -> None:
         try:
             match said:
                 case Event():
@@ -233,6 +237,8 @@ class _Run:
                     await self._context.checkpoint(said.value)
                 case Progress():
                     self._context.progress(said.current, said.total, said.message)
+                case Attach():
+                    await self._attach(said)
                 case Ask():
                     self._conversation.ask(said)
                 case Reply():
@@ -243,6 +249,14 @@ class _Run:
                     await self._conversation.cancel_child(said)
         except (TypeError, ValueError, OverflowError) as fault:
             raise _bad_line(f"a message of type {said.type!r} cannot be an entry: {fault}") from None
+
+    async def _attach(self, said: Attach) -> None:
+        """Attach a file, while the program is not listened to. One that is to stop is not waited for."""
+        try:
+            await self._context.attach(said.path, said.name)
+        except (AttachFailed, RequestError) as fault:
+            if not self._state.cancelled:
+                raise program_error("AttachFailed", str(fault), retryable=isinstance(fault, AttachFailed)) from None
 
     # Ending
 

@@ -1,8 +1,8 @@
 """The lines that an agent and a program exchange: bytes in, what they say out. No process, no I/O, no clock.
 
     to the program      {"type": "start" | "steer" | "answer" | "child" | "child_ended" | "query" | "cancel", ...}
-    from the program    {"type": "event" | "progress" | "checkpoint" | "ask" | "reply" | "submit" | "cancel_child"
-                         | "result" | "continue" | "error", ...}; any other line is text
+    from the program    {"type": "event" | "progress" | "checkpoint" | "attach" | "ask" | "reply" | "submit"
+                         | "cancel_child" | "result" | "continue" | "error", ...}; any other line is text
 
 A line is a message if it is a JSON object whose `type` is a string. One that is none of ours, or does not fit,
 is `Refused`: what a program meant to say is never taken for text. What is held of a line that has not ended is
@@ -29,6 +29,7 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "TEXT_BYTES_MAX",
     "Ask",
+    "Attach",
     "CancelChild",
     "Continue",
     "Event",
@@ -91,6 +92,14 @@ class Mark(_Message):
 
     type: Literal["checkpoint"]
     value: Any
+
+
+class Attach(_Message):
+    """A file to attach to the run; the path is from where the program was started."""
+
+    type: Literal["attach"]
+    path: str
+    name: str | None = None
 
 
 class Ask(_Message):
@@ -189,13 +198,14 @@ class Refused:
     why: str
 
 
-Message = Event | Progress | Mark | Ask | Reply | Submit | CancelChild | Result | Continue | Failure
+Message = Event | Progress | Mark | Attach | Ask | Reply | Submit | CancelChild | Result | Continue | Failure
 Said = Message | Text | Refused
 
 _MODELS: dict[str, type[Message]] = {
     "event": Event,
     "progress": Progress,
     "checkpoint": Mark,
+    "attach": Attach,
     "ask": Ask,
     "reply": Reply,
     "submit": Submit,

@@ -41,14 +41,14 @@ class Action(StrEnum):
     PUBLISH_AGENT = "publish:agent"
     """Append to an agent's log."""
     PUBLISH_RUN = "publish:run"
-    """Append to a run's log; whose attempt it is, the store says."""
+    """Append to the log of a run or of an artifact of it; whose attempt it is, the store says."""
     PUBLISH_TOPIC = "publish:topic"
     """Append to a topic."""
 
     @classmethod
     def publish_to(cls, kind: LogKind) -> Action:
         """Return the action of appending to a log of this kind."""
-        return cls(f"publish:{kind.value}")
+        return cls.PUBLISH_RUN if kind is LogKind.ARTIFACT else cls(f"publish:{kind.value}")
 
 
 _PERMITTED: dict[str, frozenset[Action]] = {

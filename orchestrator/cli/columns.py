@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["AGENTS", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
+__all__ = ["AGENTS", "ARTIFACTS", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
 
 RUNS = {
     "RUN": "its id",
@@ -22,6 +22,12 @@ QUEUES = {
     "LATER": "runs that come to it later: delayed, suspended, or waiting for a further try",
     "ACTIVE": "runs that agents work on",
     "LIMIT": "how many may be active at once; any number where it is empty",
+}
+ARTIFACTS = {
+    "NAME": "what it was attached as",
+    "BYTES": "its size",
+    "ATTEMPT": "which attempt attached it",
+    "SHA-256": "of its content",
 }
 AGENTS = {
     "AGENT": "its id",
@@ -43,7 +49,7 @@ SCHEDULES = {
     "LAST RUN": "id of the latest run that it made",
 }
 LOGS = {
-    "LOG": "run/ID, topic/NAME or agent/ID",
+    "LOG": "run/ID, topic/NAME, agent/ID or artifact/ID",
     "HEAD": "its last offset",
     "FIRST": "the first offset that is kept",
     "LAST ENTRY": "when it was written",

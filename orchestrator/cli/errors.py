@@ -68,6 +68,7 @@ _BY_NAME: dict[str, Exit] = {
     "agent.errors.SessionSuperseded": Exit.FAILED,
     "agent.errors.LinkEnded": Exit.FAILED,
     "agent.errors.HistoryReset": Exit.UNVERIFIED,
+    "agent.results.ArtifactBroken": Exit.UNVERIFIED,
     "agent.errors.RunCancelled": Exit.CANCELLED,
     "agent.errors.RunExpired": Exit.CANCELLED,
     "agent.errors.RunEnded": Exit.FAILED,

@@ -23,7 +23,7 @@ KINDS = ("agent", "run", "topic")
 BODY_CHARACTERS_MAX = 1000
 """Shown of a body on a terminal; what is piped is whole."""
 
-LOG = typer.Argument(metavar="LOG", help="run/ID, topic/NAME or agent/ID; a run's id alone will do.")
+LOG = typer.Argument(metavar="LOG", help="run/ID, topic/NAME, agent/ID or artifact/ID; a run's id alone will do.")
 
 
 @app.command("ls", epilog=columns.epilog(columns.LOGS))

@@ -210,6 +210,7 @@ def cancel(
 
 app.command("watch")(watch.watch)
 app.command("output")(results.output)
+app.command("fetch", epilog=columns.epilog(columns.ARTIFACTS))(results.fetch)
 app.command("steer")(talking.steer)
 app.command("answer")(talking.answer)
 app.command("query")(talking.query)
@@ -266,6 +267,7 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
     shown = run_object(info)
     talk = await run.talk() if talks and info.talk_from is not None else None
     if out.as_json:
+        shown |= results.artifacts_json(info)
         if talk is not None:
             shown["messages"] = [talking.message_json(message) for message in talk.messages.values()]
             shown["cancel"] = None if talk.cancel is None else talking.cancel_json(talk.cancel)
@@ -294,6 +296,7 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
         shown["cancel"] = "asked for"
     if info.reason:
         shown["waits because" if info.state == "queued" else "reason"] = info.reason
+    shown |= results.show_artifacts(info)
     if talk is not None:
         shown |= talking.show_talk(talk)
     out.pairs(shown)

@@ -65,7 +65,8 @@ def named(text: str) -> Source:
         return Source(file=text)
     if _LOG.fullmatch(text):
         return Source(log=parse_log(text))
-    raise CliError(f"{text[:160]!r} is neither a file that is there nor a log; a log is run/ID, topic/NAME or agent/ID")
+    logs = "run/ID, topic/NAME, agent/ID or artifact/ID"
+    raise CliError(f"{text[:160]!r} is neither a file that is there nor a log; a log is {logs}")
 
 
 @contextlib.contextmanager

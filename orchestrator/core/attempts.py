@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core import keeping, questions, runs
+from orchestrator.core.artifacts import Attaching
 from orchestrator.core.children import Handing
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
@@ -213,15 +214,15 @@ def publish(
     queue: Queue | None = None,
     asking: questions.Asking | None = None,
     handing: Handing | None = None,
+    attaching: Attaching | None = None,
 ) -> Commit:
     """Propose entries of an attempt; with `ending` they are its last, and `queue` is that of its run."""
     partition = partition_of(log)
     guards = as_read(log, producer.fence, RunState.RUNNING, holder.session)
     ops: tuple[Op, ...] = ()
-    if asking is not None:
-        guards, ops = guards + asking.guards, asking.ops
-    if handing is not None:
-        guards, ops = guards + handing.guards, ops + handing.ops
+    for part in (asking, handing, attaching):
+        if part is not None:
+            guards, ops = guards + part.guards, ops + part.ops
     below = handing.below if handing is not None else ()
     if ending is None:
         appends = (Append(log, packed, "", producer, expect),)

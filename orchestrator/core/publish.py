@@ -31,6 +31,7 @@ __all__ = [
     "nack",
     "prepare",
     "prepare_attempt",
+    "prepare_chunks",
     "propose",
     "puback",
     "refuse",
@@ -108,6 +109,13 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
     if any(kind in ENDINGS for kind, _, _, _ in frame.entries[:-1]):
         return refuse(frame, ErrorCode.INVALID_ENTRY, "the entry that ends an attempt is its last")
     return _prepared(frame, principal, int(match[1]), frame.producer)
+
+
+def prepare_chunks(frame: Publish, principal: str, attempt: int) -> Prepared | Nack:
+    """Prepare what an attempt publishes to the log of an artifact of its own, whose entries were checked."""
+    if frame.producer != f"attempt/{attempt}":
+        return refuse(frame, ErrorCode.PRODUCER_UNKNOWN, f"the producer of this artifact is attempt/{attempt}")
+    return _prepared(frame, principal, attempt, frame.producer)
 
 
 def propose(commit_id: str, log: LogName, prepared: Prepared, expect: int | None) -> Commit:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from orchestrator.core.meta_artifacts import TOTAL, MetaArtifact, parse_artifacts
 from orchestrator.core.meta_questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
 from orchestrator.core.meta_suspension import SUSPENDED, awaits, encode_suspended, parse_suspended
 from orchestrator.core.queues import Queue
@@ -39,6 +40,7 @@ class RunMeta:
         questions: what it asked, answered or not.
         asked_due_ms: when the first of them runs out of time, as it was read.
         steers: how many messages it was sent.
+        artifacts: what it opened of artifacts, whole or not; `artifact_bytes` as it was read.
         talk_from: no `$steer`, `$asked`, `$spawn` or `$cancel` stands before this offset; None where there are none.
         parent: the run that this one is a child of, or "", and
         slot: what it is called among the children of that run.
@@ -89,6 +91,8 @@ class RunMeta:
     continued_as: str = ""
     keep_ms: int | None = None
     suspended: Suspended | None = None
+    artifacts: tuple[MetaArtifact, ...] = ()
+    artifact_bytes: int | None = None
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -133,6 +137,8 @@ class RunMeta:
             continued_as=fields.get("continued_as", ""),
             keep_ms=_number(fields, "keep"),
             suspended=parse_suspended(fields),
+            artifacts=parse_artifacts(fields) if TOTAL in fields else (),
+            artifact_bytes=_number(fields, TOTAL),
         )
 
     def attempt_fields(self) -> dict[str, str]:

@@ -64,6 +64,27 @@ def test_any_program_is_an_agent(shell: Shell) -> None:
         assert (info["slots"], info["labels"], info["queues"]) == (2, {"os": "any"}, ["linting"])
 
 
+def test_what_a_program_attaches_is_listed_and_fetched(shell: Shell) -> None:
+    (shell.directory / "report.txt").write_bytes(b"all is well\n")
+    attach = """echo '{"type": "attach", "path": "report.txt"}'; echo '{"type": "result", "result": 1}'"""
+    with executing(shell, "reporting", "--handler", "it", "--", "sh", "-c", attach):
+        run = shell.done("run", "submit", "it", "--queue", "reporting").strip()
+        shell.done("run", "watch", run)
+        [line] = shell.done("run", "fetch", run).splitlines()
+        assert line.split("\t")[:3] == ["report.txt", "12", "1"]
+        [listed] = shell.json("run", "fetch", run)
+        assert shell.json("run", "show", run)[0]["artifacts"] == [listed]
+        assert "report.txt (12 bytes)" in shell.done("run", "show", run)
+        assert shell.done("run", "fetch", run, "report.txt", "-o", "-") == "all is well\n"
+        (shell.directory / "got").mkdir()
+        shell.done("run", "fetch", run, "report.txt", "-o", "got")
+        assert (shell.directory / "got" / "report.txt").read_bytes() == b"all is well\n"
+        missing = shell("run", "fetch", run, "other.txt")
+        assert (missing.returncode, missing.stdout) == (2, "")
+        assert "has no artifact 'other.txt'; it has 'report.txt'" in missing.stderr
+        assert shell("run", "fetch", run, "-o", "x").returncode == 2
+
+
 def test_a_program_that_fails_is_told_with_the_end_of_standard_error(shell: Shell) -> None:
     options = ("--handler", "it", "--retries", "1", "--plain")
     with executing(shell, "failing", *options, "--", "sh", "-c", "echo no such branch >&2; exit 3"):

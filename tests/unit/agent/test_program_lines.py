@@ -65,8 +65,8 @@ REFUSED = [
     (
         '{"type": "shout", "question": "may I?"}',
         (
-            "is of type 'shout'; a program says event, progress, checkpoint, ask, reply, submit, cancel_child, result, "
-            "continue, error"
+            "is of type 'shout'; a program says event, progress, checkpoint, attach, ask, reply, submit, cancel_child, "
+            "result, continue, error"
         ),
     ),
     ('{"type": "answer"}', "is of type 'answer'"),

@@ -90,6 +90,7 @@ def test_columns_of_lists() -> None:
     lists = {
         "run ls": columns.RUNS,
         "queue ls": columns.QUEUES,
+        "run fetch": columns.ARTIFACTS,
         "agent ls": columns.AGENTS,
         "schedule ls": columns.SCHEDULES,
         "log ls": columns.LOGS,
@@ -111,6 +112,7 @@ def test_messages_of_programs() -> None:
         "event": program_lines.Event,
         "progress": program_lines.Progress,
         "checkpoint": program_lines.Mark,
+        "attach": program_lines.Attach,
         "ask": program_lines.Ask,
         "reply": program_lines.Reply,
         "submit": program_lines.Submit,

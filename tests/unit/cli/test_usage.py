@@ -55,7 +55,7 @@ TABLE: list[tuple[list[str], int, str]] = [
     (["schedule", "add", "n", "*" * 257, "h"], 2, "CRON: at most 256 printable characters"),
     (["schedule", "rm", "a/b"], 2, "NAME: 'a/b' is not a name"),
     (["log", "ls", "--kind", "queue"], 2, "--kind: 'queue' is no kind of log; it is one of agent, run, topic"),
-    (["log", "show", "news"], 2, "'news' is not a log; a log is agent/ID, run/ID or topic/NAME"),
+    (["log", "show", "news"], 2, "'news' is not a log; a log is agent/ID, run/ID, topic/NAME or artifact/ID"),
     (["log", "show", "topic/../x"], 2, "'../x' is not a name"),
     (["log", "verify", "missing.jsonl"], 2, "'missing.jsonl' is neither a file that is there nor a log"),
     (["log", "verify", "two-words"], 6, "two-words does not verify at offset 1: not a line of JSON"),

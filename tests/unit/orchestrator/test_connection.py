@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.acks import Acks
+from orchestrator.artifacts import Artifacts
 from orchestrator.auth.principal import ANY_AGENT, Principal
 from orchestrator.auth.tokens import Tokens
 from orchestrator.connection import Connection
@@ -95,7 +96,8 @@ class Desk:
         self.line = line
         greeting = Greeting(settings, line)
         querying = Querying(line, Reading(line, registry), registry, peers, self.spawn)
-        shared = (line, greeting, tokens, peers, registry, work, methods, querying, Acks(line), Counters())
+        artifacts = Artifacts(line, settings.limits)
+        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, Acks(line), Counters())
         self.hub = Services(settings, *shared, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from orchestrator.artifacts import Artifacts
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.methods import Methods
@@ -18,6 +19,7 @@ from orchestrator.store.base import Page, StoreError
 from orchestrator.store.memory import MemoryServer
 from protocol.frames import Request, Response, Role
 from protocol.ids import LogName
+from protocol.limits import DEFAULT_LIMITS
 from tests.unit.orchestrator.parts import NOW_MS, line_to
 
 
@@ -33,7 +35,8 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     schedules = Schedules(line, dispatch.look)
     reading = Reading(line, registry)
     querying = Querying(line, reading, registry, Peers(1_000), asyncio.ensure_future)
-    methods = Methods(line, reading, registry, schedules, dispatch, querying, 1_000)
+    artifacts = Artifacts(line, DEFAULT_LIMITS)
+    methods = Methods(line, reading, registry, schedules, dispatch, querying, artifacts, 1_000)
     scopes = frozenset({"operator"})
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from protocol import control, frames, requests, schedules
+from protocol import artifacts, control, frames, requests, schedules
 from protocol.backoff import RECONNECT_CAP_MS, RECONNECT_FIRST_MS
 from protocol.codes import CloseCode, ErrorCode, explain
 from protocol.control import CONTROL, MarkerOp
@@ -27,6 +27,7 @@ from protocol.limits import (
     UNIDENTIFIED_BYTES_MAX,
     Limits,
 )
+from protocol.output import OUTPUT_ENTRY_BYTES_MAX, PIECE_BYTES_MAX
 from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 from protocol.schedules import SCHEDULES_MAX
@@ -43,6 +44,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "lost": frames.Lost,
     "fault": frames.Fault,
     "run info": requests.RunInfo,
+    "artifact": artifacts.Artifact,
     "queue info": requests.QueueInfo,
     "schedule info": schedules.ScheduleInfo,
     "bucket": requests.Bucket,
@@ -172,6 +174,11 @@ def test_reset_reasons_and_kinds_of_log() -> None:
         ("Sessions", f"within {DEFAULT_HANDSHAKE_MS // 1000} s"),
         ("Sessions", f"min({RECONNECT_CAP_MS // 1000} s, {RECONNECT_FIRST_MS} ms"),
         ("Partitions", f"has {PARTITIONS} partitions"),
+        ("Artifacts", f"chunks of {artifacts.CHUNK_BYTES} bytes"),
+        ("Artifacts", f"at most {artifacts.ARTIFACTS_MAX} artifacts"),
+        ("Artifacts", f"1 to {artifacts.NAME_BYTES_MAX} bytes"),
+        ("Output", f"at most {PIECE_BYTES_MAX // 1024} KiB each"),
+        ("Output", f"up to {OUTPUT_ENTRY_BYTES_MAX // 1024} KiB"),
         ("Schedules", f"at most {SCHEDULES_MAX} schedules"),
         ("Diverged histories", f"{KEPT_TAGS_MAX}, say"),
         ("subscribe", f"default {Window().entries} entries, {Window().bytes} bytes"),

@@ -13,6 +13,10 @@ PUBLIC = {
     "agent_story": """
         Connected Cordoned Disconnected Drained Draining Superseded
     """,
+    "artifacts": """
+        ARTIFACTS_MAX CHUNK CHUNK_BYTES NAME_BYTES_MAX Artifact ArtifactOpen ArtifactOpened ArtifactPlace Attached
+        check_artifact_name chunk_bytes chunk_count
+    """,
     "backoff": """
         RECONNECT_CAP_MS RECONNECT_FIRST_MS backoff_ms
     """,

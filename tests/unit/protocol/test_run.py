@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from protocol.artifacts import Attached
 from protocol.codec import pack_record, pack_value
 from protocol.control import (
     CONTROL,
@@ -80,6 +81,7 @@ BODIES: dict[Kind, Part] = {
     Kind.CHILD_ENDED: ChildEnded(index=0, digest="d", run="r1", state="succeeded", offset=3, result=pack_value(2)),
     Kind.CONTINUE: Continue(input=pack_value(3)),
     Kind.CONTINUED: Continued(run="r2"),
+    Kind.ATTACHED: Attached(name="a.txt", log="artifact/r.1.1", size=1, sha256="0" * 64),
     Kind.SUCCEEDED: Succeeded(result=pack_value(7)),
     Kind.FAILED: Failed(error=ERROR),
     Kind.CANCELLED: Cancelled(),

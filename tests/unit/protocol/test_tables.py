@@ -16,7 +16,7 @@ from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 
 ATTEMPTS_WRITE = {
-    *("$progress", "$call", "$marker", "$checkpoint", "$received", "$steered", "$asked"),
+    *("$progress", "$call", "$marker", "$checkpoint", "$received", "$steered", "$asked", "$attached"),
     *("$spawn", "$child_cancel", "$continue", "$suspended", "$errored", "$succeeded", "$cancelled"),
 }
 AGENT_KINDS = {"$connected", "$disconnected", "$superseded", "$cordoned", "$uncordoned", "$draining", "$drained"}
