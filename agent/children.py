@@ -37,6 +37,7 @@ class ChildOptions(TypedDict, total=False):
     retries: int | None
     backoff: float | None
     backoff_max: float | None
+    concurrency_key: str | None
     abandon: bool
 
 

@@ -21,6 +21,7 @@ from agent.links import Links
 from agent.logs import ensure_logging
 from agent.offers import Offers
 from agent.publisher import DiskPublisher, Publisher, open_publisher
+from agent.queueing import QueueMethods
 from agent.reading import Reader, read_log, start_of
 from agent.runs import Run
 from agent.scheduling import ScheduleMethods
@@ -42,11 +43,6 @@ from protocol.requests import (
     LogInfo,
     LogList,
     ProducerOpen,
-    QueueGet,
-    QueueInfo,
-    QueueList,
-    QueuePurge,
-    QueueSet,
     RunInfo,
     RunList,
 )
@@ -63,7 +59,7 @@ def topic_log(topic: str) -> str:
     return LogName.parse(topic if "/" in topic else f"topic/{topic}").path
 
 
-class Client(ScheduleMethods):
+class Client(ScheduleMethods, QueueMethods):
     """A connection to the hub that is kept open: it reconnects and resumes by itself.
 
     Make one with `Client.connect()`, as `async with Client.connect() as client` or `await Client.connect()`.
@@ -177,37 +173,6 @@ class Client(ScheduleMethods):
         params = RunList(limit=limit, state=state, queue=queue, parent=parent)
         runs: tuple[RunInfo, ...] = (await self.ask("run.list", params)).runs
         return runs
-
-    # Queues
-
-    async def queues(self, limit: int = 100) -> tuple[QueueInfo, ...]:
-        """Return queues, by name."""
-        queues: tuple[QueueInfo, ...] = (await self.ask("queue.list", QueueList(limit=limit))).queues
-        return queues
-
-    async def queue(self, name: str) -> QueueInfo:
-        """Return a queue, with what waits on it.
-
-        Raises:
-            RequestError: `not_found` where no run was ever submitted to it, and nothing was said of it.
-        """
-        info: QueueInfo = await self.ask("queue.get", QueueGet(queue=name))
-        return info
-
-    async def set_queue(self, name: str, *, paused: bool | None = None, limit: int | None = None) -> QueueInfo:
-        """Say something of a queue; what is not given stays.
-
-        Args:
-            name: the queue.
-            paused: whether its runs are left to wait; those that are worked on go on.
-            limit: how many of its runs are worked on at once, over all agents; 0 for any number.
-        """
-        info: QueueInfo = await self.ask("queue.set", QueueSet(queue=name, paused=paused, limit=limit))
-        return info
-
-    async def purge_queue(self, name: str, reason: str | None = None) -> int:
-        """Cancel every run of a queue that waits. Returns how many there were."""
-        return int((await self.ask("queue.purge", QueuePurge(queue=name, reason=reason))).purged)
 
     # Logs
 

@@ -29,6 +29,7 @@ class SubmitOptions(TypedDict, total=False):
         backoff: the longest wait before the first further try, which doubles with each; as the handler says without.
         backoff_max: the longest wait before any; as the handler says without.
         keep: how long it is kept after its end, with its log and its result; as the hub has it without.
+        concurrency_key: where the queue has a limit for each key, so many runs of the same are worked on at once.
     """
 
     queue: str
@@ -42,6 +43,7 @@ class SubmitOptions(TypedDict, total=False):
     backoff: float | None
     backoff_max: float | None
     keep: float | None
+    concurrency_key: str | None
 
 
 def submission(
@@ -59,6 +61,7 @@ def submission(
     backoff: float | None = None,
     backoff_max: float | None = None,
     keep: float | None = None,
+    concurrency_key: str | None = None,
 ) -> RunSubmit:
     """Return the parameters of `run.submit` for these options (see `SubmitOptions`).
 
@@ -79,6 +82,7 @@ def submission(
         backoff_ms=span_ms("backoff", backoff),
         backoff_max_ms=span_ms("backoff_max", backoff_max),
         keep_ms=span_ms("keep", keep),
+        concurrency_key=concurrency_key,
     )
 
 

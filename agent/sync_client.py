@@ -23,13 +23,14 @@ from agent.reading import Reader
 from agent.results import Output
 from agent.runs import Run
 from agent.submission import SubmitOptions
+from agent.sync_queueing import SyncQueueMethods
 from agent.sync_scheduling import SyncScheduleMethods
 from agent.threads import LoopThread
 from protocol.artifacts import Artifact
 from protocol.conversation import QUERY_MS
 from protocol.entry import Position
 from protocol.frames import Start
-from protocol.requests import AgentInfo, AgentStanding, LogInfo, QueueInfo, RunInfo
+from protocol.requests import AgentInfo, AgentStanding, LogInfo, RunInfo
 from protocol.talk import Message, Talk
 
 __all__ = ["SyncClient", "SyncPublisher", "SyncReader", "SyncRun"]
@@ -226,7 +227,7 @@ class SyncPublisher(_Closing):
         self._portal(self._publisher.aclose())
 
 
-class SyncClient(SyncScheduleMethods, _Closing):
+class SyncClient(SyncScheduleMethods, SyncQueueMethods, _Closing):
     """The blocking twin of `Client`. Make one with `SyncClient.connect()`."""
 
     def __init__(self, client: Client) -> None:
@@ -280,22 +281,6 @@ class SyncClient(SyncScheduleMethods, _Closing):
     ) -> tuple[RunInfo, ...]:
         """Return runs, newest first. See `Client.runs`."""
         return self._portal(self._client.runs(limit, state=state, queue=queue, parent=parent))
-
-    def queues(self, limit: int = 100) -> tuple[QueueInfo, ...]:
-        """Return queues, by name."""
-        return self._portal(self._client.queues(limit))
-
-    def queue(self, name: str) -> QueueInfo:
-        """Return a queue, with what waits on it."""
-        return self._portal(self._client.queue(name))
-
-    def set_queue(self, name: str, *, paused: bool | None = None, limit: int | None = None) -> QueueInfo:
-        """Say something of a queue. See `Client.set_queue`."""
-        return self._portal(self._client.set_queue(name, paused=paused, limit=limit))
-
-    def purge_queue(self, name: str, reason: str | None = None) -> int:
-        """Cancel every run of a queue that waits. Returns how many there were."""
-        return self._portal(self._client.purge_queue(name, reason))
 
     def subscribe(
         self,

@@ -9,36 +9,61 @@ Specification: docs/protocol.md, section "Work".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import islice
 
 import structlog
 
+from orchestrator.assigning import make_assign
 from orchestrator.core import attempts, runs
 from orchestrator.core.matching import Refusals, free_part
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.core.standing import Standing
 from orchestrator.line import Line, monotonic_ms
+from orchestrator.parking import FREED_AT_ONCE_MAX, Parking
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
-from orchestrator.store.base import Page, StoreError, StoreUnavailable
+from orchestrator.store.base import StoreError, StoreUnavailable
 from orchestrator.store.commits import Refused
-from protocol.codec import unpack_record
-from protocol.control import Submitted, read_control
-from protocol.entry import Position
-from protocol.frames import Assign, Heartbeat, Recover
+from protocol.frames import Heartbeat
 from protocol.ids import LogKind, LogName
 from protocol.run import RunState
 
-__all__ = ["Dispatch", "assignment"]
+__all__ = ["Dispatch", "Tried", "Waiting"]
 
 POLL_S = 1.0
 CLAIMS_AT_ONCE_MAX = 64
 LOOKED_PAST_MAX = 1024
 """Runs that wait and were refused by agents which could take others: these are looked past."""
+BUCKETS_AT_ONCE_MAX = 64
+"""Buckets of which runs are read for one round of claims: of the highest priority, those served longest ago."""
+NAMES_FIRST, NAMES_FACTOR = 64, 8
+"""How many buckets' names are read, and how many times more where too few of them are for agents here."""
 
 log_ = structlog.get_logger()
+
+
+class Tried(Enum):
+    """What became of a try to claim a run."""
+
+    CLAIMED = auto()
+    MOVED = auto()
+    """It does not wait there any more: others may be seen now."""
+    KEY_FULL = auto()
+    """As many with its concurrency key are worked on as may."""
+    MISSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A run that waits: `turn` says when it is its turn, among others."""
+
+    turn: tuple[int, int, int]
+    run: str
+    bucket: str
 
 
 class Dispatch:
@@ -60,6 +85,8 @@ class Dispatch:
         self._empty: set[Queue] = set()
         """Queues on which nothing was left to wait when they were last looked at, and nothing was put since."""
         self._woken = asyncio.Event()
+        self._parking = Parking(line)
+        self._tokens: dict[Queue, asyncio.TimerHandle] = {}
 
     def hint(self, word: str) -> None:
         """Take a word of another hub's commit: a queue may have work."""
@@ -159,32 +186,82 @@ class Dispatch:
         """Claim what waits, as far as slots and the queue's terms go. Returns whether it is worth looking again."""
         store = self._line.store
         self._empty.add(queue)  # until `look` is told of something, or this finds what it leaves there
-        buckets, fields = await asyncio.gather(store.set_members(queue.buckets), store.hash_all(queue.terms))
+        names, fields = await asyncio.gather(
+            store.sorted_range(queue.buckets, NAMES_FIRST), store.hash_all(queue.terms)
+        )
         terms = Terms.parse(fields)
-        if not buckets:  # found out before the agents are counted: thousands may have come at once
+        if not names and not terms.keyed:  # found out before the agents are counted: thousands may have come at once
             return False
         if terms.paused:
             return self._left(queue)
+        freed = await store.sorted_range(queue.freed, FREED_AT_ONCE_MAX) if terms.keyed else []
         able = list(self._able(queue))
-        offered = {bucket for bucket in buckets if any(_takes(peer, bucket) for peer in able)}
-        room = sum(peer.slots_free for peer in able)
-        if terms.limit is not None:
-            room = min(room, terms.limit - await store.hash_size(queue.active))
+        room = await self._room(queue, terms, sum(peer.slots_free for peer in able))
         if room <= 0:
             return self._left(queue)
+        if freed:
+            if await self._parking.bring_back(queue, [key for key, _ in freed], terms):
+                return True
+            names = await store.sorted_range(queue.buckets, NAMES_FIRST)
+        offered = await self._offered(queue, names, able)
         limit = min(room, CLAIMS_AT_ONCE_MAX) + min(self._refused_by(able), LOOKED_PAST_MAX)
         waiting = await self._waiting(queue, offered, limit)
         claims = list(islice(self._match(queue, waiting, able), min(room, CLAIMS_AT_ONCE_MAX)))
-        made = await asyncio.gather(*(self._claim(log, peer, handler, terms) for log, peer, handler in claims))
-        if len(waiting) < limit and offered == buckets and made.count(True) == len(waiting):
+        tried = await asyncio.gather(*(self._claim(log, peer, bucket, terms) for log, peer, bucket in claims))
+        all_claimed = tried.count(Tried.CLAIMED) == len(waiting)
+        if len(waiting) < limit and len(offered) == len(names) and all_claimed and not terms.keyed:
             return False
         self._left(queue)
-        return any(made) and any(self._able(queue))
+        full = [(log, bucket) for (log, _, bucket), what in zip(claims, tried, strict=True) if what is Tried.KEY_FULL]
+        if full:
+            await self._parking.park(queue, full, terms)
+        if any(what is not Tried.MISSED for what in tried):
+            return any(self._able(queue))
+        if claims:
+            await self._room(queue, terms, 1)  # others may have had the tokens: it is looked at when there are more
+        return False
 
     def _left(self, queue: Queue) -> bool:
         """Note that something waits on a queue: whoever has a free slot looks at it. Looking at once is no use."""
         self._empty.discard(queue)
         return False
+
+    async def _room(self, queue: Queue, terms: Terms, room: int) -> int:
+        """Return how many runs may be claimed now; where the queue's rate is in the way, look again when it is not."""
+        store = self._line.store
+        if terms.limit is not None and room > 0:
+            room = min(room, terms.limit - await store.hash_size(queue.active))
+        if terms.rate is not None and room > 0:
+            stored, now_ms = (await store.hash_get(queue.tokens, "next_us"))[0], self._line.now_ms()
+            next_us = None if stored is None else int(stored)
+            room = min(room, terms.tokens(next_us, now_ms))
+            if room <= 0:
+                self._look_in(queue, terms.token_in_ms(next_us, now_ms))
+        return room
+
+    def _look_in(self, queue: Queue, wait_ms: int) -> None:
+        """Look at a queue when its next token is there."""
+        before = self._tokens.pop(queue, None)
+        if before is not None:
+            before.cancel()
+
+        def come() -> None:
+            del self._tokens[queue]
+            self.look(queue)
+
+        self._tokens[queue] = asyncio.get_running_loop().call_later(wait_ms / 1000, come)
+
+    async def _offered(self, queue: Queue, names: Sequence[tuple[str, int]], able: list[Peer]) -> list[str]:
+        """Return buckets of which agents here take runs, in the order of their turns; more are read if need be."""
+        limit = NAMES_FIRST
+        while True:
+            offered = [bucket for bucket, _ in names if any(_takes(peer, bucket) for peer in able)]
+            if len(names) < limit or len(offered) >= BUCKETS_AT_ONCE_MAX:
+                return offered[:BUCKETS_AT_ONCE_MAX]
+            if len(offered) >= sum(peer.slots_free for peer in able) and not self._refusals:
+                return offered
+            limit *= NAMES_FACTOR
+            names = await self._line.store.sorted_range(queue.buckets, limit)
 
     def _refused_by(self, able: list[Peer]) -> int:
         """Return how many runs these agents refused lately, at most: those may be the first that wait."""
@@ -193,22 +270,26 @@ class Dispatch:
         now_ms = monotonic_ms()
         return sum(self._refusals.count((peer.namespace, peer.id), now_ms) for peer in able)
 
-    async def _waiting(self, queue: Queue, buckets: Set[str], limit: int) -> list[tuple[int, str, str]]:
-        """Return the first that wait in these buckets, as (score, run, bucket), in order."""
+    async def _waiting(self, queue: Queue, buckets: Sequence[str], limit: int) -> list[Waiting]:
+        """Return the first that wait in these buckets, in the order of turns.
+
+        Of each priority, the first runs of all buckets come before the second ones.
+        """
         ranges = await asyncio.gather(
             *(self._line.store.sorted_range(queue.waiting(bucket), limit) for bucket in buckets)
         )
         found = [
-            (score, run, bucket) for bucket, members in zip(buckets, ranges, strict=True) for run, score in members
+            Waiting((-parse_bucket(bucket).priority, depth, place), run, bucket)
+            for place, (bucket, members) in enumerate(zip(buckets, ranges, strict=True))
+            for depth, (run, _) in enumerate(members)
         ]
-        return sorted(found)[:limit]
+        return sorted(found, key=lambda one: one.turn)[:limit]
 
-    def _match(
-        self, queue: Queue, waiting: Iterable[tuple[int, str, str]], able: list[Peer]
-    ) -> Iterator[tuple[LogName, Peer, str]]:
+    def _match(self, queue: Queue, waiting: Iterable[Waiting], able: list[Peer]) -> Iterator[tuple[LogName, Peer, str]]:
         """Give each run to the least loaded agent that may take it, and hold a slot for it."""
         now_ms = monotonic_ms()
-        for _, run, bucket in waiting:
+        for one in waiting:
+            run, bucket = one.run, one.bucket
             fit = [
                 peer
                 for peer in able
@@ -220,32 +301,34 @@ class Dispatch:
             if fit:
                 peer = max(fit, key=lambda one: (free_part(len(one.held), one.slots, one.load or 0), one.slots_free))
                 peer.held[run] = Held(attempt=0, fence=0, queue=queue.name)
-                yield LogName(queue.namespace, LogKind.RUN, run), peer, parse_bucket(bucket)[0]
+                yield LogName(queue.namespace, LogKind.RUN, run), peer, bucket
 
-    async def _claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> bool:
-        """Claim one run for an agent whose slot is held for it. Returns whether it was claimed."""
-        claimed = False
+    async def _claim(self, log: LogName, peer: Peer, bucket: str, terms: Terms) -> Tried:
+        """Claim one run for an agent whose slot is held for it."""
+        tried = Tried.MISSED
         try:
-            claimed = await self._try_claim(log, peer, handler, terms)
+            tried = await self._try_claim(log, peer, parse_bucket(bucket).handler, terms)
         except StoreUnavailable:
             raise
         except StoreError as fault:  # this one run cannot be read; the others can
             log_.error("run_unreadable", run=log.name, reason=str(fault))
         finally:
-            if not claimed:
+            if tried is not Tried.CLAIMED:
                 peer.held.pop(log.name, None)
-        return claimed
+        return tried
 
-    async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> bool:
+    async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> Tried:
         line = self._line
         fields, first = await asyncio.gather(line.store.meta(log), line.store.read(log, 0, 1))
         meta = RunMeta.parse(log, fields) if fields else None
         if meta is None or meta.state is not RunState.QUEUED or meta.put_off:
-            return False  # it was taken since it was listed, and may wait for its next try
+            return Tried.MISSED  # it was taken since it was listed, and may wait for its next try
         ids = runs.Ids(line.new_commit_id(), line.src)
         if meta.deadline_ms is not None and meta.deadline_ms <= line.now_ms():
-            await settle(line, runs.expire(ids, meta))
-            return False
+            expired = await settle(line, runs.expire(ids, meta))
+            return Tried.MISSED if isinstance(expired, Refused) else Tried.MOVED
+        if await self._parking.full(meta, terms):
+            return Tried.KEY_FULL
         commit, run = attempts.claim(
             ids, meta, peer.holder, peer.handlers[handler], terms, store_ms=line.now_ms(), lease_ms=self._lease_ms
         )
@@ -255,56 +338,23 @@ class Dispatch:
             fields = await line.store.meta(log)
             after = RunMeta.parse(log, fields) if fields else meta
             if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
-                return False
+                return Tried.MISSED
         else:
             tag = result.appended[0].after.tag
         if peer.shut:  # since it was claimed; where its session ended, nobody would work on it until its lease ran out
             why = "its session ended" if peer.leaving else "its agent is given no more work"
             await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, why))
-            return False
-        assign = _assign(line, run, first, tag or (await line.store.tags(log, (run.claimed_at,)))[0], self._lease_ms)
+            return Tried.MISSED
+        tag = tag or (await line.store.tags(log, (run.claimed_at,)))[0]
+        assign = make_assign(line, run, first, tag, self._lease_ms)
         if assign is None:
-            return False
-        peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms)
+            return Tried.MISSED
+        peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms, run.concurrency_key)
         peer.send(assign)
-        return True
-
-
-async def assignment(line: Line, meta: RunMeta, lease_ms: int, seq: int = 0) -> Assign | None:
-    """Return the frame that tells an agent of an attempt that is its own; None where the store lost it since.
-
-    `meta` is the run's while the attempt runs; `seq` the last that the log has of the attempt.
-    """
-    first, tags = await asyncio.gather(line.store.read(meta.log, 0, 1), line.store.tags(meta.log, (meta.claimed_at,)))
-    return _assign(line, meta, first, tags[0], lease_ms, seq)
-
-
-def _assign(
-    line: Line, meta: RunMeta, page: Page | None, tag: str | None, lease_ms: int, seq: int = 0
-) -> Assign | None:
-    """Make an assignment from the page that the run's log begins with, and the tag of the attempt's `$claimed`."""
-    if page is None or not page.entries or tag is None:
-        return None
-    submitted = read_control(Submitted, unpack_record(page.entries[0].packed).body)
-    now_ms = line.now_ms()
-    until_ms = min((each for each in (meta.times_out_ms, meta.deadline_ms) if each), default=None)
-    return Assign(
-        run=meta.log.name,
-        queue=meta.queue,
-        handler=meta.handler,
-        attempt=meta.attempt,
-        fence=meta.fence,
-        input=submitted.input,
-        lease_ms=lease_ms,
-        position=Position(page.before.epoch, meta.claimed_at, tag),
-        recover=Recover(meta.recover),
-        seq=seq,
-        time_left_ms=None if until_ms is None else max(0, until_ms - now_ms),
-        talk_from=meta.talk_from,
-    )
+        return Tried.CLAIMED
 
 
 def _takes(peer: Peer, bucket: str) -> bool:
     """Whether an agent has the handler and the labels that the runs of a bucket ask for."""
-    handler, where = parse_bucket(bucket)
+    _, _, handler, where = parse_bucket(bucket)
     return handler in peer.handlers and where.fits(peer.labels)

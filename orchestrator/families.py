@@ -131,7 +131,7 @@ class Families:
         log = LogName(queue.namespace, LogKind.RUN, new_run_id(self._line, queue))
         ids = runs.Ids(self._line.new_commit_id(), asker, self._line.new_epoch())
         params = runs.keeping_for(children.child_run(meta.log, child, spawn), meta.keep_ms)
-        kin = runs.ChildOf(meta.log.name, child.slot)
+        kin = runs.ChildOf(meta.log.name, child.slot, meta.by)
         result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms(), child=kin))
         self._look(queue)
         run = log.name

@@ -8,7 +8,6 @@ Specification: docs/protocol.md, section "Requests".
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -37,13 +36,14 @@ from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashSet, Outcome
 from orchestrator.store.producer import ProducerRecord
+from orchestrator.submitting import submit
 from orchestrator.talking import Talking
 from protocol.codec import pack_record
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
 from protocol.errors import InvalidName, InvalidSelector, RequestError, misfit
 from protocol.frames import Fault, Part, Request, Response
-from protocol.ids import LogKind, LogName, check_name, make_run_id, partition_of, queue_partition
+from protocol.ids import LogKind, LogName, check_name, partition_of
 from protocol.requests import (
     METHODS,
     AgentChange,
@@ -63,13 +63,6 @@ from protocol.requests import (
     Place,
     ProducerOpen,
     ProducerOpened,
-    QueueGet,
-    QueueInfo,
-    QueueList,
-    QueueListed,
-    QueuePurge,
-    QueuePurged,
-    QueueSet,
     RunCancel,
     RunCancelled,
     RunGet,
@@ -118,7 +111,6 @@ class Methods:
         self._line = line
         self._keep_ms = keep_ms
         self._reading = reading
-        self._queueing = Queueing(line, registry)
         self._kept = KeptAnswers(line)
         self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
         self._registry = registry
@@ -134,10 +126,6 @@ class Methods:
             "run.steer": self._talking.steer,
             "run.answer": self._talking.answer,
             "run.query": querying.query,
-            "queue.list": self._queue_list,
-            "queue.get": self._queue_get,
-            "queue.set": self._queue_set,
-            "queue.purge": self._queue_purge,
             "producer.open": self._producer_open,
             "log.read": self._log_read,
             "log.get": self._log_get,
@@ -149,6 +137,7 @@ class Methods:
             "agent.uncordon": self._agent_uncordon,
             "agent.drain": self._agent_drain,
             **artifacts.methods,
+            **Queueing(line, registry, reading, dispatch).methods,
             **Scheduling(line, schedules, self._kept, body_bytes_max).methods,
         }
 
@@ -200,11 +189,7 @@ class Methods:
         return await self._submit(peer, runs.again(submitted, f"retry/{peer.principal}/{op}"), log.name)
 
     async def _submit(self, peer: Peer, params: RunSubmit, retry_of: str | None = None) -> RunSubmitted:
-        partition = queue_partition(peer.namespace, params.queue)
-        run_id = make_run_id(partition, self._line.now_ms(), secrets.token_bytes(8))
-        log = LogName(peer.namespace, LogKind.RUN, run_id)
-        ids = runs.Ids(self._line.new_commit_id(), peer.principal, self._line.new_epoch())
-        result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms(), retry_of))
+        run_id, result = await submit(self._line, peer.namespace, peer.principal, params, retry_of)
         if isinstance(result, Outcome):
             self._dispatch.look(Queue(peer.namespace, params.queue))
             return RunSubmitted(run=run_id, created=True)
@@ -251,28 +236,6 @@ class Methods:
 
     def _run_log(self, peer: Peer, run: str) -> LogName:
         return LogName.parse(f"run/{run}", peer.namespace)
-
-    # Queues
-
-    async def _queue_list(self, peer: Peer, _op: str, params: QueueList) -> QueueListed:
-        require(peer.scopes, Action.READ)
-        return QueueListed(queues=await self._queueing.list(peer.namespace, params.limit))
-
-    async def _queue_get(self, peer: Peer, _op: str, params: QueueGet) -> QueueInfo:
-        require(peer.scopes, Action.READ)
-        return await self._queueing.get(_queue(peer, params.queue))
-
-    async def _queue_set(self, peer: Peer, _op: str, params: QueueSet) -> QueueInfo:
-        require(peer.scopes, Action.CONTROL)
-        queue = _queue(peer, params.queue)
-        info = await self._queueing.set(queue, params)
-        self._dispatch.look(queue)
-        return info
-
-    async def _queue_purge(self, peer: Peer, _op: str, params: QueuePurge) -> QueuePurged:
-        require(peer.scopes, Action.CONTROL)
-        queue = _queue(peer, params.queue)
-        return QueuePurged(purged=await self._queueing.purge(queue, peer.principal, params.reason))
 
     # Logs
 
@@ -372,10 +335,6 @@ def _check_times(params: RunSubmit) -> None:
     never = never_starts(params.delay_ms, params.deadline_ms)
     if never is not None:
         raise RequestError(ErrorCode.INVALID_PARAMS, f"run.submit: {never}")
-
-
-def _queue(peer: Peer, name: str) -> Queue:
-    return Queue(peer.namespace, check_name(name))
 
 
 def _fault(

@@ -15,7 +15,7 @@ __all__ = ["Held", "Peer", "Peers"]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An attempt that a connected agent holds, of a run on `queue`.
+    """An attempt that a connected agent holds, of a run on `queue` with this concurrency key, or none.
 
     `related`: the end of the run is of concern to a parent or to children. `keep_ms`: how long it is kept after that.
     """
@@ -25,6 +25,7 @@ class Held:
     queue: str
     related: bool = False
     keep_ms: int | None = None
+    key: str = ""
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from orchestrator.core import keeping
 from orchestrator.core.meta_artifacts import attached_artifacts
 from orchestrator.core.outcome import outcome_of
-from orchestrator.core.queues import who_takes
+from orchestrator.core.queues import Terms, who_takes, why_held
 from orchestrator.core.resume import LogState
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.sessions import agent_log
@@ -51,6 +51,7 @@ class Reading:
     """
 
     def __init__(self, line: Line, registry: Registry) -> None:
+        self._line = line
         self._store = line.store
         self._registry = registry
 
@@ -98,6 +99,7 @@ class Reading:
             not_before_ms=meta.not_before_ms or None,
             deadline_ms=meta.deadline_ms,
             timeout_ms=meta.timeout_ms,
+            concurrency_key=meta.concurrency_key or None,
             retry_of=meta.retry_of or None,
             reason=reason,
             asking=0 if meta.final else sum(question.open for question in meta.questions),
@@ -211,7 +213,24 @@ class Reading:
         looked_at = await self.standing(meta.log.namespace, takers[:CHUNK])
         if len(looked_at) == len(takers) and all(agent.cordoned or agent.draining for agent in looked_at):
             return "every connected agent that could take it is cordoned or draining"
-        return None
+        return await self._why_held(meta)
+
+    async def _why_held(self, meta: RunMeta) -> str | None:
+        """Say which of the terms of its queue holds a run back that an agent would take."""
+        queue, key, store = meta.place, meta.concurrency_key, self._store
+        fields, active, keyed, tokens, parked = await asyncio.gather(
+            store.hash_all(queue.terms),
+            store.hash_size(queue.active),
+            store.hash_size(queue.keyed(key)),
+            store.hash_get(queue.tokens, "next_us"),
+            store.sorted_score(queue.parked(key), meta.log.name),
+        )
+        terms = Terms.parse(fields)
+        held = why_held(terms, active, int(tokens[0]) if tokens[0] else None, self._line.now_ms())
+        full = terms.key_limit is not None and keyed >= terms.key_limit
+        if held is None and key and (full or parked is not None):
+            return f"as many runs with its concurrency key are worked on as may be at once: {terms.key_limit}"
+        return held
 
 
 async def _there(reads: Iterable[Coroutine[Any, Any, Info]]) -> list[Info]:

@@ -14,13 +14,14 @@ import random
 
 import structlog
 
+from orchestrator.assigning import assignment
 from orchestrator.core import attempts, runs
 from orchestrator.core import publish as publishing
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.standing import Standing
 from orchestrator.core.timers import member
-from orchestrator.dispatch import Dispatch, assignment
+from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
@@ -148,7 +149,9 @@ class Work:
         result = await settle(self._line, attempts.rebind(self._ids(), meta, peer.holder, self._lease_ms))
         if isinstance(result, Refused):
             return False
-        peer.held[meta.log.name] = Held(meta.attempt, meta.fence, meta.queue, meta.related, meta.keep_ms)
+        related, key = meta.related, meta.concurrency_key
+        held = Held(meta.attempt, meta.fence, meta.queue, related, meta.keep_ms, key)
+        peer.held[meta.log.name] = held
         return True
 
     async def _held(self, peer: Peer) -> list[LogName]:

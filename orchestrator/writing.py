@@ -86,9 +86,9 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
     if meta is not None and about_children:
         handing = await _handing(line, ids, meta, frame)
         meta = handing.after
-    ending, queue = None, None
+    ending, queue, key = None, None, ""
     if kind in ENDINGS:
-        ending, queue = await _ending(line, peer, log, frame, meta)
+        ending, queue, key = await _ending(line, peer, log, frame, meta)
     claim, packed = prepared.claim, prepared.packed
     return attempts.publish(
         ids,
@@ -99,6 +99,7 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
         expect=frame.expect,
         ending=ending,
         queue=queue,
+        key=key,
         asking=asking,
         handing=handing,
         attaching=attaching,
@@ -125,18 +126,18 @@ async def _handing(line: Line, ids: runs.Ids, meta: RunMeta, frame: Publish) -> 
 
 async def _ending(
     line: Line, peer: Peer, log: LogName, frame: Publish, meta: RunMeta | None
-) -> tuple[attempts.Ending, Queue] | tuple[None, None]:
-    """Decide what follows an attempt's last entry, and of which queue its run is; without a run, nothing.
+) -> tuple[attempts.Ending, Queue, str] | tuple[None, None, str]:
+    """Decide what follows an attempt's last entry, and which queue and key its run has; without one, nothing.
 
     With `meta`, that is what the run is as entries before it leave it.
     """
     kind, body, _, _ = frame.entries[-1]
     known = peer.held.get(log.name)
-    if known is not None and not known.related and kind in (Kind.SUCCEEDED, Kind.CANCELLED):
-        return attempts.conclude(log, Kind(kind), known.keep_ms), Queue(log.namespace, known.queue)
+    if known is not None and known.fence and not known.related and kind in (Kind.SUCCEEDED, Kind.CANCELLED):
+        return attempts.conclude(log, Kind(kind), known.keep_ms), Queue(log.namespace, known.queue), known.key
     meta = meta or await read_run(line, log)
     if meta is None:
-        return None, None
+        return None, None, ""
     ids = _ids(line)
     if kind == Kind.ERRORED:
         errored, store_ms = read_control(Errored, body), line.now_ms()
@@ -150,7 +151,7 @@ async def _ending(
         ending = conclude_continue(ids, meta, submitted, wish, successor, peer.principal)
     else:
         ending = attempts.conclude(log, Kind(kind))
-    return attempts.parting(ids, meta, ending), meta.place
+    return attempts.parting(ids, meta, ending), meta.place, meta.concurrency_key
 
 
 async def _open_children(line: Line, log: LogName, slots: Sequence[str]) -> dict[str, str]:

@@ -153,6 +153,8 @@ class Submitted(Part):
     retry_of: Name | None = None
     parent: Name | None = None
     continues: Name | None = None
+    concurrency_key: str | None = None
+    by: str | None = None
 
 
 class Claimed(Part):

@@ -16,6 +16,7 @@ from pydantic import Field
 from protocol.frames import Name, Part, Span, UInt
 from protocol.ids import check_name
 from protocol.requests import never_starts
+from protocol.requests_queues import ConcurrencyKey
 from protocol.run_error import RunError
 from protocol.selector import SELECTOR_CHARS_MAX, parse_selector
 
@@ -60,6 +61,7 @@ class Spawn(Part):
     timeout_ms: Span | None = None
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
+    concurrency_key: ConcurrencyKey | None = None
 
 
 class ChildRun(Part):

@@ -28,6 +28,23 @@ from protocol.requests_agents import (
     AgentSend,
     AgentStanding,
 )
+from protocol.requests_queues import (
+    Bucket,
+    ConcurrencyKey,
+    KeyInfo,
+    QueueDead,
+    QueueGet,
+    QueueInfo,
+    QueueList,
+    QueueListed,
+    QueuePurge,
+    QueuePurged,
+    QueueRetried,
+    QueueRetry,
+    QueueSet,
+    Rate,
+    Share,
+)
 from protocol.schedules import (
     ScheduleAdd,
     ScheduleGet,
@@ -51,6 +68,8 @@ __all__ = [
     "AgentSend",
     "AgentStanding",
     "Bucket",
+    "DeadLetters",
+    "KeyInfo",
     "LogGet",
     "LogInfo",
     "LogList",
@@ -61,13 +80,17 @@ __all__ = [
     "Place",
     "ProducerOpen",
     "ProducerOpened",
+    "QueueDead",
     "QueueGet",
     "QueueInfo",
     "QueueList",
     "QueueListed",
     "QueuePurge",
     "QueuePurged",
+    "QueueRetried",
+    "QueueRetry",
     "QueueSet",
+    "Rate",
     "RunAnswer",
     "RunAnswered",
     "RunCancel",
@@ -81,6 +104,7 @@ __all__ = [
     "RunSteering",
     "RunSubmit",
     "RunSubmitted",
+    "Share",
     "never_starts",
 ]
 
@@ -109,6 +133,7 @@ class RunSubmit(Part):
     backoff_ms: Span | None = None
     backoff_max_ms: Span | None = None
     keep_ms: Span | None = None
+    concurrency_key: ConcurrencyKey | None = None
 
 
 def never_starts(delay_ms: int | None, deadline_ms: int | None) -> str | None:
@@ -162,6 +187,7 @@ class RunInfo(Part):
     not_before_ms: UInt | None = None
     deadline_ms: UInt | None = None
     timeout_ms: UInt | None = None
+    concurrency_key: str | None = None
     retry_of: str | None = None
     reason: str | None = None
     """Why a run that waits is not taken, or why one was cancelled or expired; where that is known."""
@@ -196,6 +222,13 @@ class RunListed(Part):
     runs: tuple[RunInfo, ...]
 
 
+class DeadLetters(Part):
+    """The oldest dead letters of a queue, without their results, and how many there are in all."""
+
+    runs: tuple[RunInfo, ...]
+    dead: UInt
+
+
 class RunCancel(Part):
     """`run.cancel`: ask a run to stop. A run that waits is cancelled at once.
 
@@ -210,67 +243,6 @@ class RunCancelled(Part):
     """The run's state after the command; `running` until its handler has stopped."""
 
     state: str
-
-
-class QueueList(Part):
-    """`queue.list`: queues that have had runs, or of which something was said, by name."""
-
-    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = 100
-
-
-class QueueGet(Part):
-    """`queue.get`: one queue. Errors: `not_found` where none of its name was ever submitted to or set."""
-
-    queue: Name
-
-
-class Bucket(Part):
-    """Runs of a queue that wait for the same: their handler, and the labels that they ask for."""
-
-    handler: str
-    where: str = ""
-    waiting: UInt
-    reason: str | None = None
-    """Why nobody who is connected takes them, where that is known."""
-
-
-class QueueInfo(Part):
-    """A queue: `waiting` for an agent, `later` for their time, `active` with an agent; at most `limit` of these."""
-
-    queue: Name
-    paused: bool = False
-    limit: UInt | None = None
-    waiting: UInt
-    later: UInt
-    active: UInt
-    buckets: tuple[Bucket, ...] = ()
-
-
-class QueueListed(Part):
-    """Queues, by name, without what their runs wait for."""
-
-    queues: tuple[QueueInfo, ...]
-
-
-class QueueSet(Part):
-    """`queue.set`: say something of a queue; what is not given stays. A `limit` of 0 takes the limit away."""
-
-    queue: Name
-    paused: bool | None = None
-    limit: UInt | None = None
-
-
-class QueuePurge(Part):
-    """`queue.purge`: cancel every run of a queue that waits or comes to it later. Those that run go on."""
-
-    queue: Name
-    reason: Annotated[str, Field(max_length=1024)] | None = None
-
-
-class QueuePurged(Part):
-    """How many runs were cancelled."""
-
-    purged: UInt
 
 
 class ProducerOpen(Part):
@@ -364,6 +336,8 @@ METHODS: dict[str, Method] = {
     "queue.get": Method(QueueGet, QueueInfo),
     "queue.set": Method(QueueSet, QueueInfo),
     "queue.purge": Method(QueuePurge, QueuePurged),
+    "queue.dead": Method(QueueDead, DeadLetters),
+    "queue.retry": Method(QueueRetry, QueueRetried),
     "schedule.add": Method(ScheduleAdd, ScheduleInfo, mutates=True),
     "schedule.list": Method(ScheduleList, ScheduleListed),
     "schedule.get": Method(ScheduleGet, ScheduleInfo),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["AGENTS", "ARTIFACTS", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
+__all__ = ["AGENTS", "ARTIFACTS", "DEAD", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
 
 RUNS = {
     "RUN": "its id",
@@ -19,9 +19,18 @@ QUEUES = {
     "QUEUE": "its name",
     "STATE": "open or paused",
     "WAITING": "runs that wait for an agent",
+    "PARKED": "runs that wait until fewer with their concurrency key are worked on",
     "LATER": "runs that come to it later: delayed, suspended, or waiting for a further try",
     "ACTIVE": "runs that agents work on",
-    "LIMIT": "how many may be active at once; any number where it is empty",
+    "DEAD": "dead letters: runs that failed or were lost too often, and were not submitted again",
+    "LIMITS": "how many may be active at once, in all and per key, and how fast they start; empty for none",
+}
+DEAD = {
+    "RUN": "its id",
+    "HANDLER": "what did it",
+    "ATTEMPT": "how many attempts it had",
+    "DIED": "when",
+    "ERROR": "what it failed with last",
 }
 ARTIFACTS = {
     "NAME": "what it was attached as",

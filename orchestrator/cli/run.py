@@ -49,6 +49,10 @@ def submit(
         str | None,
         typer.Option("--keep", metavar="S", help="How long it is kept after its end; else as the hub has it."),
     ] = None,
+    concurrency_key: Annotated[
+        str | None,
+        typer.Option("--concurrency-key", metavar="C", help="What `queue limit --per-key` counts it under."),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help=FOLLOW)] = False,
     wait: Annotated[bool, typer.Option("--wait", help=WAIT)] = False,
     as_json: options.Json = False,
@@ -62,6 +66,8 @@ def submit(
     _one_of(follow, wait)
     if key is not None and not 1 <= len(key) <= 512:
         raise CliError("--key: a key is 1 to 512 characters")
+    if concurrency_key is not None and not 1 <= len(concurrency_key) <= 128:
+        raise CliError("--concurrency-key: a key is 1 to 128 characters")
     parse_name(handler, "HANDLER")
     parse_name(queue, "--queue")
     value = parse_input(input_)
@@ -75,6 +81,7 @@ def submit(
         "timeout": parse_span_s(timeout, "--timeout"),
         "retries": retries,
         "keep": parse_span_s(keep, "--keep"),
+        "concurrency_key": concurrency_key,
     }
     out = Output(as_json)
 

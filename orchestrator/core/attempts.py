@@ -16,7 +16,7 @@ from orchestrator.core.artifacts import Attaching
 from orchestrator.core.children import Handing
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, as_read
-from orchestrator.core.runs import Ids, dequeue
+from orchestrator.core.runs import Ids
 from orchestrator.core.timers import member, run_timer
 from orchestrator.store import keys
 from orchestrator.store.commits import (
@@ -163,18 +163,19 @@ def claim(
     commit = Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=(*meta.unchanged(), *terms.guards(queue)),
+        guards=(*meta.unchanged(), terms.unchanged(queue)),
         appends=(Append(log, (pack_control(Kind.CLAIMED, ids.src, body, attempt=after.attempt),), ""),),
         ops=(
             HashSet(keys.meta(log), after.attempt_fields()),
-            *dequeue(meta),
+            *runs.served(meta),
             *(() if meta.due_ms == after.due_ms else (run_timer(log, after.due_ms),)),
             _lease(log, lease_ms),
             HashSet(keys.held(meta.partition, log.namespace, after.agent), {log.name: str(after.fence)}),
-            HashSet(queue.active, {log.name: str(after.fence)}),
+            *queue.enter(log.name, after.fence, meta.concurrency_key),
+            *terms.spent(queue),
             HashSet(keys.producers(log), {producer_name(after.attempt): record}),
         ),
-        below=terms.below(queue),
+        below=terms.room(queue, meta.concurrency_key),
     )
     return commit, after
 
@@ -212,11 +213,12 @@ def publish(
     expect: int | None = None,
     ending: Ending | None = None,
     queue: Queue | None = None,
+    key: str = "",
     asking: questions.Asking | None = None,
     handing: Handing | None = None,
     attaching: Attaching | None = None,
 ) -> Commit:
-    """Propose entries of an attempt; with `ending` they are its last, and `queue` is that of its run."""
+    """Propose entries of an attempt; with `ending` they are its last, and `queue` and `key` are those of its run."""
     partition = partition_of(log)
     guards = as_read(log, producer.fence, RunState.RUNNING, holder.session)
     ops: tuple[Op, ...] = ()
@@ -234,7 +236,7 @@ def publish(
         partition=partition,
         guards=guards + ending.guards + beside.guards,
         appends=(Append(log, packed + ending.entries, "", producer, expect), *beside.appends),
-        ops=ops + _ended(log, holder.agent, queue, ending) + beside.ops,
+        ops=ops + _ended(log, holder.agent, queue, key, ending) + beside.ops,
         hints=tuple(dict.fromkeys((queue.hint, *beside.hints))),
         below=below,
     )
@@ -363,19 +365,20 @@ def _end(ids: Ids, meta: RunMeta, entry: bytes, ending: Ending) -> Commit:
         partition=meta.partition,
         guards=(*meta.unchanged(), meta.cancel_unchanged(), meta.asked_unchanged(), meta.children_unchanged()),
         appends=(Append(meta.log, (entry, *ending.entries), ""),),
-        ops=_ended(meta.log, meta.agent, meta.place, parting(ids, meta, ending)),
+        ops=_ended(meta.log, meta.agent, meta.place, meta.concurrency_key, parting(ids, meta, ending)),
         hints=(meta.place.hint,),
     )
 
 
-def _ended(log: LogName, agent: str, queue: Queue, ending: Ending) -> tuple[Op, ...]:
+def _ended(log: LogName, agent: str, queue: Queue, key: str, ending: Ending) -> tuple[Op, ...]:
     """Write down that an attempt is over, and let its agent have it no more."""
     partition = partition_of(log)
     return (
         HashSet(keys.meta(log), {"state": ending.state.value, **ending.fields}),
         SortedRemove(keys.leases(partition), member(log)),
         HashDelete(keys.held(partition, log.namespace, agent), (log.name,)),
-        HashDelete(queue.active, (log.name,)),
+        *queue.leave(log.name, key),
+        *((SortedAdd(queue.dead, log.name, 0, from_now=True),) if ending.state is RunState.DEAD else ()),
         run_timer(log, ending.due_ms),
         *ending.ops,
     )

@@ -210,6 +210,7 @@ def child_run(parent: LogName, child: MetaChild, spawn: Spawn) -> RunSubmit:
         timeout_ms=spawn.timeout_ms,
         backoff_ms=spawn.backoff_ms,
         backoff_max_ms=spawn.backoff_max_ms,
+        concurrency_key=spawn.concurrency_key,
     )
 
 

@@ -42,6 +42,7 @@ def conclude_continue(
         "continues": meta.log.name,
         "not_before_ms": None,
         "retry_of": None,
+        "by": meta.by or None,
     }
     body = submitted.model_copy(update=changed)
     beside = runs.place(Ids(ids.commit, asker, ids.epoch), successor, body, meta.slot)

@@ -75,10 +75,11 @@ def unlinked(commit_id: str, meta: RunMeta) -> Commit:
 
 
 def forgotten(meta: RunMeta, key: str | None) -> tuple[HashDelete | SortedRemove, ...]:
-    """Return what else goes with a run's log: the key that it was submitted under, and that it is to be deleted."""
+    """Return what else goes with a run's log: its key, its place among the dead letters, and that it is to be deleted."""
     partition = meta.partition
     mapping = keys.idempotency(partition, meta.log.namespace, meta.queue)
     return (
         *((HashDelete(mapping, (key,)),) if key is not None else ()),
+        SortedRemove(keys.dead(partition, meta.log.namespace, meta.queue), meta.log.name),
         SortedRemove(keys.ended(partition), member(meta.log)),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from orchestrator.core.meta_artifacts import TOTAL, MetaArtifact, parse_artifacts
 from orchestrator.core.meta_questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
@@ -21,7 +22,7 @@ from protocol.ids import LogName, partition_of
 from protocol.run import FINAL, RunState
 from protocol.selector import Selector, parse_selector
 
-__all__ = ["RunMeta", "as_read", "bucket_of", "parse_bucket"]
+__all__ = ["Bucket", "RunMeta", "as_read", "bucket_of", "parse_bucket"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class RunMeta:
         continued_as: the one that this one ended in.
         keep_ms: for how long it is kept after its end; None for ever.
         suspended: what it waits for, besides `not_before_ms`, where its handler was put away; else None.
+        by: the submitter that it counts for among those of its queue.
+        concurrency_key: of the runs of its queue that have the same, so many are worked on at once; "" for none.
     """
 
     log: LogName
@@ -93,6 +96,8 @@ class RunMeta:
     suspended: Suspended | None = None
     artifacts: tuple[MetaArtifact, ...] = ()
     artifact_bytes: int | None = None
+    by: str = ""
+    concurrency_key: str = ""
 
     @classmethod
     def parse(cls, log: LogName, fields: Mapping[str, str]) -> RunMeta:
@@ -139,6 +144,8 @@ class RunMeta:
             suspended=parse_suspended(fields),
             artifacts=parse_artifacts(fields) if TOTAL in fields else (),
             artifact_bytes=_number(fields, TOTAL),
+            by=fields.get("by", ""),
+            concurrency_key=fields.get("concurrency_key", ""),
         )
 
     def attempt_fields(self) -> dict[str, str]:
@@ -205,8 +212,8 @@ class RunMeta:
 
     @property
     def bucket(self) -> str:
-        """Where it waits among the runs of its queue: with those of its handler, and its selector."""
-        return bucket_of(self.handler, self.where)
+        """Where it waits among the runs of its queue."""
+        return bucket_of(self.priority, self.by, self.handler, self.where)
 
     @property
     def due_ms(self) -> int | None:
@@ -234,16 +241,26 @@ class RunMeta:
         return self.state in FINAL
 
 
-def bucket_of(handler: str, where: str) -> str:
-    """Return where runs of a handler wait that ask for these labels."""
-    return f"{handler}?{where}" if where else handler
+class Bucket(NamedTuple):
+    """What the runs have in common that wait in one place: one agent takes all of them or none, and they take turns."""
+
+    priority: int
+    by: str
+    handler: str
+    where: Selector
+
+
+def bucket_of(priority: int, by: str, handler: str, where: str) -> str:
+    """Return where runs wait that have this priority, submitter and handler, and ask for these labels."""
+    return f"{priority}/{by}/{handler}?{where}" if where else f"{priority}/{by}/{handler}"
 
 
 @lru_cache(maxsize=4096)
-def parse_bucket(bucket: str) -> tuple[str, Selector]:
-    """Return the handler and the selector of the runs that wait there."""
-    handler, _, where = bucket.partition("?")
-    return handler, parse_selector(where)
+def parse_bucket(bucket: str) -> Bucket:
+    """Return what the runs have in common that wait there."""
+    priority, by, rest = bucket.split("/", 2)
+    handler, _, where = rest.partition("?")
+    return Bucket(int(priority), by, handler, parse_selector(where))
 
 
 def _number(fields: Mapping[str, str], name: str) -> int | None:

@@ -31,6 +31,7 @@ from orchestrator.store.commits import (
     SetAdd,
     SetPrune,
     SortedAdd,
+    SortedPrune,
     SortedRemove,
 )
 from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control
@@ -58,10 +59,13 @@ __all__ = [
     "look_again",
     "place",
     "put_off",
+    "rank",
     "requeue",
+    "served",
     "stirs",
     "struck",
     "submit",
+    "unpark",
     "withdraw",
 ]
 
@@ -81,10 +85,11 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class ChildOf:
-    """Whose child a run is, and what it is called among the children of that run."""
+    """Whose child a run is, what it is called among the children of that run, and whom both count for."""
 
     parent: str
     slot: str
+    by: str = ""
 
 
 def input_digest(handler: str, packed_input: bytes) -> str:
@@ -93,16 +98,33 @@ def input_digest(handler: str, packed_input: bytes) -> str:
 
 
 def enqueue(log: LogName, queue: Queue, bucket: str, priority: int) -> tuple[Op, ...]:
-    """Let a run wait. Higher priorities first, then older runs: a run's id holds the time it was made."""
-    made_ms = int(log.name[3:14], 16)
-    score = (9 - priority) * _PRIORITY_STEP + made_ms
-    return SortedAdd(queue.waiting(bucket), log.name, score), SetAdd(queue.buckets, bucket)
+    """Let a run wait. Higher priorities first, then older runs: a run's id holds the time it was made.
+
+    A bucket that was empty takes its turn after those of its priority that are there.
+    """
+    bands = (9 - priority) * _PRIORITY_STEP
+    return (
+        SortedAdd(queue.waiting(bucket), log.name, rank(log, priority)),
+        SortedAdd(queue.buckets, bucket, bands, from_now=True, absent=True),
+    )
+
+
+def rank(log: LogName, priority: int) -> int:
+    """Return where a run stands among others that wait."""
+    return (9 - priority) * _PRIORITY_STEP + int(log.name[3:14], 16)
 
 
 def dequeue(meta: RunMeta) -> tuple[Op, ...]:
     """Let a run wait on its queue no more; a bucket that is empty then is forgotten."""
     waiting = meta.place.waiting(meta.bucket)
-    return SortedRemove(waiting, meta.log.name), SetPrune(meta.place.buckets, meta.bucket, waiting)
+    return SortedRemove(waiting, meta.log.name), SortedPrune(meta.place.buckets, meta.bucket, waiting)
+
+
+def served(meta: RunMeta) -> tuple[Op, ...]:
+    """Let a run wait no more since it is claimed: its bucket has had its turn, and comes after the others now."""
+    left, pruned = dequeue(meta)
+    bands = (9 - meta.priority) * _PRIORITY_STEP
+    return left, SortedAdd(meta.place.buckets, meta.bucket, bands, from_now=True), pruned
 
 
 def put_off(log: LogName, queue: Queue, until_ms: int) -> Op:
@@ -152,7 +174,18 @@ def back_hints(meta: RunMeta, after: RunMeta) -> tuple[str, ...]:
 
 def withdraw(meta: RunMeta) -> tuple[Op, ...]:
     """Let a run wait no more, wherever it does: it may have come to its queue since its meta was read."""
-    return (*dequeue(meta), arrive(meta))
+    return (*dequeue(meta), arrive(meta), *unpark(meta))
+
+
+def unpark(meta: RunMeta) -> tuple[Op, ...]:
+    """Let a run wait no more for its concurrency key, where it has one."""
+    if not meta.concurrency_key:
+        return ()
+    parked = meta.place.parked(meta.concurrency_key)
+    return (
+        SortedRemove(parked, meta.log.name),
+        SetPrune(meta.place.parked_keys, meta.concurrency_key, parked),
+    )
 
 
 def ended(meta: RunMeta, state: RunState) -> tuple[Op, ...]:
@@ -179,6 +212,7 @@ def again(submitted: Submitted, key: str) -> RunSubmit:
         backoff_ms=submitted.backoff_ms,
         backoff_max_ms=submitted.backoff_max_ms,
         keep_ms=submitted.keep_ms,
+        concurrency_key=submitted.concurrency_key,
     )
 
 
@@ -206,6 +240,8 @@ def submit(
         keep_ms=params.keep_ms,
         retry_of=retry_of,
         parent=child.parent if child else None,
+        concurrency_key=params.concurrency_key,
+        by=child.by if child else None,
     )
     return place(ids, log, body, child.slot if child else "")
 
@@ -218,6 +254,7 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
     queue, partition = Queue(log.namespace, body.queue), partition_of(log)
     mapping = keys.idempotency(partition, log.namespace, body.queue)
     assert body.key is not None, body
+    by = body.by or ids.src
     fields = {
         "state": RunState.QUEUED.value,
         "queue": body.queue,
@@ -227,6 +264,7 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
         "fence": "0",
         "failures": "0",
         "losses": "0",
+        "by": by,
     }
     asked: dict[str, object] = {
         "retries": body.retries,
@@ -241,10 +279,11 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
         "parent": body.parent,
         "slot": slot or None,
         "continues": body.continues,
+        "concurrency_key": body.concurrency_key,
     }
     fields |= {name: str(value) for name, value in asked.items() if value is not None}
     due_ms = min((each for each in (body.not_before_ms, body.deadline_ms) if each), default=None)
-    waits = enqueue(log, queue, bucket_of(body.handler, body.where), body.priority)
+    waits = enqueue(log, queue, bucket_of(body.priority, by, body.handler, body.where), body.priority)
     return Commit(
         id=ids.commit,
         partition=partition,
@@ -256,6 +295,7 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
             SetAdd(keys.queues(partition, log.namespace), body.queue),
             *((put_off(log, queue, body.not_before_ms),) if body.not_before_ms else waits),
             *(() if due_ms is None else (run_timer(log, due_ms),)),
+            *((SortedRemove(queue.dead, body.retry_of),) if body.retry_of else ()),
         ),
         hints=(queue.hint,),
     )

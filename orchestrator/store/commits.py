@@ -33,7 +33,10 @@ __all__ = [
     "Appended",
     "Below",
     "Commit",
+    "Condition",
+    "Full",
     "Guard",
+    "HasToken",
     "HashDelete",
     "HashSet",
     "Op",
@@ -45,7 +48,9 @@ __all__ = [
     "SetAdd",
     "SetPrune",
     "SortedAdd",
+    "SortedPrune",
     "SortedRemove",
+    "TakeToken",
 ]
 
 ABSENT = None
@@ -71,6 +76,31 @@ class Below:
 
     key: str
     limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A hash that must have at least so many fields."""
+
+    key: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class HasToken:
+    """A token bucket that must have a token.
+
+    The bucket is a hash whose field `next_us` says, in µs by the store's clock, when it would be full again: it holds
+    `burst` tokens, and gets one every `every_us`. A bucket that is not there is full; so is one of which the field lies
+    farther ahead than it can, since the clock was set back.
+    """
+
+    key: str
+    every_us: int
+    burst: int
+
+
+Condition = Guard | Below | Full | HasToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +166,16 @@ class SortedAdd:
 
     Attributes:
         score: the score, or with `from_now` what is added to the store's clock in ms to get it.
+        absent: leave a member that is there as it is.
+        given: a key without which nothing is added.
     """
 
     key: str
     member: str
     score: int
     from_now: bool = False
+    absent: bool = False
+    given: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +203,25 @@ class SetPrune:
     unless: str
 
 
-Op = HashSet | HashDelete | SortedAdd | SortedRemove | SetAdd | SetPrune
+@dataclass(frozen=True, slots=True)
+class SortedPrune:
+    """Take a member out of a sorted set, unless the key `unless` is there."""
+
+    key: str
+    member: str
+    unless: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeToken:
+    """Take a token from a bucket, as `HasToken` describes it."""
+
+    key: str
+    every_us: int
+    burst: int
+
+
+Op = HashSet | HashDelete | SortedAdd | SortedRemove | SetAdd | SetPrune | SortedPrune | TakeToken
 
 Removal = HashDelete | SortedRemove
 """What can go together with a log."""
@@ -183,7 +235,7 @@ class Commit:
         id: `<hub id>.<number>`, new for every proposal; the same on every retry of that proposal.
         partition: whose keys everything in here belongs to.
         guards: what must be so, else the commit is `Refusal.GUARD`.
-        below: what must not be full, else likewise.
+        below: what must not be full, must be full, or must have a token, else likewise.
         appends: at most one for each log.
         ops: index entries to change.
         hints: words for other hubs, sent with the heads of the logs on the wake channel.
@@ -195,10 +247,10 @@ class Commit:
     appends: tuple[Append, ...] = ()
     ops: tuple[Op, ...] = ()
     hints: tuple[str, ...] = ()
-    below: tuple[Below, ...] = ()
+    below: tuple[Below | Full | HasToken, ...] = ()
 
     @property
-    def conditions(self) -> tuple[Guard | Below, ...]:
+    def conditions(self) -> tuple[Condition, ...]:
         """Everything that must be so, as `Refused.guard` counts it."""
         return (*self.guards, *self.below)
 
@@ -222,7 +274,7 @@ class Refused:
         reason: which check failed first.
         append: index of the append that it failed on (0 for guards).
         guard: index of the guard that failed, for `GUARD`, among `Commit.conditions`.
-        actual: what the guarded field holds, for `GUARD`; None where it is absent. Of `Below`, how many there are.
+        actual: what the guarded field holds, for `GUARD`; None where it is absent. Of others, the number they judge.
         last: the producer's last accepted seq, for the producer's refusals; None where the log knows no such producer.
         head: the log's head, for `EXPECT`.
     """

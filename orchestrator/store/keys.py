@@ -24,9 +24,12 @@ __all__ = [
     "active",
     "buckets",
     "children",
+    "dead",
     "ended",
+    "freed",
     "held",
     "idempotency",
+    "keyed",
     "later",
     "leases",
     "letters",
@@ -34,6 +37,8 @@ __all__ = [
     "log_keys",
     "meta",
     "ops",
+    "parked",
+    "parked_keys",
     "partition_prefix",
     "producers",
     "queue",
@@ -43,6 +48,7 @@ __all__ = [
     "schedules",
     "stream",
     "timers",
+    "tokens",
     "wake",
 ]
 
@@ -54,7 +60,7 @@ HUBS = f"{PREFIX}:hubs"
 CONFIG = f"{PREFIX}:config"
 """HASH of what must never change in a deployment: the layout's version and the number of partitions."""
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Version of everything that this module names. Written into `CONFIG` once, checked at every start."""
 
 PERMANENT = (
@@ -71,6 +77,12 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:buckets:*",
     f"{PREFIX}:{{p??}}:later:*",
     f"{PREFIX}:{{p??}}:active:*",
+    f"{PREFIX}:{{p??}}:keyed:*",
+    f"{PREFIX}:{{p??}}:parked:*",
+    f"{PREFIX}:{{p??}}:parked_keys:*",
+    f"{PREFIX}:{{p??}}:freed:*",
+    f"{PREFIX}:{{p??}}:tokens:*",
+    f"{PREFIX}:{{p??}}:dead:*",
     f"{PREFIX}:{{p??}}:queues:*",
     f"{PREFIX}:{{p??}}:terms:*",
     f"{PREFIX}:{{p??}}:held:*",
@@ -129,12 +141,12 @@ def idempotency(partition: int, namespace: str, queue_name: str) -> str:
 
 
 def queue(partition: int, namespace: str, queue_name: str, bucket: str) -> str:
-    """ZSET of the runs of a queue that wait, one for each bucket, that is each handler and selector."""
+    """ZSET of the runs of a queue that wait, one for each bucket: each priority, submitter, handler and selector."""
     return _key(partition, "queue", namespace, queue_name, bucket)
 
 
 def buckets(partition: int, namespace: str, queue_name: str) -> str:
-    """SET of the buckets that a queue has runs in."""
+    """ZSET of the buckets that a queue has runs in, by priority, then by when each was last served, or came, in ms."""
     return _key(partition, "buckets", namespace, queue_name)
 
 
@@ -148,13 +160,43 @@ def active(partition: int, namespace: str, queue_name: str) -> str:
     return _key(partition, "active", namespace, queue_name)
 
 
+def keyed(partition: int, namespace: str, queue_name: str, key: str) -> str:
+    """HASH run -> fence of the runs of a queue with one concurrency key that agents work on."""
+    return _key(partition, "keyed", namespace, queue_name, key)
+
+
+def parked(partition: int, namespace: str, queue_name: str, key: str) -> str:
+    """ZSET of the runs of a queue that wait until fewer runs with their concurrency key are worked on."""
+    return _key(partition, "parked", namespace, queue_name, key)
+
+
+def parked_keys(partition: int, namespace: str, queue_name: str) -> str:
+    """SET of the concurrency keys that runs of a queue are parked for."""
+    return _key(partition, "parked_keys", namespace, queue_name)
+
+
+def freed(partition: int, namespace: str, queue_name: str) -> str:
+    """ZSET of the concurrency keys whose parked runs may be brought back, by since when, in ms; "" is all of them."""
+    return _key(partition, "freed", namespace, queue_name)
+
+
+def tokens(partition: int, namespace: str, queue_name: str) -> str:
+    """HASH with the field `next_us`: when the token bucket of a queue's rate would be full again, in µs."""
+    return _key(partition, "tokens", namespace, queue_name)
+
+
+def dead(partition: int, namespace: str, queue_name: str) -> str:
+    """ZSET of the runs of a queue that ended as dead and were not submitted again, by when, in ms."""
+    return _key(partition, "dead", namespace, queue_name)
+
+
 def queues(partition: int, namespace: str) -> str:
     """SET of the queues of this partition that have had runs or terms."""
     return _key(partition, "queues", namespace)
 
 
 def queue_terms(partition: int, namespace: str, queue_name: str) -> str:
-    """HASH of what is said of a queue: paused, limit."""
+    """HASH of what is said of a queue: paused, limit, key_limit, rate, and the commit that said so last."""
     return _key(partition, "terms", namespace, queue_name)
 
 

@@ -16,9 +16,12 @@ from orchestrator.store.commits import (
     Appended,
     Below,
     Commit,
+    Condition,
+    Full,
     Guard,
     HashDelete,
     HashSet,
+    HasToken,
     Op,
     Outcome,
     ProducerClaim,
@@ -28,7 +31,9 @@ from orchestrator.store.commits import (
     SetAdd,
     SetPrune,
     SortedAdd,
+    SortedPrune,
     SortedRemove,
+    TakeToken,
 )
 from orchestrator.store.keys import LogKeys, log_keys
 from orchestrator.store.producer import ProducerRecord, check_claim
@@ -165,7 +170,7 @@ class Data:
         if not isinstance(skips, list):
             return skips
         for index, guard in enumerate(commit.conditions):
-            holds, actual = self._judge(guard)
+            holds, actual = self._judge(guard, now_ms)
             if not holds:
                 return Refused(Refusal.GUARD, guard=index, actual=actual)
         for index, append in enumerate(commit.appends):
@@ -263,23 +268,42 @@ class Data:
             case HashDelete():
                 self.put(op.key, dict.fromkeys(op.fields))
             case SortedAdd():
-                score = op.score + now_ms if op.from_now else op.score
-                self.sorted_sets.setdefault(op.key, {})[op.member] = score
+                self._add(op, now_ms)
             case SortedRemove():
                 self.discard(op.key, op.member)
             case SetAdd():
                 self.sets.setdefault(op.key, set()).add(op.member)
             case SetPrune():
                 self._prune(op)
+            case SortedPrune():
+                if not self._there(op.unless):
+                    self.discard(op.key, op.member)
+            case TakeToken():
+                self.put(op.key, {"next_us": str(self._full_at(op, now_ms) + op.every_us)})
 
-    def _judge(self, guard: Guard | Below) -> tuple[bool, str | None]:
+    def _judge(self, guard: Condition, now_ms: int) -> tuple[bool, str | None]:
         """Return whether a guard holds, and what there is."""
-        if isinstance(guard, Below):
+        if isinstance(guard, HasToken):
+            at_us = self._full_at(guard, now_ms)
+            return at_us <= now_ms * 1000 + (guard.burst - 1) * guard.every_us, str(at_us)
+        if isinstance(guard, Below | Full):
             size = len(self.hashes.get(guard.key, ()))
-            return size < guard.limit, str(size)
+            return (size >= guard.limit) == isinstance(guard, Full), str(size)
         value = self.field(guard.key, guard.field)
         actual = None if value is None else value.decode(errors="replace")
         return actual == guard.expected, actual
+
+    def _full_at(self, bucket: HasToken | TakeToken, now_ms: int) -> int:
+        """Return when a token bucket would be full again, in µs: now at the earliest."""
+        now_us, at_us = now_ms * 1000, int(self.field(bucket.key, "next_us") or 0)
+        return now_us if at_us > now_us + bucket.burst * bucket.every_us else max(at_us, now_us)
+
+    def _add(self, op: SortedAdd, now_ms: int) -> None:
+        if op.given is not None and not self._there(op.given):
+            return
+        members = self.sorted_sets.setdefault(op.key, {})
+        if not (op.absent and op.member in members):
+            members[op.member] = op.score + now_ms if op.from_now else op.score
 
     def _prune(self, op: SetPrune) -> None:
         kept = self.sets.get(op.key)

@@ -15,9 +15,11 @@ from orchestrator.store.commits import (
     Appended,
     Below,
     Commit,
-    Guard,
+    Condition,
+    Full,
     HashDelete,
     HashSet,
+    HasToken,
     Op,
     Outcome,
     Refusal,
@@ -25,7 +27,9 @@ from orchestrator.store.commits import (
     SetAdd,
     SetPrune,
     SortedAdd,
+    SortedPrune,
     SortedRemove,
+    TakeToken,
 )
 from protocol.codec import pack_script_arguments, unpack_script_reply
 from protocol.entry import Position
@@ -69,9 +73,14 @@ def _encode_commit(commit: Commit, table: _KeyTable) -> tuple[object, ...]:
     )
 
 
-def _encode_guard(guard: Guard | Below, table: _KeyTable) -> tuple[object, ...]:
-    if isinstance(guard, Below):
-        return table[guard.key], False, guard.limit
+def _encode_guard(guard: Condition, table: _KeyTable) -> tuple[object, ...]:
+    match guard:
+        case Below():
+            return table[guard.key], False, guard.limit
+        case Full():
+            return table[guard.key], False, guard.limit, True
+        case HasToken():
+            return table[guard.key], True, guard.every_us, guard.burst
     return table[guard.key], guard.field, False if guard.expected is None else guard.expected
 
 
@@ -100,13 +109,18 @@ def _encode_op(op: Op, table: _KeyTable) -> tuple[object, ...]:
         case HashDelete():
             return (2, table[op.key], op.fields)
         case SortedAdd():
-            return (3, table[op.key], op.member, op.score, op.from_now)
+            given = False if op.given is None else table[op.given]
+            return (3, table[op.key], op.member, op.score, op.from_now, op.absent, given)
         case SortedRemove():
             return (4, table[op.key], op.member)
         case SetAdd():
             return (5, table[op.key], op.member)
         case SetPrune():
             return (6, table[op.key], op.member, table[op.unless])
+        case SortedPrune():
+            return (7, table[op.key], op.member, table[op.unless])
+        case TakeToken():
+            return (8, table[op.key], op.every_us, op.burst)
 
 
 def decode_outcomes(reply: bytes) -> list[Outcome | Refused]:

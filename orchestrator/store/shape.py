@@ -8,7 +8,17 @@ from __future__ import annotations
 import re
 
 from orchestrator.store import keys
-from orchestrator.store.commits import COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, Append, Commit, SetPrune
+from orchestrator.store.commits import (
+    COMMIT_BYTES_MAX,
+    COMMIT_ENTRIES_MAX,
+    Append,
+    Commit,
+    Condition,
+    Op,
+    SetPrune,
+    SortedAdd,
+    SortedPrune,
+)
 
 __all__ = ["COMMIT_ID_CHARS_MAX", "LONE_COMMIT_FACTOR", "check_commit"]
 
@@ -39,11 +49,19 @@ def check_commit(commit: Commit) -> tuple[int, int]:
     if entries > COMMIT_ENTRIES_MAX * LONE_COMMIT_FACTOR or size > COMMIT_BYTES_MAX * LONE_COMMIT_FACTOR:
         raise ValueError(f"a commit of {entries} entries and {size} bytes is too large")
     for part in (*commit.conditions, *commit.ops):
-        if not part.key.startswith(prefix):
-            raise ValueError(f"{part.key!r} is no key of partition {commit.partition}")
-        if isinstance(part, SetPrune) and not part.unless.startswith(prefix):
-            raise ValueError(f"{part.unless!r} is no key of partition {commit.partition}")
+        for key in _keys_of(part):
+            if not key.startswith(prefix):
+                raise ValueError(f"{key!r} is no key of partition {commit.partition}")
     return entries, size
+
+
+def _keys_of(part: Condition | Op) -> tuple[str, ...]:
+    match part:
+        case SetPrune() | SortedPrune():
+            return part.key, part.unless
+        case SortedAdd(given=str(given)):
+            return part.key, given
+    return (part.key,)
 
 
 def _check_append(append: Append, prefix: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
+from orchestrator.core.queues import Queue
 from orchestrator.store import keys
 from orchestrator.store.base import Durability, Store
 from orchestrator.store.memory import MemoryServer, MemoryStore
@@ -37,7 +38,7 @@ from tests.support.checkers import (
     check_log,
 )
 from tests.support.run_checkers import check_fences, check_fold, check_terminal
-from tests.support.simulation.bench import FEED, QUEUE, Bench, Follower, Publisher
+from tests.support.simulation.bench import FEED, KEY_LIMIT, KEYED, QUEUE, Bench, Follower, Publisher
 from tests.support.simulation.plants import planted
 from tests.support.stores import valkey
 
@@ -142,6 +143,19 @@ class Machine(RuleBasedStateMachine):
         metas = [meta for meta in map(self.bench.meta, self.bench.runs()) if meta and meta.state is RunState.QUEUED]
         if metas:
             self.bench.claim(metas[which % len(metas)], self.agents[agent])
+
+    @precondition(lambda self: len(self.bench.pending) < PENDING_MAX)
+    @rule(which=WHICH)
+    def park(self, which: int) -> None:
+        metas = [meta for meta in map(self.bench.meta, self.bench.runs()) if meta and meta.state is RunState.QUEUED]
+        metas = [meta for meta in metas if meta.concurrency_key and not meta.not_before_ms]
+        if metas:
+            self.bench.park(metas[which % len(metas)])
+
+    @precondition(lambda self: len(self.bench.pending) < PENDING_MAX)
+    @rule()
+    def look_at_freed(self) -> None:
+        self.bench.look_at_freed()
 
     @precondition(lambda self: len(self.bench.pending) < PENDING_MAX)
     @rule(
@@ -286,6 +300,7 @@ class Machine(RuleBasedStateMachine):
             found += self._check_run(log)
         assert_kept(found)
         self._check_keys()
+        self._check_parked()
 
     def _read_to_the_end(self, follower: Follower) -> None:
         for _ in range(1_000):
@@ -326,11 +341,13 @@ class Machine(RuleBasedStateMachine):
     def _check_indices(self, log: LogName, state: RunState) -> Iterator[Violation]:
         """A run that waits is queued or timed, one that runs is leased and held, and one that is over is neither."""
         store, partition = self.bench.store, queue_partition("default", QUEUE)
-        names = [member for member, _ in self._sorted(keys.queue(partition, "default", QUEUE, "work"))]
+        place = Queue("default", QUEUE)
+        names = [run for bucket, _ in self._sorted(place.buckets) for run, _ in self._sorted(place.waiting(bucket))]
+        names += [run for key in KEYED.values() for run, _ in self._sorted(place.parked(key))]
         timed = [member for member, _ in self._sorted(keys.timers(partition))]
         leased = [member for member, _ in self._sorted(keys.leases(partition))]
         held = [self.bench.do(store.hash_all(keys.held(partition, "default", agent))) for agent in ("a", "b")]
-        waits = (log.name in names) + (f"default/{log.name}" in timed)
+        waits = names.count(log.name) + (f"default/{log.name}" in timed)
         runs = (f"default/{log.name}" in leased, sum(log.name in each for each in held))
         assert waits == (state is RunState.QUEUED), f"{log.name} is {state} and stands in {waits} lines"
         assert runs == ((True, 1) if state is RunState.RUNNING else (False, 0)), f"{log.name} is {state}: {runs}"
@@ -338,6 +355,19 @@ class Machine(RuleBasedStateMachine):
 
     def _sorted(self, key: str) -> list[tuple[str, int]]:
         return self.bench.do(self.bench.store.sorted_range(key, 1_000))
+
+    def _check_parked(self) -> None:
+        """As many runs of a concurrency key run as may; what waits for it does so while they do, or is listed."""
+        store, place = self.bench.store, Queue("default", QUEUE)
+        running = [meta for meta in map(self.bench.meta, self.bench.runs()) if meta and meta.state is RunState.RUNNING]
+        freed = [key for key, _ in self._sorted(place.freed)]
+        for key in set(KEYED.values()):
+            held = self.bench.do(store.hash_all(place.keyed(key)))
+            assert set(held) == {meta.log.name for meta in running if meta.concurrency_key == key}
+            assert len(held) <= KEY_LIMIT
+            parked = self._sorted(place.parked(key))
+            assert not parked or len(held) == KEY_LIMIT or key in freed, f"{parked} is forgotten"
+            assert (key in self.bench.do(store.set_members(place.parked_keys))) == bool(parked)
 
     def _check_keys(self) -> None:
         """One key has one run, and whoever submits with it is told of that one."""

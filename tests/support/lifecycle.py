@@ -46,7 +46,8 @@ NEVER_MS = 2**52
 """When a run comes to its queue that waits for somebody."""
 DEADLINE_MS = 10_000_000
 WHERE = "tier in (b, a), gpu=h200"
-BUCKET = "review?gpu=h200,tier in (a,b)"
+BUCKET = "0/hub:hub-1/review?gpu=h200,tier in (a,b)"
+CONCURRENCY_KEY = "the same"
 
 
 @dataclass
@@ -115,10 +116,14 @@ class Bench:
         assert held == ({self.log.name: str(meta.fence).encode()} if view.agent == "one" else {})
         waiting = await self.store.sorted_range(keys.queue(meta.partition, self.namespace, "work", BUCKET), 10)
         assert bool(waiting) == (view.state is RunState.QUEUED and not meta.put_off)
-        buckets = await self.store.set_members(keys.buckets(meta.partition, self.namespace, "work"))
-        assert buckets == ({BUCKET} if waiting else set())
+        buckets = await self.store.sorted_range(keys.buckets(meta.partition, self.namespace, "work"), 10)
+        assert [bucket for bucket, _ in buckets] == ([BUCKET] if waiting else [])
         active = await self.store.hash_all(keys.active(meta.partition, self.namespace, "work"))
         assert active == ({self.log.name: str(meta.fence).encode()} if view.agent else {})
+        keyed = await self.store.hash_all(keys.keyed(meta.partition, self.namespace, "work", CONCURRENCY_KEY))
+        assert keyed == active, "an attempt holds its place among those of its key for as long as it runs"
+        dead = await self.store.sorted_range(keys.dead(meta.partition, self.namespace, "work"), 10)
+        assert [run for run, _ in dead] == ([self.log.name] if view.state is RunState.DEAD else [])
         later = await self.store.sorted_range(keys.later(meta.partition, self.namespace, "work"), 10)
         later_ms = meta.not_before_ms or NEVER_MS
         assert later == ([(self.log.name, later_ms)] if view.state == "queued" and not waiting else [])
@@ -143,6 +148,7 @@ class Bench:
             deadline_ms=DEADLINE_MS,
             where=WHERE,
             keep_ms=KEEP_MS,
+            concurrency_key=CONCURRENCY_KEY,
         )
         return await self.do(runs.submit(self.ids(), self.log, params, self.now_ms))
 
@@ -168,6 +174,7 @@ class Bench:
                 (packed,),
                 ending=ending,
                 queue=Queue(self.namespace, "work"),
+                key=CONCURRENCY_KEY,
             )
         )
 

@@ -5,11 +5,13 @@
 -- ARGV[1]  msgpack {hub, channel, producer_ttl_ms, {commit, ...}}
 --   commit    {id, {guard...}, {append...}, {op...}, {hint...}}
 --   guard     {key, field, expected or false}   {key, false, how many fields it has fewer than}
+--             {key, false, how many fields it has at least, true}   {key, true, every_us, burst} a token is there
 --   append    {stream, meta, producers, index, name, wake name, epoch, expect or false, claim or false, {packed...}}
 --   claim     {field, fence, seq, count, digest}
 --   op        {1 HSET, key, ttl_ms or false, {field, value...}}   {2 HDEL, key, {field...}}
---             {3 ZADD, key, member, score, from_now}   {4 ZREM, key, member}   {5 SADD, key, member}
---             {6 SREM, key, member, key that must not be there}
+--             {3 ZADD, key, member, score, from_now, whether it must be new, key that must be there or false}
+--             {4 ZREM, key, member}   {5 SADD, key, member}   {6 SREM, key, member, key that must not be there}
+--             {7 ZREM, key, member, key that must not be there}   {8 take a token, key, every_us, burst}
 -- Returns msgpack {now_ms, {outcome...}}
 --   outcome   {0, appended...} done   {1, appended...} done at an earlier try
 --             {2, reason, append, guard, actual, last, head} refused; indices from 0, false where there is nothing
@@ -140,11 +142,21 @@ local function check_claim(append)
   return last + 1 - seq
 end
 
+-- When a token bucket would be full again, in µs: now at the earliest; one that says later than it can is of another clock.
+local function full_at(key, every, burst)
+  local now_us = now * 1000
+  local at = tonumber(call('HGET', KEYS[key], 'next_us') or 0)
+  return at > now_us + burst * every and now_us or math.max(at, now_us), now_us
+end
+
 -- Whether a guard does not hold, and what there is instead.
 local function fails(guard)
-  if not guard[2] then
+  if guard[2] == true then
+    local at, now_us = full_at(guard[1], guard[3], guard[4])
+    return at > now_us + (guard[4] - 1) * guard[3], digits(at)
+  elseif not guard[2] then
     local size = call('HLEN', KEYS[guard[1]])
-    return size >= guard[3], digits(size)
+    return (size >= guard[3]) ~= (guard[4] == true), digits(size)
   end
   if KEPT_AT_HAND[guard[2]] then
     write_log(guard[1])
@@ -288,7 +300,15 @@ local apply = {
     call('HDEL', KEYS[op[2]], unpack(op[3]))
   end,
   function(op)
-    call('ZADD', KEYS[op[2]], digits(op[5] and now + op[4] or op[4]), op[3])
+    if op[7] and call('EXISTS', KEYS[op[7]]) == 0 then
+      return
+    end
+    local score = digits(op[5] and now + op[4] or op[4])
+    if op[6] then
+      call('ZADD', KEYS[op[2]], 'NX', score, op[3])
+    else
+      call('ZADD', KEYS[op[2]], score, op[3])
+    end
   end,
   function(op)
     call('ZREM', KEYS[op[2]], op[3])
@@ -300,6 +320,14 @@ local apply = {
     if call('EXISTS', KEYS[op[4]]) == 0 then
       call('SREM', KEYS[op[2]], op[3])
     end
+  end,
+  function(op)
+    if call('EXISTS', KEYS[op[4]]) == 0 then
+      call('ZREM', KEYS[op[2]], op[3])
+    end
+  end,
+  function(op)
+    call('HSET', KEYS[op[2]], 'next_us', digits(full_at(op[2], op[3], op[4]) + op[3]))
   end,
 }
 

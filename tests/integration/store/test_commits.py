@@ -15,16 +15,20 @@ from orchestrator.store.commits import (
     COMMIT_ENTRIES_MAX,
     Below,
     Commit,
+    Full,
     Guard,
     HashDelete,
     HashSet,
+    HasToken,
     Outcome,
     Refusal,
     Refused,
     SetAdd,
     SetPrune,
     SortedAdd,
+    SortedPrune,
     SortedRemove,
+    TakeToken,
 )
 from protocol.entry import chain, origin
 from protocol.ids import LogName, partition_of
@@ -251,7 +255,7 @@ async def test_a_commit_appends_to_several_logs_or_to_none(store: Store) -> None
             append(a, b"4"),
             append(c, b"5"),
             append(b, b"6", expect=1),
-            ops=(SetAdd(keys.buckets(partition_of(a), "default", "q"), "x"),),
+            ops=(SetAdd(keys.queues(partition_of(a), "default"), "x"),),
         )
     )
 
@@ -259,7 +263,7 @@ async def test_a_commit_appends_to_several_logs_or_to_none(store: Store) -> None
     assert await texts(store, a) == [b"1"]
     assert await texts(store, b) == [b"2", b"3"]
     assert await store.meta(c) is None
-    assert await store.set_members(keys.buckets(partition_of(a), "default", "q")) == frozenset()
+    assert await store.set_members(keys.queues(partition_of(a), "default")) == frozenset()
 
 
 async def test_a_refused_commit_does_not_touch_the_others_of_its_call(store: Store) -> None:
@@ -284,7 +288,7 @@ async def test_commits_of_a_partition_happen_in_the_order_they_were_asked_for(st
 
 
 async def test_every_operation(store: Store) -> None:
-    bucket = keys.buckets(P, "default", "q")
+    bucket = keys.queues(P, "default")
     now_ms = (await done(store, commit(append(LOG), ops=(HashSet(STATE, {"r1": "5", "r2": b"\xff\x00"}),)))).now_ms
     outcome = await done(
         store,
@@ -353,7 +357,7 @@ async def test_a_commit_that_is_none_is_told_to_its_author(store: Store) -> None
 
 
 async def test_a_member_is_pruned_from_a_set_only_while_the_key_it_stands_for_is_gone(store: Store) -> None:
-    buckets, queue = keys.buckets(P, "default", "q"), keys.queue(P, "default", "q", "h")
+    buckets, queue = keys.queues(P, "default"), keys.queue(P, "default", "q", "h")
     await done(
         store, commit(append(LOG), ops=(SetAdd(buckets, "h"), SortedAdd(queue, "r1", 1), SortedAdd(queue, "r2", 2)))
     )
@@ -404,3 +408,52 @@ async def test_a_score_is_that_of_its_member(store: Store) -> None:
     await done(store, commit(append(LOG), ops=(SortedAdd(queue, "r1", 9 * 10**13), SortedAdd(queue, "r2", 2))))
     assert [await store.sorted_score(queue, member) for member in ("r1", "r2", "r3")] == [9 * 10**13, 2, None]
     assert await store.sorted_score(keys.later(P, "default", "q"), "r1") is None
+
+
+async def test_a_commit_is_refused_until_a_hash_has_as_many_fields_as_it_must(store: Store) -> None:
+    active = keys.active(P, "default", "q")
+    full = replace(commit(append(LOG)), below=(Full(active, 2),))
+    await done(store, commit(append(LOG), ops=(HashSet(active, {"r1": "1"}),)))
+    refused = await store.commit(full)
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.actual) == (Refusal.GUARD, "1")
+    await done(store, commit(append(LOG), ops=(HashSet(active, {"r2": "1"}),)))
+    await done(store, replace(full, id="again"))
+
+
+async def test_a_member_may_be_added_only_where_it_is_new_or_only_where_a_key_is_there(store: Store) -> None:
+    queue, other = keys.later(P, "default", "q"), keys.parked(P, "default", "q", "k")
+    await done(store, commit(ops=(SortedAdd(queue, "a", 5), SortedAdd(queue, "b", 6, given=other)), partition=P))
+    assert await store.sorted_range(queue, 9) == [("a", 5)]
+    add = (
+        SortedAdd(other, "r", 1),
+        SortedAdd(queue, "a", 7, absent=True),
+        SortedAdd(queue, "b", 8, absent=True, given=other),
+    )
+    await done(store, commit(ops=add, partition=P))
+    assert await store.sorted_range(queue, 9) == [("a", 5), ("b", 8)]
+    prune = (SortedPrune(queue, "a", other), SortedRemove(other, "r"), SortedPrune(queue, "b", other))
+    await done(store, commit(ops=prune, partition=P))
+    assert await store.sorted_range(queue, 9) == [("a", 5)]
+
+
+def take_token(tokens: str, every_us: int, burst: int) -> Commit:
+    return replace(
+        commit(ops=(TakeToken(tokens, every_us, burst),), partition=P), below=(HasToken(tokens, every_us, burst),)
+    )
+
+
+async def test_of_commits_that_go_out_together_as_many_pass_as_there_are_tokens(store: Store) -> None:
+    tokens, hour_us = keys.tokens(P, "default", "q"), 3_600_000_000
+    results = await asyncio.gather(*(store.commit(take_token(tokens, hour_us, 3)) for _ in range(10)))
+    assert [isinstance(result, Outcome) for result in results] == [True] * 3 + [False] * 7
+    assert isinstance(results[-1], Refused)
+    now_ms = results[0].now_ms if isinstance(results[0], Outcome) else 0
+    assert results[-1].actual == str(now_ms * 1000 + 3 * hour_us)
+
+
+async def test_a_token_bucket_of_a_clock_that_was_set_back_is_full(store: Store) -> None:
+    tokens, now_ms = keys.tokens(P, "default", "q"), await store.now_ms()
+    await done(store, commit(ops=(HashSet(tokens, {"next_us": str(now_ms * 1000 + 3_600_000_000)}),), partition=P))
+    await done(store, take_token(tokens, 1_000_000, 1))
+    assert isinstance(await store.commit(take_token(tokens, 1_000_000, 1)), Refused)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from orchestrator.store import keys
-from orchestrator.store.commits import HashSet, SetAdd, SortedAdd
+from orchestrator.store.commits import HashSet, SetAdd, SortedAdd, TakeToken
 from orchestrator.store.redis import RedisStore
 from protocol.ids import LogKind, LogName, partition_of, queue_partition
 from tests.support.commits import append, claim, commit, done, open_producer, topic
@@ -26,7 +26,13 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.idempotency(partition, "default", "q"), {"k": "r"}),
         HashSet(keys.held(partition, "default", "a1"), {"r": "1"}),
         SortedAdd(keys.queue(partition, "default", "q", "h"), "r", 1),
-        SetAdd(keys.buckets(partition, "default", "q"), "h"),
+        SortedAdd(keys.buckets(partition, "default", "q"), "h", 1),
+        HashSet(keys.keyed(partition, "default", "q", "k"), {"r": "1"}),
+        SortedAdd(keys.parked(partition, "default", "q", "k"), "r", 1),
+        SetAdd(keys.parked_keys(partition, "default", "q"), "k"),
+        SortedAdd(keys.freed(partition, "default", "q"), "k", 1),
+        TakeToken(keys.tokens(partition, "default", "q"), 1, 1),
+        SortedAdd(keys.dead(partition, "default", "q"), "r", 1),
         SetAdd(keys.queues(partition, "default"), "q"),
         HashSet(keys.queue_terms(partition, "default", "q"), {"limit": "1"}),
         HashSet(keys.active(partition, "default", "q"), {"r": "1"}),

@@ -275,7 +275,7 @@ async def test_a_server_set_wrong_later_serves_nothing_until_it_is_put_right(
 
 
 async def test_another_deployments_store_is_refused(server: StoreServer, redis_store: RedisStore) -> None:
-    assert await redis_store.hash_all(keys.CONFIG) == {"layout": b"2", "partitions": b"64"}
+    assert await redis_store.hash_all(keys.CONFIG) == {"layout": b"3", "partitions": b"64"}
     await redis_store.hash_put(keys.CONFIG, {"partitions": "16"})
 
     other = RedisStore(server.url, Durability.LOCAL, "hub-b")
@@ -287,12 +287,12 @@ async def test_another_deployments_store_is_refused(server: StoreServer, redis_s
 async def test_constants_of_which_a_killed_hub_wrote_some_are_completed(
     server: StoreServer, written: tuple[str, ...]
 ) -> None:
-    constants = {"layout": "2", "partitions": "64"}
+    constants = {"layout": "3", "partitions": "64"}
     for name in written:
         await server.command("HSET", keys.CONFIG, name, constants[name])
     store = RedisStore(server.url, Durability.LOCAL, "hub-a")
     await store.open()
-    assert await store.hash_all(keys.CONFIG) == {"layout": b"2", "partitions": b"64"}
+    assert await store.hash_all(keys.CONFIG) == {"layout": b"3", "partitions": b"64"}
     await store.close()
 
 

@@ -18,7 +18,9 @@ from orchestrator.store.base import Durability, Store
 from orchestrator.store.commits import (
     Append,
     Appended,
+    Below,
     Commit,
+    Full,
     Guard,
     HashDelete,
     HashSet,
@@ -29,6 +31,7 @@ from orchestrator.store.commits import (
     SetAdd,
     SetPrune,
     SortedAdd,
+    SortedPrune,
     SortedRemove,
 )
 from orchestrator.store.memory import MemoryServer, MemoryStore
@@ -43,7 +46,7 @@ LOGS = topics_of_one_partition(3)
 P = partition_of(LOGS[0])
 HASHES = (keys.held(P, "default", "a1"), *(keys.meta(log) for log in LOGS))
 SORTED = (keys.leases(P), keys.timers(P))
-BUCKETS = keys.buckets(P, "default", "q")
+QUEUES = keys.queues(P, "default")
 PRODUCERS = ("user:ann/p1", "user:bob/p1")
 FIELDS = ("state", "attempt")
 WORDS = ("a", "b")
@@ -61,6 +64,7 @@ claims = st.none() | st.builds(
     st.sampled_from(("x", "y")),
 )
 guards = st.builds(Guard, st.sampled_from(HASHES), st.sampled_from(FIELDS), st.none() | st.sampled_from(WORDS))
+sizes = st.builds(Below, st.sampled_from(HASHES), small) | st.builds(Full, st.sampled_from(HASHES), small)
 records = st.builds(ProducerRecord, fence=st.integers(1, 2)).map(ProducerRecord.encode)
 ops: st.SearchStrategy[Op] = st.one_of(
     st.builds(
@@ -72,10 +76,18 @@ ops: st.SearchStrategy[Op] = st.one_of(
         st.dictionaries(st.sampled_from(PRODUCERS), records, min_size=1),
     ),
     st.builds(HashDelete, st.sampled_from(HASHES), st.sampled_from(FIELDS).map(lambda name: (name,))),
-    st.builds(SortedAdd, st.sampled_from(SORTED), st.sampled_from(WORDS), small),
+    st.builds(
+        SortedAdd,
+        st.sampled_from(SORTED),
+        st.sampled_from(WORDS),
+        small,
+        absent=st.booleans(),
+        given=st.none() | st.sampled_from([*SORTED, *HASHES]),
+    ),
+    st.builds(SortedPrune, st.sampled_from(SORTED), st.sampled_from(WORDS), st.sampled_from([*SORTED, *HASHES])),
     st.builds(SortedRemove, st.sampled_from(SORTED), st.sampled_from(WORDS)),
-    st.builds(SetAdd, st.just(BUCKETS), st.sampled_from(WORDS)),
-    st.builds(SetPrune, st.just(BUCKETS), st.sampled_from(WORDS), st.sampled_from([*SORTED, *HASHES])),
+    st.builds(SetAdd, st.just(QUEUES), st.sampled_from(WORDS)),
+    st.builds(SetPrune, st.just(QUEUES), st.sampled_from(WORDS), st.sampled_from([*SORTED, *HASHES])),
 )
 
 
@@ -99,6 +111,7 @@ commits = st.builds(
     st.lists(guards, max_size=2).map(tuple),
     appends(),
     st.lists(ops, max_size=3).map(tuple),
+    below=st.lists(sizes, max_size=1).map(tuple),
 )
 
 
@@ -210,7 +223,7 @@ def comparable(outcome: Outcome | Refused) -> object:
 
 async def held(store: Store) -> list[object]:
     """Everything that a store holds, save times and tags."""
-    found: list[object] = [await store.set_members(BUCKETS)]
+    found: list[object] = [await store.set_members(QUEUES)]
     found += [await store.sorted_range(key, 100) for key in SORTED]
     found += [sorted(name for name, _ in await store.log_names("default", LogKind.TOPIC, 100))]
     for log in LOGS:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from orchestrator.core import attempts, runs, sessions
+from orchestrator.core import attempts, parking, runs, sessions
 from orchestrator.core import publish as publishing
 from orchestrator.core import resume as resuming
 from orchestrator.core.attempts import Ending
@@ -31,12 +31,16 @@ from protocol.run import RunState
 from protocol.window import Cursor
 from tests.support.checkers import Began, Dump, Given, WasReset
 
-__all__ = ["FEED", "QUEUE", "Agent", "Bench", "Follower", "Pending", "Publisher"]
+__all__ = ["FEED", "KEYED", "KEY_LIMIT", "QUEUE", "Agent", "Bench", "Follower", "Pending", "Publisher"]
 
 T = TypeVar("T")
 
 FEED = LogName("default", LogKind.TOPIC, "feed")
 QUEUE = "work"
+KEYED = {"k0": "c", "k1": "c"}
+"""Concurrency keys of runs, by the key that they are submitted with."""
+KEY_LIMIT = 1
+TERMS = Terms(key_limit=KEY_LIMIT, keyed=True)
 LEASE_MS = 30_000
 SRC = "hub:h"
 PAGE = 7
@@ -141,7 +145,14 @@ class Bench:
         """Propose a run; the answer is told to whoever submits with this key."""
         made = make_run_id(queue_partition("default", QUEUE), 1_000 + self.unique(), self.unique().to_bytes(8, "big"))
         log = LogName("default", LogKind.RUN, made)
-        params = RunSubmit(queue=QUEUE, handler="work", input=pack_value(value), key=key, retries=value % 3)
+        params = RunSubmit(
+            queue=QUEUE,
+            handler="work",
+            input=pack_value(value),
+            key=key,
+            retries=value % 3,
+            concurrency_key=KEYED.get(key),
+        )
         commit = runs.submit(self.ids(f"{self.unique():016x}"), log, params, self.do(self.store.now_ms()))
 
         def answered(result: Outcome | Refused) -> None:
@@ -155,17 +166,37 @@ class Bench:
         peer = agent.peer
         store_ms = self.do(self.store.now_ms())
         spec = peer.handlers["work"]
-        commit, run = attempts.claim(self.ids(), meta, peer.holder, spec, Terms(), store_ms=store_ms, lease_ms=LEASE_MS)
+        commit, run = attempts.claim(self.ids(), meta, peer.holder, spec, TERMS, store_ms=store_ms, lease_ms=LEASE_MS)
 
         def answered(result: Outcome | Refused) -> None:
             after = self.meta(meta.log)
             if isinstance(result, Refused) and (after is None or after.session != peer.session):
                 return
             if after is not None and after.fence == run.fence and after.state is RunState.RUNNING:
-                peer.held[meta.log.name] = Held(run.attempt, run.fence, run.queue)
+                peer.held[meta.log.name] = Held(
+                    run.attempt, run.fence, run.queue, run.related, run.keep_ms, run.concurrency_key
+                )
                 agent.made[meta.log.name], agent.acked[meta.log.name] = [], 0
 
         self.propose(commit, answered)
+
+    def park(self, meta: RunMeta) -> None:
+        """Propose that a run waits for its concurrency key."""
+        self.propose(parking.park(self.ids(), meta, TERMS), lambda _: None)
+
+    def look_at_freed(self) -> None:
+        """Propose what is to be done for the concurrency keys that are listed as freed."""
+        queue = Queue("default", QUEUE)
+        for key, _ in self.do(self.store.sorted_range(queue.freed, 10)):
+            parked = self.do(self.store.sorted_range(queue.parked(key), 1))
+            meta = self.meta(LogName("default", LogKind.RUN, parked[0][0])) if parked else None
+            if self.do(self.store.hash_size(queue.keyed(key))) >= KEY_LIMIT:
+                commit = parking.full_again(self.ids(), queue, key, TERMS)
+            elif meta is None:
+                commit = parking.nobody_left(self.ids(), queue, key)
+            else:
+                commit = parking.bring_back(self.ids(), meta)
+            self.propose(commit, lambda _: None)
 
     def emit(self, agent: Agent, run: str, ending: Kind | None) -> None:
         """Let an attempt make an entry, and send all that is not acknowledged."""
@@ -194,6 +225,7 @@ class Bench:
             prepared.packed,
             ending=ending,
             queue=Queue(log.namespace, QUEUE),
+            key=held.key,
         )
 
         def answered(result: Outcome | Refused) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.core import runs
 from orchestrator.core.queues import Queue, Terms
-from orchestrator.dispatch import Dispatch
+from orchestrator.dispatch import Dispatch, Tried
 from orchestrator.line import Line
 from orchestrator.peers import Peers
 from orchestrator.store.commits import Outcome
@@ -40,7 +40,8 @@ async def test_a_run_whose_time_has_not_come_or_has_passed_is_not_claimed(
     line = await line_to(MemoryServer(lambda: NOW_MS))
     log = await submitted(line, store_ms, **terms)
     peer = agent_peer(lambda _: None)
-    assert not await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, peer, "h", Terms())
+    tried = await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, peer, "h", Terms())
+    assert tried is (Tried.MISSED if state is RunState.QUEUED else Tried.MOVED)
     meta = await meta_of(line, log)
     assert (meta.state, meta.attempt) == (state, 0)
 

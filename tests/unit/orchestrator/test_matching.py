@@ -13,7 +13,7 @@ from orchestrator.core.matching import (
     free_part,
 )
 from orchestrator.core.queues import Queue
-from orchestrator.dispatch import Dispatch
+from orchestrator.dispatch import Dispatch, Waiting
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.store.memory import MemoryServer
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to
@@ -83,7 +83,7 @@ def peer_of(name: str, slots: int, load: float | None = None, used: int = 0) -> 
 async def given(peers: list[Peer], runs: int, dispatch: Dispatch | None = None) -> list[str]:
     """Return who is given so many runs, in order."""
     dispatch = dispatch or await dispatch_of()
-    waiting = [(number, f"r{number}", "h") for number in range(runs)]
+    waiting = [Waiting((0, 0, number), f"r{number}", "0/client:c/h") for number in range(runs)]
     return [peer.id for _, peer, _ in dispatch._match(Queue("default", "q"), waiting, peers)]
 
 

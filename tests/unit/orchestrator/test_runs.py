@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core import attempts, runs
-from orchestrator.core.queues import Terms
+from orchestrator.core.queues import Queue, Terms
+from orchestrator.core.run_meta import bucket_of
 from orchestrator.store import keys
-from orchestrator.store.commits import Outcome, Refused
+from orchestrator.store.commits import Outcome, Refused, SortedAdd
 from protocol.codec import pack_value, unpack_record
 from protocol.control import Cancel, Kind
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
@@ -142,7 +143,8 @@ async def test_higher_priorities_come_first_then_older_runs() -> None:
         log = LogName("default", LogKind.RUN, make_run_id(partition, made_ms, b"12345678"))
         params = RunSubmit(queue="work", handler="review", input=b"", key="k", priority=priority)
         commit = runs.submit(runs.Ids("c", "client:me", "0123456789abcdef"), log, params, 0)
-        scores += [op.score for op in commit.ops if hasattr(op, "score")]
+        waiting = Queue("default", "work").waiting(bucket_of(priority, "client:me", "review", ""))
+        scores += [op.score for op in commit.ops if isinstance(op, SortedAdd) and op.key == waiting]
     assert sorted(scores) == [scores[2], scores[0], scores[1]]
 
 

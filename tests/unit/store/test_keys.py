@@ -18,6 +18,8 @@ def test_all_keys_of_a_partition_share_its_hash_tag() -> None:
         keys.idempotency(partition, "default", "q"),
         keys.queue(partition, "default", "q", "h"),
         keys.buckets(partition, "default", "q"),
+        keys.keyed(partition, "default", "q", "{other}"),
+        keys.parked(partition, "default", "q", "{other}"),
         keys.leases(partition),
         keys.timers(partition),
         keys.held(partition, "default", "a"),

@@ -1,0 +1,33 @@
+"""Runs that are put on their queues, each once for its key.
+
+Specification: docs/protocol.md, section "Requests".
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from orchestrator.core import runs
+from orchestrator.core.queues import Queue
+from orchestrator.line import Line
+from orchestrator.settle import settle
+from orchestrator.store.commits import Outcome, Refused
+from protocol.ids import LogKind, LogName, make_run_id
+from protocol.requests import RunSubmit
+
+__all__ = ["submit"]
+
+
+async def submit(
+    line: Line, namespace: str, principal: str, params: RunSubmit, retry_of: str | None = None
+) -> tuple[str, Outcome | Refused]:
+    """Submit a run. Returns the id that it has if it is the first of its key, and what came of it.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    queue = Queue(namespace, params.queue)
+    run = make_run_id(queue.partition, line.now_ms(), secrets.token_bytes(8))
+    ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
+    log = LogName(namespace, LogKind.RUN, run)
+    return run, await settle(line, runs.submit(ids, log, params, line.now_ms(), retry_of))
