@@ -19,11 +19,13 @@ QUEUES = {
     "QUEUE": "its name",
     "STATE": "open or paused",
     "WAITING": "runs that wait for an agent",
-    "PARKED": "runs that wait until fewer with their concurrency key are worked on",
     "LATER": "runs that come to it later: delayed, suspended, or waiting for a further try",
     "ACTIVE": "runs that agents work on",
+    "LIMIT": "how many may be active at once; any number where it is empty",
+    "PER KEY": "how many of those with the same concurrency key; likewise",
+    "RATE": "how fast they start; as fast as agents take them where it is empty",
+    "PARKED": "runs that wait until fewer with their concurrency key are worked on",
     "DEAD": "dead letters: runs that failed or were lost too often, and were not submitted again",
-    "LIMITS": "how many may be active at once, in all and per key, and how fast they start; empty for none",
 }
 DEAD = {
     "RUN": "its id",

@@ -46,7 +46,10 @@ def ls(
         for queue in queues:
             out.json(_object(queue))
         return
-    rows = ((q.queue, _state(q), q.waiting, q.parked, q.later, q.active, q.dead, _limits(q)) for q in queues)
+    rows = (
+        (q.queue, _state(q), q.waiting, q.later, q.active, q.limit, q.key_limit, _rate(q), q.parked, q.dead)
+        for q in queues
+    )
     out.rows(tuple(columns.QUEUES), rows, cut=("QUEUE",))
 
 
@@ -233,11 +236,13 @@ def _ask(queue: str, as_json: bool, hub: str | None, token_file: Any, **said: An
         "queue": info.queue,
         "state": _state(info),
         "waiting": info.waiting,
-        "parked": info.parked,
         "later": info.later,
         "active": info.active,
+        "limit": "none" if info.limit is None else info.limit,
+        "limit per key": "none" if info.key_limit is None else info.key_limit,
+        "rate": _rate(info) or "none",
+        "parked": info.parked,
         "dead": info.dead,
-        "limits": _limits(info) or "none",
     }
     if info.reason is not None and not info.paused:
         shown["reason"] = info.reason
@@ -259,15 +264,10 @@ def _state(info: QueueInfo) -> str:
     return "paused" if info.paused else "open"
 
 
-def _limits(info: QueueInfo) -> str:
+def _rate(info: QueueInfo) -> str | None:
     from agent.queueing import rate_text
 
-    said = (
-        None if info.limit is None else str(info.limit),
-        None if info.key_limit is None else f"{info.key_limit} per key",
-        None if info.rate is None else rate_text(info.rate),
-    )
-    return ", ".join(limit for limit in said if limit is not None)
+    return None if info.rate is None else rate_text(info.rate)
 
 
 def _error(run: RunInfo) -> str:

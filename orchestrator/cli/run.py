@@ -290,6 +290,8 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
     shown["error"] = "" if error is None else f"{error.get('type')}: {error.get('message')}"
     if info.where:
         shown["where"] = info.where
+    if info.concurrency_key:
+        shown["concurrency key"] = info.concurrency_key
     if info.not_before_ms:
         shown["not before"] = clock(info.not_before_ms)
     if info.deadline_ms:

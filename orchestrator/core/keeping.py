@@ -75,7 +75,7 @@ def unlinked(commit_id: str, meta: RunMeta) -> Commit:
 
 
 def forgotten(meta: RunMeta, key: str | None) -> tuple[HashDelete | SortedRemove, ...]:
-    """Return what else goes with a run's log: its key, its place among the dead letters, and that it is to be deleted."""
+    """Return what else goes with a run's log: its key, its place among dead letters, and that it is to go."""
     partition = meta.partition
     mapping = keys.idempotency(partition, meta.log.namespace, meta.queue)
     return (

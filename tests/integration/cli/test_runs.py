@@ -101,9 +101,16 @@ def test_a_queue_is_paused_limited_looked_at_and_purged(shell: Shell) -> None:
         "queue": "desk",
         "paused": True,
         "limit": 3,
+        "key_limit": None,
+        "rate": None,
         "waiting": 1,
+        "parked": 0,
         "later": 0,
         "active": 0,
+        "dead": 0,
+        "reason": "its queue is paused",
+        "shares": [{"by": "client:local", "waiting": 1}],
+        "keys": [],
         "buckets": [
             {
                 "handler": "review",
@@ -119,8 +126,16 @@ def test_a_queue_is_paused_limited_looked_at_and_purged(shell: Shell) -> None:
     assert shell.done("queue", "purge", "desk", "--reason", "cleared") == "1\n"
     assert "state\tcancelled\n" in shell.done("run", "show", run)
     assert "reason\tcleared\n" in shell.done("run", "show", run)
-    [info] = shell.json("queue", "limit", "desk", "none")
-    assert info["limit"] is None
+    [info] = shell.json("queue", "limit", "desk", "none", "--per-key", "2", "--rate", "100/m", "--burst", "5")
+    assert (info["limit"], info["key_limit"]) == (None, 2)
+    assert info["rate"] == {"starts": 100, "per_ms": 60_000, "burst": 5}
+    shown = shell.done("queue", "show", "desk")
+    assert "limit per key\t2\n" in shown
+    assert "rate\t100/m, 5 at once\n" in shown
+    assert shell.done("queue", "dead", "desk") == ""
+    assert shell.json("queue", "retry", "desk") == [{"queue": "desk", "retried": 0}]
+    keyed = shell.done("run", "submit", "review", "--queue", "desk", "--concurrency-key", "repo-42").strip()
+    assert "concurrency key\trepo-42\n" in shell.done("run", "show", keyed)
     assert [info["paused"] for info in shell.json("queue", "resume", "desk")] == [False]
 
 

@@ -71,10 +71,10 @@ PUBLIC = {
     """,
     "requests": """
         METHODS AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding Bucket
-        LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen ProducerOpened QueueGet
-        QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueSet RunAnswer RunAnswered RunCancel RunCancelled
-        RunGet RunInfo RunList RunListed RunRetry RunSteer RunSteering RunSubmit RunSubmitted
-        never_starts
+        DeadLetters KeyInfo LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen
+        ProducerOpened QueueDead QueueGet QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueRetried
+        QueueRetry QueueSet Rate RunAnswer RunAnswered RunCancel RunCancelled RunGet RunInfo RunList RunListed
+        RunRetry RunSteer RunSteering RunSubmit RunSubmitted Share never_starts
     """,
     "output": """
         OUTPUT_ENTRY_BYTES_MAX PIECE_BYTES_MAX STDERR STDOUT STREAMS WRITE_OVERHEAD_BYTES Piece Written check_stream
@@ -82,6 +82,10 @@ PUBLIC = {
     """,
     "requests_agents": """
         LIST_MAX AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding
+    """,
+    "requests_queues": """
+        BURST_MAX RATE_PER_MS_MAX Bucket ConcurrencyKey KeyInfo QueueDead QueueGet QueueInfo QueueList
+        QueueListed QueuePurge QueuePurged QueueRetried QueueRetry QueueSet Rate Share
     """,
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
