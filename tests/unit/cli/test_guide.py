@@ -90,6 +90,7 @@ def test_columns_of_lists() -> None:
     lists = {
         "run ls": columns.RUNS,
         "queue ls": columns.QUEUES,
+        "queue dead": columns.DEAD,
         "run fetch": columns.ARTIFACTS,
         "agent ls": columns.AGENTS,
         "schedule ls": columns.SCHEDULES,
