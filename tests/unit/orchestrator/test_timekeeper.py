@@ -10,11 +10,12 @@ from orchestrator.families import Families
 from orchestrator.registry import Registry
 from orchestrator.schedules import Schedules
 from orchestrator.store import keys
-from orchestrator.store.commits import Commit, SortedAdd
+from orchestrator.store.commits import Commit, SortedAdd, SortedRemove
 from orchestrator.store.memory import MemoryServer
-from orchestrator.timekeeper import DUE_AT_ONCE_MAX, Timekeeper, partitions_of
+from orchestrator.timekeeper import DUE_AT_ONCE_MAX, PERIOD_S, Timekeeper, partitions_of
 from orchestrator.work import Work
 from protocol.ids import PARTITIONS, LogName
+from tests.support.timing import eventually
 from tests.unit.orchestrator.parts import NOW_MS, line_to, settled
 
 HUBS = frozenset({"hub-1", "hub-2"})
@@ -52,3 +53,29 @@ async def test_what_other_hubs_have_yet_to_do_does_not_hide_what_is_due_here() -
         await settled(lambda: len(done) == 2)
         acting.cancel()
     assert done == [("expire", f"{mine}-0"), ("wake", f"{mine}-0")]
+
+
+async def test_more_than_is_looked_at_at_once_is_done_without_a_pause_for_each_part() -> None:
+    clock = asyncio.get_running_loop().time
+    line = await line_to(MemoryServer(lambda: NOW_MS))
+    due = 8 * DUE_AT_ONCE_MAX
+    adds = tuple(SortedAdd(keys.timers(0), f"default/00-{n}", NOW_MS - 1) for n in range(due))
+    await line.commit(Commit(line.new_commit_id(), 0, ops=adds))
+    done: set[str] = set()
+
+    async def wake(log: LogName) -> None:
+        done.add(log.name)
+        ops = (SortedRemove(keys.timers(0), f"default/{log.name}"),)
+        await line.commit(Commit(line.new_commit_id(), 0, ops=ops))
+
+    work = cast(Work, SimpleNamespace(expire=wake, wake=wake))
+    registry = cast(Registry, SimpleNamespace(live_hubs=lambda: frozenset({"hub-1"})))
+    families = Families(line, lambda _: None, lambda work: work.close())
+    schedules = Schedules(line, lambda _: None)
+    keeper = Timekeeper(line, work, schedules, families, registry, lease_ms=0, monotonic_ms=lambda: 0)
+    began = clock()
+    async with asyncio.TaskGroup() as tasks:
+        acting = tasks.create_task(keeper.run())
+        await eventually(lambda: len(done) == due)
+        acting.cancel()
+    assert clock() - began < 4 * PERIOD_S
