@@ -288,10 +288,8 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
     family = {name.replace("_", " "): shown.pop(name) for name in ("parent", "continues", "continued_as")}
     error = shown.pop("error")
     shown["error"] = "" if error is None else f"{error.get('type')}: {error.get('message')}"
-    if info.where:
-        shown["where"] = info.where
-    if info.concurrency_key:
-        shown["concurrency key"] = info.concurrency_key
+    terms = {"where": info.where, "concurrency key": info.concurrency_key}
+    shown |= {name: said for name, said in terms.items() if said}
     if info.not_before_ms:
         shown["not before"] = clock(info.not_before_ms)
     if info.deadline_ms:
