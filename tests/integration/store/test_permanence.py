@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from orchestrator.store import keys
 from orchestrator.store.commits import HashSet, SetAdd, SortedAdd, TakeToken
 from orchestrator.store.redis import RedisStore
-from protocol.ids import LogKind, LogName, partition_of, queue_partition
+from protocol.ids import LogKind, LogName, make_run_id, partition_of, queue_partition
 from tests.support.commits import append, claim, commit, done, open_producer, topic
 from tests.support.stores import StoreServer
 
@@ -27,6 +27,7 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.held(partition, "default", "a1"), {"r": "1"}),
         SortedAdd(keys.queue(partition, "default", "q", "h"), "r", 1),
         SortedAdd(keys.buckets(partition, "default", "q"), "h", 1),
+        HashSet(keys.children(LogName("default", LogKind.RUN, make_run_id(partition, 1, b"12345678"))), {"1/d": "r"}),
         HashSet(keys.keyed(partition, "default", "q", "k"), {"r": "1"}),
         SortedAdd(keys.parked(partition, "default", "q", "k"), "r", 1),
         SetAdd(keys.parked_keys(partition, "default", "q"), "k"),
