@@ -11,9 +11,11 @@ from orchestrator.core.timers import family_timer
 from orchestrator.store import keys
 from orchestrator.store.base import Store
 from orchestrator.store.commits import Commit, Guard, HashDelete, HashSet, SortedAdd, SortedRemove
+from orchestrator.store.redis import RedisStore
 from protocol.ids import LogKind, LogName
 from tests.integration.store.conftest import World
 from tests.support.ended import PARTITION, forgetting, line_to, over, submitted
+from tests.support.stores import StoreServer
 from tests.support.timing import eventually
 
 
@@ -118,3 +120,16 @@ async def test_of_a_row_of_runs_the_first_stays_as_long_as_the_last(store: Store
     due = SortedAdd(keys.ended(PARTITION), f"default/{row[0].name}", 1)
     await line.commit(Commit(line.new_commit_id(), PARTITION, ops=(due,)))
     assert await are_gone(row[0])
+
+
+async def test_runs_go_though_the_store_is_full(server: StoreServer, redis_store: RedisStore) -> None:
+    line = line_to(redis_store)
+    log = await over(line, 1)
+    await server.command("CONFIG", "SET", "maxmemory", "1")
+
+    async def is_gone() -> bool:
+        await forgetting(line)._round()
+        return await left(redis_store, log) == []
+
+    await eventually(is_gone)
+    await server.command("CONFIG", "SET", "maxmemory", "0")

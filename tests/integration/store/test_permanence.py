@@ -12,6 +12,7 @@ from tests.support.commits import append, claim, commit, done, open_producer, to
 from tests.support.stores import StoreServer
 
 LOG = topic()
+RUN = LogName("default", LogKind.RUN, make_run_id(queue_partition("default", "q"), 1, b"12345678"))
 TWO_DAYS_MS = 2 * 24 * 3600 * 1000
 
 
@@ -38,6 +39,7 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.queue_terms(partition, "default", "q"), {"limit": "1"}),
         HashSet(keys.active(partition, "default", "q"), {"r": "1"}),
         SortedAdd(keys.later(partition, "default", "q"), "r", 1),
+        HashSet(keys.children(RUN), {"1.d": "x"}),
         HashSet(keys.schedules(partition, "default"), {"s": "1"}),
         HashSet(keys.schedule(partition, "default", "s"), {"next": "1"}),
         SortedAdd(keys.leases(partition), "default/r", 1),
