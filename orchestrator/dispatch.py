@@ -319,8 +319,7 @@ class Dispatch:
 
     async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> Tried:
         line = self._line
-        fields, first = await asyncio.gather(line.store.meta(log), line.store.read(log, 0, 1))
-        meta = RunMeta.parse(log, fields) if fields else None
+        meta, first = self._newborn(log) or await self._read(log)
         if meta is None or meta.state is not RunState.QUEUED or meta.put_off:
             return Tried.MISSED  # it was taken since it was listed, and may wait for its next try
         ids = runs.Ids(line.new_commit_id(), line.src)
@@ -335,6 +334,8 @@ class Dispatch:
         result = await settle(line, commit)
         tag = None
         if isinstance(result, Refused) or result.repeated:
+            if (tail := line.tails.get(log)) is not None:
+                line.tails.check_soon(tail)  # what is known here of the run may not be so any more
             fields = await line.store.meta(log)
             after = RunMeta.parse(log, fields) if fields else meta
             if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
@@ -352,6 +353,24 @@ class Dispatch:
         peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms, run.concurrency_key)
         peer.send(assign)
         return Tried.CLAIMED
+
+    def _newborn(self, log: LogName) -> tuple[RunMeta, Page] | None:
+        """Return a run that this hub has just submitted, and the page its log begins with, as far as that is at hand.
+
+        Where something became of it since, elsewhere, the guards of what is proposed do not hold.
+        """
+        tail = self._line.tails.get(log)
+        state = tail.whole() if tail else None
+        chunk = tail.chunk_after(0) if tail else None
+        if state is None or chunk is None or state.head != 1:
+            return None
+        meta = runs.newborn(log, chunk.entries[0].packed)
+        return (meta, Page(state.cut, state.end, chunk.entries, state.head)) if meta else None
+
+    async def _read(self, log: LogName) -> tuple[RunMeta | None, Page | None]:
+        store = self._line.store
+        fields, first = await asyncio.gather(store.meta(log), store.read(log, 0, 1))
+        return RunMeta.parse(log, fields) if fields else None, first
 
 
 def _takes(peer: Peer, bucket: str) -> bool:

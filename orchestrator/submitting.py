@@ -17,6 +17,9 @@ from protocol.requests import RunSubmit
 
 __all__ = ["submit"]
 
+LINGERING_BYTES_MAX = 16 * 1024
+"""Of an input that is kept at hand for whoever follows or takes the run next."""
+
 
 async def submit(
     line: Line, namespace: str, principal: str, params: RunSubmit, retry_of: str | None = None
@@ -30,4 +33,6 @@ async def submit(
     run = make_run_id(queue.partition, line.now_ms(), secrets.token_bytes(8))
     ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
     log = LogName(namespace, LogKind.RUN, run)
+    if len(params.input) <= LINGERING_BYTES_MAX:
+        line.tails.linger(log)
     return run, await settle(line, runs.submit(ids, log, params, line.now_ms(), retry_of))

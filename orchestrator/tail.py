@@ -21,9 +21,10 @@ import structlog
 
 from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut
 from orchestrator.core.resume import LogState
+from orchestrator.lingering import Lingering
 from orchestrator.store.base import Page, Store, StoreError
 from orchestrator.store.commits import Commit, Outcome
-from protocol.entry import Entry, Position, chain
+from protocol.entry import Entry, Position, chain, first_tag
 from protocol.ids import LogKind, LogName
 
 __all__ = ["Filtered", "Subscriber", "Tail", "Tails"]
@@ -97,6 +98,13 @@ class Tail:
     def position(self) -> Position:
         """Where the log ends."""
         return Position(self.epoch, self.head, self.tag)
+
+    def whole(self) -> LogState | None:
+        """Return what is known of a run's log, where it is all here from the first entry on; these are not trimmed."""
+        if not self._ring or self._ring[0].prev or self.log.kind is not LogKind.RUN:
+            return None
+        ts_ms = self._ring[-1].entries[-1].ts_ms
+        return LogState(self.epoch, self.head, self.tag, 1, first_tag(self.epoch), ts_ms)
 
     def prime(self, state: LogState) -> bool:
         """Take over what the store says of the log. Returns False where that contradicts what is known."""
@@ -199,6 +207,7 @@ class Tails:
         self._tails: dict[LogName, Tail] = {}
         self._dirty: dict[Tail, None] = {}
         self._warm: set[Tail] = set()
+        self._lingering: Lingering[Tail] = Lingering(self.leave)
 
     def __len__(self) -> int:
         return len(self._tails)
@@ -210,6 +219,14 @@ class Tails:
             tail = self._tails[log] = Tail(log)
         tail.subscribers[subscriber] = None
         return tail
+
+    def get(self, log: LogName) -> Tail | None:
+        """Return the tail of a log, where there is one."""
+        return self._tails.get(log)
+
+    def linger(self, log: LogName) -> None:
+        """Have a tail for a log, for a moment, whether or not anybody follows it: this hub is about to make it."""
+        self._lingering.keep(self.join(log, self._lingering))
 
     def leave(self, tail: Tail, subscriber: Subscriber) -> None:
         """Tell `subscriber` no more."""
@@ -280,6 +297,7 @@ class Tails:
         while True:
             await asyncio.sleep(min(AGE_S, recheck_s))
             before, identity = identity, self.store.identity()
+            self._lingering.age()
             self._warm = {tail for tail in self._warm if tail.age()}
             turn = (turn + 1) % shares
             due = list(self._tails.values())
@@ -304,19 +322,19 @@ class Tails:
             if fit is _Fit.CHANGED:
                 self.changed(tail)
                 continue
-            if fit is _Fit.GAP:
+            if fit is _Fit.GAP or (tail.again and not tail.busy):
                 self.check_soon(tail)
             for subscriber in tuple(tail.subscribers):
                 subscriber.pump()
 
     @staticmethod
     def _begins(tail: Tail) -> bool:
-        """Whether to compare a tail now; one that is being compared is compared once more after that."""
-        if tail.busy:
+        """Whether to compare a tail now; one that is being compared, or is not primed, is compared after that."""
+        if tail.busy or not tail.epoch:
             tail.again = True
             return False
-        tail.busy = bool(tail.epoch)
-        return tail.busy
+        tail.busy = True
+        return True
 
     async def _check(self, tail: Tail) -> None:
         """Read what is after the tail's head, until nothing is."""

@@ -61,7 +61,9 @@ async def log_state(line: Line, tail: Tail, *, make: bool) -> LogState | None:
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    log = tail.log
+    log, whole = tail.log, tail.whole()
+    if whole is not None:
+        return whole
     meta = await line.store.meta(log)
     if meta is None and make and log.kind is LogKind.TOPIC:
         append = Append(log, (), line.new_epoch())

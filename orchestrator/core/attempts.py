@@ -164,7 +164,9 @@ def claim(
         id=ids.commit,
         partition=meta.partition,
         guards=(*meta.unchanged(), terms.unchanged(queue)),
-        appends=(Append(log, (pack_control(Kind.CLAIMED, ids.src, body, attempt=after.attempt),), ""),),
+        appends=(
+            Append(log, (pack_control(Kind.CLAIMED, ids.src, body, attempt=after.attempt),), "", expect=meta.head),
+        ),
         ops=(
             HashSet(keys.meta(log), after.attempt_fields()),
             *runs.served(meta),

@@ -34,7 +34,8 @@ from orchestrator.store.commits import (
     SortedPrune,
     SortedRemove,
 )
-from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control
+from protocol.codec import unpack_record
+from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control, read_control
 from protocol.ids import LogName, partition_of
 from protocol.requests import RunSubmit
 from protocol.run import RunState
@@ -57,6 +58,7 @@ __all__ = [
     "input_digest",
     "keeping_for",
     "look_again",
+    "newborn",
     "place",
     "put_off",
     "rank",
@@ -255,33 +257,6 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
     mapping = keys.idempotency(partition, log.namespace, body.queue)
     assert body.key is not None, body
     by = body.by or ids.src
-    fields = {
-        "state": RunState.QUEUED.value,
-        "queue": body.queue,
-        "handler": body.handler,
-        "priority": str(body.priority),
-        "attempt": "0",
-        "fence": "0",
-        "failures": "0",
-        "losses": "0",
-        "by": by,
-    }
-    asked: dict[str, object] = {
-        "retries": body.retries,
-        "where": body.where or None,
-        "retry_of": body.retry_of,
-        "not_before": body.not_before_ms,
-        "deadline": body.deadline_ms,
-        "timeout": body.timeout_ms,
-        "backoff": body.backoff_ms,
-        "backoff_max": body.backoff_max_ms,
-        "keep": body.keep_ms,
-        "parent": body.parent,
-        "slot": slot or None,
-        "continues": body.continues,
-        "concurrency_key": body.concurrency_key,
-    }
-    fields |= {name: str(value) for name, value in asked.items() if value is not None}
     due_ms = min((each for each in (body.not_before_ms, body.deadline_ms) if each), default=None)
     waits = enqueue(log, queue, bucket_of(body.priority, by, body.handler, body.where), body.priority)
     return Commit(
@@ -290,7 +265,7 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
         guards=(Guard(mapping, body.key, ABSENT),),
         appends=(Append(log, (pack_control(Kind.SUBMITTED, ids.src, body),), ids.epoch),),
         ops=(
-            HashSet(keys.meta(log), fields),
+            HashSet(keys.meta(log), _born(body, by, slot)),
             HashSet(mapping, {body.key: f"{log.name} {input_digest(body.handler, body.input)}"}),
             SetAdd(keys.queues(partition, log.namespace), body.queue),
             *((put_off(log, queue, body.not_before_ms),) if body.not_before_ms else waits),
@@ -299,6 +274,46 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
         ),
         hints=(queue.hint,),
     )
+
+
+def newborn(log: LogName, packed: bytes) -> RunMeta | None:
+    """Return the meta of a run whose log holds nothing but its `$submitted`; None where that does not say it all."""
+    record = unpack_record(packed)
+    submitted = read_control(Submitted, record.body)
+    if submitted.parent:
+        return None
+    return RunMeta.parse(log, {"head": "1", **_born(submitted, submitted.by or record.src)})
+
+
+def _born(submitted: Submitted, by: str, slot: str = "") -> dict[str, str]:
+    """Return what a submit says of a run in its meta."""
+    fields = {
+        "state": RunState.QUEUED.value,
+        "queue": submitted.queue,
+        "handler": submitted.handler,
+        "priority": str(submitted.priority),
+        "attempt": "0",
+        "fence": "0",
+        "failures": "0",
+        "losses": "0",
+        "by": by,
+    }
+    asked: dict[str, object] = {
+        "retries": submitted.retries,
+        "where": submitted.where or None,
+        "retry_of": submitted.retry_of,
+        "not_before": submitted.not_before_ms,
+        "deadline": submitted.deadline_ms,
+        "timeout": submitted.timeout_ms,
+        "backoff": submitted.backoff_ms,
+        "backoff_max": submitted.backoff_max_ms,
+        "keep": submitted.keep_ms,
+        "parent": submitted.parent,
+        "slot": slot or None,
+        "continues": submitted.continues,
+        "concurrency_key": submitted.concurrency_key,
+    }
+    return fields | {name: str(value) for name, value in asked.items() if value is not None}
 
 
 def stirs(ids: Ids, meta: RunMeta) -> tuple[Op, ...]:

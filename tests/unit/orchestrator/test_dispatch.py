@@ -11,9 +11,12 @@ from orchestrator.core.queues import Queue, Terms
 from orchestrator.dispatch import Dispatch, Tried
 from orchestrator.line import Line
 from orchestrator.peers import Peers
-from orchestrator.store.commits import Outcome
+from orchestrator.store.base import Page
+from orchestrator.store.commits import Append, Commit, Outcome
 from orchestrator.store.memory import MemoryServer
-from protocol.ids import LogKind, LogName, make_run_id, queue_partition
+from protocol.codec import pack_record
+from protocol.frames import Assign, Part
+from protocol.ids import LogKind, LogName, make_run_id, partition_of, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of
@@ -21,9 +24,13 @@ from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of
 TURNS = 100
 
 
+def run_log(key: str) -> LogName:
+    return LogName("default", LogKind.RUN, make_run_id(queue_partition("default", "q"), NOW_MS, key.encode().rjust(8)))
+
+
 async def submitted(line: Line, store_ms: int, **terms: int | str) -> LogName:
     key = str(terms.get("key", "k"))
-    log = LogName("default", LogKind.RUN, make_run_id(queue_partition("default", "q"), NOW_MS, key.encode().rjust(8)))
+    log = run_log(key)
     asked = RunSubmit.model_validate({"queue": "q", "handler": "h", "input": b"", "key": key, **terms})
     commit = runs.submit(runs.Ids(line.new_commit_id(), "client:c", "e"), log, asked, store_ms)
     assert isinstance(await line.commit(commit), Outcome)
@@ -83,3 +90,60 @@ async def test_where_nothing_is_left_to_wait_a_slot_that_becomes_free_costs_no_l
     assert (queue in dispatch._dirty) is left
     dispatch.look(queue)
     assert queue in dispatch._dirty
+
+
+async def claimed_after(line: Line, *, at_hand: bool) -> tuple[Assign, int]:
+    """Submit a run and have it claimed. Returns the assignment, and how often the store was read for it."""
+    key, sent, reads = "k", list[Part](), 0
+    store, meta, read = line.store, line.store.meta, line.store.read
+
+    async def counted_meta(log: LogName) -> dict[str, str] | None:
+        nonlocal reads
+        reads += 1
+        return await meta(log)
+
+    async def counted_read(log: LogName, after: int, limit: int, bytes_max: int = 1 << 20) -> Page | None:
+        nonlocal reads
+        reads += 1
+        return await read(log, after, limit, bytes_max)
+
+    store.meta, store.read = counted_meta, counted_read  # type: ignore[method-assign]
+    if at_hand:
+        line.tails.linger(run_log(key))
+    log = await submitted(line, NOW_MS, key=key)
+    assert len(line.tails) == at_hand
+    await asyncio.sleep(0)
+    assert await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, agent_peer(sent.append), "h", Terms())
+    [assign] = sent
+    assert isinstance(assign, Assign)
+    return assign, reads
+
+
+async def test_a_run_that_was_just_submitted_here_is_claimed_without_asking_the_store_for_it() -> None:
+    first, reads = await claimed_after(await line_to(MemoryServer(lambda: NOW_MS)), at_hand=True)
+    assert reads == 0
+    second, reads = await claimed_after(await line_to(MemoryServer(lambda: NOW_MS)), at_hand=False)
+    assert reads == 2
+    assert first.position.offset == second.position.offset == 2
+    alike = {"run": second.run, "fence": second.fence, "position": second.position}
+    assert first.model_copy(update=alike) == second
+
+
+async def test_a_run_that_changed_elsewhere_since_it_was_submitted_here_is_not_claimed_as_it_was() -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    line, other = await line_to(server), await line_to(server, "hub-2")
+    line.tails.linger(run_log("k"))
+    log = await submitted(line, NOW_MS)
+    await asyncio.sleep(0)
+    note = Append(log, (pack_record("$steer", "client:c", b""),), "")
+    assert isinstance(await other.commit(Commit("hub-2.1", partition_of(log), appends=(note,))), Outcome)
+    dispatch, sent = Dispatch(line, Peers(1_000), 1_000), list[Part]()
+    assert not await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms())
+    tail = line.tails.get(log)
+    assert tail is not None
+    assert tail.busy  # it is compared with the store; here nobody does
+    tail.forget()
+    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms())
+    [assign] = sent
+    assert isinstance(assign, Assign)
+    assert assign.position.offset == 3

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.core import attempts, runs
 from orchestrator.core.queues import Queue, Terms
-from orchestrator.core.run_meta import bucket_of
+from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.store import keys
 from orchestrator.store.commits import Outcome, Refused, SortedAdd
 from protocol.codec import pack_value, unpack_record
@@ -206,3 +206,18 @@ async def test_a_run_that_came_to_its_queue_since_it_was_read_leaves_it_when_it_
     )
     assert isinstance(await bench.do(proposed), Outcome)
     assert (await bench.check()).state in (RunState.CANCELLED, RunState.EXPIRED)
+
+
+@pytest.mark.parametrize("retry_of", [None, "earlier"])
+async def test_what_is_at_hand_of_a_new_run_is_what_the_store_says_of_it(bench: Bench, retry_of: str | None) -> None:
+    samples: dict[str, object] = dict.fromkeys(RunSubmit.model_fields, 7)
+    samples |= {"queue": "default", "handler": "review", "input": b"", "where": "a=1,b!=2", "delay_ms": 5}
+    plain: dict[str, object] = {"queue": "default", "handler": "review", "input": b""}
+    for number, params in enumerate([samples, plain]):
+        run_id = make_run_id(queue_partition("default", "default"), 1, number.to_bytes(8, "big"))
+        log, asked = LogName("default", LogKind.RUN, run_id), RunSubmit.model_validate({**params, "key": run_id})
+        commit = runs.submit(runs.Ids(f"c{number}", "client:c", "e"), log, asked, 1_000, retry_of)
+        assert isinstance(await bench.store.commit(commit), Outcome)
+        fields = await bench.store.meta(log)
+        assert fields is not None
+        assert runs.newborn(log, commit.appends[0].entries[0]) == RunMeta.parse(log, fields)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from orchestrator import tail as tailing
 from orchestrator.chunks import CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Chunk, cut, fitting, matching, prefixes
+from orchestrator.core.resume import LogState
 from orchestrator.line import Line
+from orchestrator.lingering import LINGERING_MAX
 from orchestrator.store.base import Page
 from orchestrator.store.commits import Append, Commit, Outcome
 from orchestrator.store.memory import Fault, MemoryServer, MemoryStore
@@ -21,7 +23,7 @@ from orchestrator.telemetry import Counters
 from orchestrator.verdicts import log_state
 from protocol.codec import pack_record
 from protocol.entry import Entry, chain, first_tag
-from protocol.ids import LogKind, LogName, partition_of
+from protocol.ids import LogKind, LogName, make_run_id, partition_of
 from tests.support.timing import eventually
 
 LOG = LogName("default", LogKind.TOPIC, "a")
@@ -276,3 +278,48 @@ def test_a_kind_that_begins_like_another_is_not_taken_for_it() -> None:
     assert pack_record("note", "s", b"").startswith(wanted)
     assert not pack_record("notes", "s", b"").startswith(wanted)
     assert not pack_record("not", "s", b"").startswith(wanted)
+
+
+RUN = LogName("default", LogKind.RUN, make_run_id(0, 1, b"12345678"))
+
+
+def first_of(bench: Bench, *bodies: bytes) -> Commit:
+    entries = tuple(pack_record("note", "client:x", body) for body in bodies)
+    return Commit(bench.line.new_commit_id(), partition_of(RUN), appends=(Append(RUN, entries, "e"),))
+
+
+async def test_a_log_that_was_just_made_here_is_all_at_hand_for_a_moment(bench: Bench) -> None:
+    bench.tails.linger(RUN)
+    tail = bench.tails.get(RUN)
+    assert tail is not None
+    assert tail.whole() is None
+    await bench.line.commit(first_of(bench, b"1"))
+    await bench.line.commit(first_of(bench, b"2"))
+    await asyncio.sleep(0)
+    meta = await bench.store.meta(RUN)
+    assert meta is not None
+    assert tail.whole() == await log_state(bench.line, Tail(RUN), make=False) == LogState.parse(meta)
+    bench.tails._lingering.age()
+    assert len(bench.tails) == 1
+    bench.tails._lingering.age()
+    assert len(bench.tails) == 0
+
+
+async def test_what_was_hinted_before_the_hub_heard_of_its_own_commit_is_looked_for_after_it(bench: Bench) -> None:
+    bench.tails.linger(RUN)
+    tail = bench.tails.get(RUN)
+    assert tail is not None
+    commit = first_of(bench, b"1")
+    outcome = await bench.store.commit(commit)
+    assert isinstance(outcome, Outcome)
+    assert isinstance(await bench.other.commit(first_of(bench, b"2")), Outcome)
+    bench.tails.hint({f"default/run/{RUN.name}": 2})
+    assert tail.head == 0
+    bench.tails.take(commit, outcome)
+    await eventually(lambda: tail.head == 2)
+
+
+async def test_only_so_many_tails_stay_that_nobody_follows(bench: Bench) -> None:
+    for number in range(LINGERING_MAX + 3):
+        bench.tails.linger(LogName("default", LogKind.RUN, make_run_id(0, number, b"12345678")))
+    assert len(bench.tails) == LINGERING_MAX
