@@ -21,6 +21,7 @@ import structlog
 
 from agent.attempt_state import AttemptState, Checkpointed
 from agent.binding import pack_result
+from agent.drops import now_ms
 from agent.endings import ContinueAs
 from agent.errors import BadInput, ChildDied, ChildRaised, LinkClosed, NonDeterminism, Reset
 from agent.executors import Rooms, execute
@@ -32,6 +33,7 @@ from agent.operations import describe_error, failed_begun, failed_call_index, ru
 from agent.reading import PAGE_ENTRIES, pages
 from agent.sinks import Batch
 from agent.subscriptions import Subscription
+from agent.threads import in_loop
 from agent.uploads import Uploads
 from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.control import COMMANDS, Cancel, Cancelled, Checkpoint, Errored, Kind, RunError, Succeeded, read_control
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 __all__ = ["Attempt"]
 
 log = structlog.get_logger("fleetline.agent")
+
+COMMANDS_AFTER_MS = 20
+"""How long a handler runs before its run's log is followed for commands: one that has ended by then needs none."""
 
 COMMAND_WINDOW = Window(entries=64, bytes=256 * 1024)
 
@@ -86,6 +91,7 @@ class Attempt:
 
     async def run(self) -> None:
         """Live. Returns when the attempt's last entry is acknowledged, or the hub will take no more of it."""
+        self._commands.not_before_ms = now_ms() + COMMANDS_AFTER_MS
         self._link.follow(self._commands)
         board, queries = self._link.peer.switchboard, self.state.queries
         board.put(self.held.assign.run, self.held.assign.fence, queries)
@@ -94,6 +100,7 @@ class Attempt:
             if self.state.suspended is not None:
                 ending = _Ending(Kind.SUSPENDED, self.state.suspended)
             self.over = True
+            self._link.unfollow(self._commands)
             self._uploads.stop()
             if not self.state.fenced:
                 await self._say(ending)
@@ -216,8 +223,8 @@ class Attempt:
         self.state.send_progress()
         body = self._fitting(ending)
         while not (seq := stream.offer(body[0], body[1], ending.index, last=True)):
-            await asyncio.wrap_future(stream.room(len(body[1])))
-        await asyncio.wrap_future(stream.acknowledged(seq))
+            await in_loop(stream.room(len(body[1])))
+        await in_loop(stream.acknowledged(seq))
 
     def _fitting(self, ending: _Ending) -> tuple[str, bytes]:
         """Return kind and body; a result that is larger than the hub takes is an error instead."""

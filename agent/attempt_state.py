@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import structlog
@@ -110,15 +111,20 @@ class AttemptState:
         self.cancelled = False
         self.fenced = False
         self.reason: str | None = None
-        self.logger: Any = structlog.get_logger("fleetline.run").bind(
-            run=assign.run, attempt=assign.attempt, handler=assign.handler
-        )
         self._until_s = None if assign.time_left_ms is None else time.monotonic() + assign.time_left_ms / 1000
         self._lock = threading.Lock()
         self._on_stop: list[Callable[[], object]] = []
         self._progress: bytes | None = None
         self._notes: deque[tuple[str, bytes]] = deque()
         self._noting = threading.Lock()
+
+    @cached_property
+    def logger(self) -> Any:
+        """A logger that knows of which attempt it tells; most never need one."""
+        assign = self.assign
+        return structlog.get_logger("fleetline.run").bind(
+            run=assign.run, attempt=assign.attempt, handler=assign.handler
+        )
 
     @property
     def time_left_s(self) -> float | None:

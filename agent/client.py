@@ -26,6 +26,7 @@ from agent.reading import Reader, read_log, start_of
 from agent.runs import Run
 from agent.scheduling import ScheduleMethods
 from agent.submission import SubmitOptions, span_ms, submission
+from agent.threads import in_loop
 from protocol.codec import pack_value
 from protocol.entry import Position
 from protocol.frames import Identify, Part, Role, Start
@@ -136,7 +137,7 @@ class Client(ScheduleMethods, QueueMethods):
             LinkEnded: the hub ended the session for good.
         """
         op = secrets.token_hex(8) if METHODS[method].mutates else None
-        return await asyncio.wrap_future(self.links.main.request(method, params, op))
+        return await in_loop(self.links.main.request(method, params, op))
 
     # Runs
 
@@ -243,8 +244,8 @@ class Client(ScheduleMethods, QueueMethods):
             offers = self._offers_of(log)
             offset = offers.offer(kind, packed, cause, expect)
             if offset is not None:
-                return await asyncio.wrap_future(offset)
-            await asyncio.wrap_future(self.links.main.peer.outbox.room(len(packed)))
+                return await in_loop(offset)
+            await in_loop(self.links.main.peer.outbox.room(len(packed)))
 
     async def publisher(
         self, topic: str, state_dir: str | Path | None = None, *, after_loss: bool = False

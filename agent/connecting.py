@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from agent.links import Links
-from agent.threads import LoopThread
+from agent.threads import LoopThread, in_loop
 from protocol.frames import Identify
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Connecting:
 
     async def _connect(self) -> Client:
         with self._begun() as links:
-            await asyncio.wait_for(asyncio.wrap_future(links.main.opened), self._timeout)
+            await asyncio.wait_for(in_loop(links.main.opened), self._timeout)
         return self._kind(links)
 
     def blocking(self) -> Client:

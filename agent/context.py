@@ -36,6 +36,7 @@ from agent.operations import (
 )
 from agent.steering import Asking, SteerMessage, answered_body, received_body
 from agent.suspension import Wait, Waiter
+from agent.threads import in_loop
 from protocol.artifacts import Attached
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
@@ -235,7 +236,7 @@ class RunContext(ContextBase):
         """Wait until everything that was emitted is acknowledged."""
         outlet = self._state.outlet
         if outlet.unacknowledged or outlet.dead is not None:
-            await asyncio.wrap_future(outlet.acknowledged(outlet.made))
+            await in_loop(outlet.acknowledged(outlet.made))
 
     async def _call(self, begun: Begun, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if begun.recorded is not None:
@@ -357,13 +358,13 @@ class RunContext(ContextBase):
             if found is not None:
                 changed.cancel()
                 return found
-            await asyncio.wrap_future(changed)
+            await in_loop(changed)
 
     async def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
         self._state.send_progress()
         outlet = self._state.outlet
         while not (seq := outlet.offer(kind, body, index, cause)):
-            await asyncio.wrap_future(outlet.room(len(body)))
+            await in_loop(outlet.room(len(body)))
         if not seq % YIELD_ENTRIES:
             await asyncio.sleep(0)
 

@@ -21,7 +21,7 @@ from agent.errors import FleetlineError, LinkClosed, OutboxFailed, PublisherLost
 from agent.feed import check_kind, check_offset, too_large
 from agent.outbox import Outbox
 from agent.stream import Stream
-from agent.threads import reject, resolve
+from agent.threads import in_loop, reject, resolve
 from protocol.codec import pack_value
 from protocol.codes import ErrorCode
 from protocol.requests import ProducerOpen, ProducerOpened
@@ -55,7 +55,7 @@ class Receipt:
 
     async def acknowledged(self) -> None:
         """Wait until it is in the log, as durable as the hub says it must be."""
-        await asyncio.wrap_future(self._stream.acknowledged(self.seq))
+        await in_loop(self._stream.acknowledged(self.seq))
 
 
 class _Flushing(ABC):
@@ -101,14 +101,14 @@ class Publisher(_Flushing):
         check_offset("cause", cause)
         body = pack_value(value)
         while not (seq := self._stream.offer(kind, body, None, cause)):
-            await asyncio.wrap_future(self._stream.box.room(len(body)))
+            await in_loop(self._stream.box.room(len(body)))
         if not seq % YIELD_ENTRIES:
             await asyncio.sleep(0)
         return Receipt(self._stream, seq)
 
     async def flush(self) -> None:
         """Wait until everything that was accepted is acknowledged."""
-        await asyncio.wrap_future(self._stream.acknowledged(self._stream.made))
+        await in_loop(self._stream.acknowledged(self._stream.made))
 
     async def aclose(self) -> None:
         """Give up what is not acknowledged."""
@@ -183,13 +183,13 @@ class DiskPublisher(_Flushing):
                 raise self._why_not()
             self._asked.append((rows, stored))
             self._changed.notify()
-        first = await asyncio.wrap_future(stored)
+        first = await in_loop(stored)
         return [Receipt(self._stream, first + place) for place in range(len(rows))]
 
     async def flush(self) -> None:
         """Wait until everything on disk is acknowledged."""
         while self._stream.acked < self._disk.last:
-            await asyncio.wrap_future(self._stream.acknowledged(self._disk.last))
+            await in_loop(self._stream.acknowledged(self._disk.last))
 
     async def aclose(self) -> None:
         """Stop; what is on disk stays there and is sent by the next publisher with this state directory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from agent.entry import Entry, read_entry
 from agent.errors import HistoryReset, LinkClosed, Reset
 from agent.sinks import Batch
 from agent.subscriptions import Subscription
-from agent.threads import Channel, reject, resolve
+from agent.threads import Channel, in_loop, reject, resolve
 from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position, next_tag
 from protocol.errors import FleetlineError
@@ -106,7 +105,7 @@ class Reader(AsyncIterator[Entry]):
 
     async def caught_up(self) -> int:
         """Wait until all that was there has been received (not: handled). Returns the head at that moment."""
-        return await asyncio.wrap_future(self._live)
+        return await in_loop(self._live)
 
     async def __anext__(self) -> Entry:
         if self._finished:
@@ -202,7 +201,7 @@ async def pages(link: Link, log: str, after: int, upto: int | None = None) -> As
     position: Position | None = None
     asked = _ask_page(link, log, after, upto)
     while True:
-        page = await asyncio.wrap_future(asked)
+        page = await in_loop(asked)
         tags = _check_page(log, page, after, position)
         position = page.after
         after = page.after.offset

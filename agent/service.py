@@ -20,7 +20,7 @@ from agent.executors import Rooms
 from agent.held import Assigned, DrainAsked, Event
 from agent.links import Links
 from agent.messages import Messages
-from agent.threads import LoopThread
+from agent.threads import LoopThread, in_loop
 from agent.watchdog import watch
 from agent.willing import LoadMeter, Offer, accepts
 from protocol.errors import FleetlineError
@@ -76,7 +76,7 @@ class Service:
     async def run(self, on_ready: Callable[[], object] | None = None) -> None:
         """Serve until drained, or until the hub ends the session for good."""
         watching = self._thread.start(watch(self._loop, self._running))
-        asyncio.wrap_future(self._link.opened).add_done_callback(
+        in_loop(self._link.opened).add_done_callback(
             lambda opened: None if opened.cancelled() or opened.exception() or on_ready is None else on_ready()
         )
         if self._meter is not None:
@@ -177,13 +177,13 @@ class Service:
 
     def _link_ended(self) -> asyncio.Future[None]:
         """Return what is done when the link has ended. With what error, `_leave` tells; nobody asks this one."""
-        ended = asyncio.wrap_future(self._link.ended)
+        ended = in_loop(self._link.ended)
         ended.add_done_callback(lambda done: done.cancelled() or done.exception())
         return ended
 
     async def _leave(self) -> None:
         """Say goodbye, and end the link's thread. Raises what ended the link, if that was not us."""
-        ended = asyncio.wrap_future(self._links.main.ended)
+        ended = in_loop(self._links.main.ended)
         self._links.close("drained")
         await asyncio.wait((ended,), timeout=LEAVE_S)
         self._thread.stop()

@@ -11,9 +11,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-__all__ = ["Channel", "LoopThread", "each_in_a_thread", "reject", "resolve"]
+__all__ = ["Channel", "LoopThread", "each_in_a_thread", "in_loop", "reject", "resolve"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -61,14 +62,87 @@ def each_in_a_thread(calls: Sequence[Callable[[], T]], threads_max: int) -> list
     return futures
 
 
+class _Posts:
+    """Calls that threads have for one event loop. A burst of them costs one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._woken = False
+
+    def post(self, call: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Have `call` run in the loop, after what was posted before.
+
+        Raises:
+            RuntimeError: the loop is closed; `run` makes the call all the same.
+        """
+        self._calls.append((call, args))
+        if not self._woken:
+            self._woken = True
+            self.loop.call_soon_threadsafe(self.run)
+
+    def run(self) -> None:
+        """Make the calls."""
+        self._woken = False
+        while self._calls:
+            call, args = self._calls.popleft()
+            call(*args)
+
+
+class _Mine(threading.local):
+    """The calls for the loop that runs in this thread."""
+
+    posts: _Posts | None = None
+
+
+_mine = _Mine()
+
+
+def in_loop(future: Future[T]) -> asyncio.Future[T]:
+    """Return what is done in the running loop when a future of another thread is: to cancel it cancels that one.
+
+    This is `asyncio.wrap_future`, but that a burst of futures wakes the loop once and not once each.
+    """
+    loop, posts = asyncio.get_running_loop(), _mine.posts
+    if posts is None or posts.loop is not loop:
+        posts = _mine.posts = _Posts(loop)
+    mirror: asyncio.Future[T] = loop.create_future()
+    if future.done():
+        _copy(future, mirror)
+        return mirror
+    there = posts.post
+
+    def done(future: Future[T]) -> None:
+        with suppress(RuntimeError):  # nobody waits in a loop that is closed
+            there(_copy, future, mirror)
+
+    def given_up(mirror: asyncio.Future[T]) -> None:
+        if mirror.cancelled():
+            future.cancel()
+
+    mirror.add_done_callback(given_up)
+    future.add_done_callback(done)
+    return mirror
+
+
+def _copy(future: Future[T], mirror: asyncio.Future[T]) -> None:
+    if mirror.done():
+        return
+    if future.cancelled():
+        mirror.cancel()
+    elif (error := future.exception()) is not None:
+        mirror.set_exception(error)
+    else:
+        mirror.set_result(future.result())
+
+
 class LoopThread:
     """An event loop in a daemon thread. Every method may be called from any thread."""
 
     def __init__(self, name: str) -> None:
-        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._woken = False
         self._late = threading.RLock()
         self._loop = asyncio.new_event_loop()
+        self._posts = _Posts(self._loop)
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
@@ -87,13 +161,10 @@ class LoopThread:
 
         When the loop is closed, it is run here and now: it is to tell whoever asks that there is nobody any more.
         """
-        self._calls.append((call, args))
-        if not self._woken:
-            self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._run_calls)
-            except RuntimeError:
-                self._run_late_calls()
+        try:
+            self._posts.post(call, *args)
+        except RuntimeError:
+            self._run_late_calls()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine in the thread.
@@ -115,15 +186,9 @@ class LoopThread:
         if threading.current_thread() is not self._thread:
             self._thread.join(STOP_WAIT_S)
 
-    def _run_calls(self) -> None:
-        self._woken = False
-        while self._calls:
-            call, args = self._calls.popleft()
-            call(*args)
-
     def _run_late_calls(self) -> None:
         with self._late:
-            self._run_calls()
+            self._posts.run()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -182,7 +247,7 @@ class Channel(Generic[T]):
             waiter = self._try()
             if waiter is None:
                 return self._items.popleft()
-            await asyncio.wrap_future(waiter)
+            await in_loop(waiter)
 
     def __len__(self) -> int:
         return len(self._items)

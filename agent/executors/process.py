@@ -27,7 +27,7 @@ from agent.executors.program import STOPPED
 from agent.executors.stacks import STACKS, STOP_GRACE_S, Overdue, cut_stacks, record
 from agent.handlers import Handler
 from agent.operations import run_error
-from agent.threads import reject, resolve
+from agent.threads import in_loop, reject, resolve
 from agent.uploads import Sending
 from protocol.artifacts import Attached
 from protocol.codec import unpack_value
@@ -85,7 +85,7 @@ class Children:
         overdue = Overdue(state, child.stacks, serving.kill, self._stop_grace_s)
         usable = False
         try:
-            result = await asyncio.shield(asyncio.wrap_future(done))
+            result = await asyncio.shield(in_loop(done))
             usable = not state.cancelled
         except Cancelled:
             raise asyncio.CancelledError from None

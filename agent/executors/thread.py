@@ -18,7 +18,7 @@ from agent.executors.inline import run_inline
 from agent.executors.stacks import STOP_GRACE_S, Overdue
 from agent.handlers import Handler
 from agent.plain_context import PlainRunContext
-from agent.threads import reject, resolve
+from agent.threads import in_loop, reject, resolve
 
 __all__ = ["run_here", "run_in_thread"]
 
@@ -46,7 +46,7 @@ async def run_in_thread(
     thread.start()
     overdue = Overdue(state, partial(_stack_of, thread), grace_s=stop_grace_s)
     try:
-        return await asyncio.shield(asyncio.wrap_future(done))
+        return await asyncio.shield(in_loop(done))
     except Cancelled:
         raise asyncio.CancelledError from None
     finally:

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 import structlog
 
-from agent import RunContext
+from agent import RunContext, attempt
 from agent.client import Client
 from agent.threads import LoopThread
 from agent.worker import Agent
 from protocol import frames as f
 from protocol.codec import unpack_record, unpack_value
-from protocol.control import Kind
+from protocol.control import COMMANDS, Kind
 from tests.support.agent_handlers import CALLS, make_agent
 from tests.support.fake_hub import FakeHub
 from tests.support.timing import deadline, eventually
@@ -65,6 +65,19 @@ async def test_a_handler_s_result_is_the_run_s(fake: FakeHub, handler: str, give
     async with serving(fake) as client:
         run = await start(fake, client, handler, given)
         assert await client.run(run).result() == result
+
+
+async def test_a_run_that_ends_soon_is_not_followed_for_commands(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "COMMANDS_AFTER_MS", 600_000)
+    async with serving(fake) as client:
+        run = await start(fake, client, "add", {"a": 2})
+        assert await client.run(run).result() == 3
+        await idle(fake)
+    asked = [frame for frame in fake.heard if isinstance(frame, f.Subscribe) and frame.log == f"run/{run}"]
+    assert [frame.kinds for frame in asked if frame.kinds == COMMANDS] == []
+    assert asked  # the client's
 
 
 @pytest.mark.parametrize(
