@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from protocol.codec import encode, pack_record, pack_value
+from protocol.codec import encode_entries, pack_record, pack_value
 from protocol.entry import Entry, chain
-from protocol.frames import Entries
 
 __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ENTRIES_MAX", "Chunk", "Part", "cut", "fitting", "matching", "prefixes"]
 
@@ -33,17 +32,7 @@ class Chunk:
     def frame(self, path: str) -> bytes:
         """Return the whole chunk as an `entries` frame; made once."""
         if self._frame is None:
-            self._frame = encode(
-                Entries.model_construct(
-                    log=path,
-                    prev=self.prev,
-                    prev_tag=self.prev_tag,
-                    upto=self.upto,
-                    tag=self.tag,
-                    entries=self.entries,
-                    caught_up=False,
-                )
-            )
+            self._frame = encode_entries(path, self.prev, self.prev_tag, self.upto, self.tag, self.entries)
         return self._frame
 
 

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from orchestrator.acks import DurableAck
 from orchestrator.chunks import Chunk, Part, fitting, matching, prefixes
-from protocol.codec import encode
+from protocol.codec import encode_entries
 from protocol.entry import Entry, Position
-from protocol.frames import Entries, Subscribe, Window
+from protocol.frames import Subscribe, Window
 from protocol.limits import Limits
 from protocol.window import SendWindow
 
@@ -110,16 +110,9 @@ class Delivery:
             self.close_range()
 
     def _send(self, entries: tuple[Entry, ...], upto: int, tag: str, size: int, *, caught_up: bool = False) -> None:
-        frame = Entries.model_construct(
-            log=self._path,
-            prev=self.window.sent,
-            prev_tag=self._closed_tag,
-            upto=upto,
-            tag=tag,
-            entries=entries,
-            caught_up=caught_up,
-        )
-        self._outlet.send_entries(encode(frame), len(entries))
+        prev, prev_tag = self.window.sent, self._closed_tag
+        frame = encode_entries(self._path, prev, prev_tag, upto, tag, entries, caught_up=caught_up)
+        self._outlet.send_entries(frame, len(entries))
         self._sent(upto, tag, len(entries), size)
 
     def _sent(self, upto: int, tag: str, entries: int, size: int) -> None:

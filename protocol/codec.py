@@ -17,7 +17,7 @@ import msgpack
 from pydantic import BaseModel, ValidationError
 
 from protocol.codes import CloseCode
-from protocol.entry import Record
+from protocol.entry import Entry, Record
 from protocol.errors import RemoteProtocolError, misfit
 from protocol.frames import FRAMES, Frame, Part
 from protocol.limits import ARRAYS_MAX, ITEMS_MAX, MAPS_MAX, MESSAGE_FRAMES_MAX, NESTING_MAX
@@ -25,6 +25,7 @@ from protocol.limits import ARRAYS_MAX, ITEMS_MAX, MAPS_MAX, MESSAGE_FRAMES_MAX,
 __all__ = [
     "decode",
     "encode",
+    "encode_entries",
     "pack_record",
     "pack_records",
     "pack_script_arguments",
@@ -91,6 +92,16 @@ def _pack(value: object) -> bytes:
 def encode(frame: Part) -> bytes:
     """Return the bytes of one frame. Keys whose value is None are left out."""
     return _pack(_part_to_map(frame))
+
+
+def encode_entries(
+    log: str, prev: int, prev_tag: str, upto: int, tag: str, entries: tuple[Entry, ...], *, caught_up: bool = False
+) -> bytes:
+    """Return the bytes of an `entries` frame, as `encode` does: of all frames the hub sends most of these."""
+    frame: dict[str, Any] = {"t": "entries", "log": log, "prev": prev, "prev_tag": prev_tag, "upto": upto, "tag": tag}
+    frame["entries"] = entries
+    frame["caught_up"] = caught_up
+    return _pack(frame)
 
 
 def _malformed(message: str) -> NoReturn:

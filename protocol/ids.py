@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -34,6 +35,8 @@ class LogKind(StrEnum):
     TOPIC = "topic"
     ARTIFACT = "artifact"
     """A file that an attempt of a run attached, in chunks; `protocol.artifacts` says how it is named."""
+
+    __hash__ = str.__hash__  # as it would be, but made in C: names of logs are looked up all the time
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -85,6 +88,7 @@ def check_name(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
 def queue_partition(namespace: str, queue: str) -> int:
     """Return the partition of a queue, which is also that of all its runs."""
     return crc32(f"{namespace}/{queue}".encode()) % PARTITIONS

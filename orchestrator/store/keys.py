@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from protocol.ids import LogKind, LogName, partition_of
+from protocol.ids import PARTITIONS, LogKind, LogName, partition_of
 
 __all__ = [
     "AGENTS",
@@ -96,13 +96,16 @@ PERMANENT = (
 """Patterns (as of `fnmatch`) of the keys that never expire. Every other key has a time to live."""
 
 
+_PREFIXES = tuple(f"{PREFIX}:{{p{partition:02d}}}:" for partition in range(PARTITIONS))
+
+
 def _key(partition: int, *parts: str) -> str:
-    return ":".join((PREFIX, f"{{p{partition:02d}}}", *parts))
+    return _PREFIXES[partition] + ":".join(parts)
 
 
 def partition_prefix(partition: int) -> str:
     """What every key of a partition begins with."""
-    return f"{PREFIX}:{{p{partition:02d}}}:"
+    return _PREFIXES[partition]
 
 
 def stream(log: LogName) -> str:

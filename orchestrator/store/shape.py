@@ -6,6 +6,7 @@ A commit that fails here is a bug of the hub's: peers' frames are bounded long b
 from __future__ import annotations
 
 import re
+from itertools import repeat
 
 from orchestrator.store import keys
 from orchestrator.store.commits import (
@@ -48,10 +49,10 @@ def check_commit(commit: Commit) -> tuple[int, int]:
         raise ValueError("a commit appends to one log twice")
     if entries > COMMIT_ENTRIES_MAX * LONE_COMMIT_FACTOR or size > COMMIT_BYTES_MAX * LONE_COMMIT_FACTOR:
         raise ValueError(f"a commit of {entries} entries and {size} bytes is too large")
-    for part in (*commit.conditions, *commit.ops):
-        for key in _keys_of(part):
-            if not key.startswith(prefix):
-                raise ValueError(f"{key!r} is no key of partition {commit.partition}")
+    named = [key for part in (*commit.conditions, *commit.ops) for key in _keys_of(part)]
+    if not all(map(str.startswith, named, repeat(prefix))):
+        stray = next(key for key in named if not key.startswith(prefix))
+        raise ValueError(f"{stray!r} is no key of partition {commit.partition}")
     return entries, size
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from protocol.codec import (
     decode,
     encode,
+    encode_entries,
     pack_record,
     pack_value,
     unpack_record,
@@ -23,7 +24,7 @@ from protocol.control import CONTROL, read_control
 from protocol.effects import Deliver, Fail
 from protocol.entry import Entry
 from protocol.errors import RemoteProtocolError
-from protocol.frames import FRAMES, Frame, Part
+from protocol.frames import FRAMES, Entries, Frame, Part
 from protocol.limits import DEFAULT_LIMITS
 from protocol.run import BrokenLog, RunState, RunView, apply
 from protocol.session import STEPS, Phase, Session, Side
@@ -36,6 +37,13 @@ TALK = {
     for side in Side
 }
 VALID = [encode(frame) for frame in SAMPLES.values()]
+
+
+@settings(max_examples=50)
+@given(frame=frames(Entries))
+def test_entries_made_without_a_frame_are_the_bytes_of_the_frame(frame: Entries) -> None:
+    parts = {name: value for name, value in dict(frame).items() if name != "t"}
+    assert encode_entries(**parts) == encode(frame)
 
 
 @pytest.mark.parametrize("kind", FRAMES)

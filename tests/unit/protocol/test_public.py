@@ -24,7 +24,7 @@ PUBLIC = {
         Child ChildKey children_after
     """,
     "codec": """
-        decode encode pack_record pack_records pack_script_arguments pack_value unpack_record
+        decode encode encode_entries pack_record pack_records pack_script_arguments pack_value unpack_record
         unpack_script_reply unpack_value
     """,
     "codes": """
