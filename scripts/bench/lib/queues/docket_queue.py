@@ -6,14 +6,17 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import uvloop
-from docket import Docket, Worker
+from docket import Docket, Execution, Worker
 
 from scripts.bench.lib.queues.served import ADDRESS, few_at_a_time, note, submit
 
 __all__: list[str] = []
+
+LOOK_AGAIN = timedelta(seconds=2)
 
 
 async def noop(number: int) -> int:
@@ -34,11 +37,20 @@ class DocketQueue:
 
     async def burst(self, numbers: Sequence[int]) -> list[int]:
         sent = await self._docket.add_many(self._docket.call(noop)(number) for number in numbers)
-        return await few_at_a_time(execution.get_result() for execution in sent)
+        return await few_at_a_time(map(_result, sent))
 
     async def work(self, ledger: str, seconds: float, numbers: Sequence[int]) -> None:
         for number in numbers:
             await self._docket.add(work)(ledger, seconds, number)
+
+
+async def _result(execution: Execution) -> int:
+    """Wait for a result. The word that it is there may be missed; it is looked for every so often then."""
+    while True:
+        with suppress(TimeoutError):
+            result: int = await execution.get_result(timeout=LOOK_AGAIN)
+            return result
+        await execution.sync()
 
 
 async def main() -> None:
