@@ -26,7 +26,7 @@ from orchestrator.line import Line, monotonic_ms
 from orchestrator.parking import FREED_AT_ONCE_MAX, Parking
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
-from orchestrator.store.base import StoreError, StoreUnavailable
+from orchestrator.store.base import Page, StoreError, StoreUnavailable
 from orchestrator.store.commits import Refused
 from protocol.frames import Heartbeat
 from protocol.ids import LogKind, LogName

@@ -113,7 +113,8 @@ async def claimed_after(line: Line, *, at_hand: bool) -> tuple[Assign, int]:
     log = await submitted(line, NOW_MS, key=key)
     assert len(line.tails) == at_hand
     await asyncio.sleep(0)
-    assert await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, agent_peer(sent.append), "h", Terms())
+    dispatch = Dispatch(line, Peers(1_000), 1_000)
+    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms()) is Tried.CLAIMED
     [assign] = sent
     assert isinstance(assign, Assign)
     return assign, reads
@@ -138,12 +139,12 @@ async def test_a_run_that_changed_elsewhere_since_it_was_submitted_here_is_not_c
     note = Append(log, (pack_record("$steer", "client:c", b""),), "")
     assert isinstance(await other.commit(Commit("hub-2.1", partition_of(log), appends=(note,))), Outcome)
     dispatch, sent = Dispatch(line, Peers(1_000), 1_000), list[Part]()
-    assert not await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms())
+    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms()) is Tried.MISSED
     tail = line.tails.get(log)
     assert tail is not None
     assert tail.busy  # it is compared with the store; here nobody does
     tail.forget()
-    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms())
+    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms()) is Tried.CLAIMED
     [assign] = sent
     assert isinstance(assign, Assign)
     assert assign.position.offset == 3

@@ -212,6 +212,7 @@ async def test_a_run_that_came_to_its_queue_since_it_was_read_leaves_it_when_it_
 async def test_what_is_at_hand_of_a_new_run_is_what_the_store_says_of_it(bench: Bench, retry_of: str | None) -> None:
     samples: dict[str, object] = dict.fromkeys(RunSubmit.model_fields, 7)
     samples |= {"queue": "default", "handler": "review", "input": b"", "where": "a=1,b!=2", "delay_ms": 5}
+    samples |= {"concurrency_key": "seven"}
     plain: dict[str, object] = {"queue": "default", "handler": "review", "input": b""}
     for number, params in enumerate([samples, plain]):
         run_id = make_run_id(queue_partition("default", "default"), 1, number.to_bytes(8, "big"))
