@@ -343,7 +343,7 @@ class Machine(RuleBasedStateMachine):
         store, partition = self.bench.store, queue_partition("default", QUEUE)
         place = Queue("default", QUEUE)
         names = [run for bucket, _ in self._sorted(place.buckets) for run, _ in self._sorted(place.waiting(bucket))]
-        names += [run for key in KEYED.values() for run, _ in self._sorted(place.parked(key))]
+        names += [run for key in set(KEYED.values()) for run, _ in self._sorted(place.parked(key))]
         timed = [member for member, _ in self._sorted(keys.timers(partition))]
         leased = [member for member, _ in self._sorted(keys.leases(partition))]
         held = [self.bench.do(store.hash_all(keys.held(partition, "default", agent))) for agent in ("a", "b")]
