@@ -282,7 +282,7 @@ class RunContext(ContextBase):
             return attaching.recorded
         sending = self._start_upload(attaching)
         try:
-            attached = await asyncio.wrap_future(sending.done)
+            attached = await in_loop(sending.done)
         except asyncio.CancelledError:
             sending.stop()
             raise
@@ -372,7 +372,7 @@ class RunContext(ContextBase):
         self._state.send_progress()
         outlet = self._state.outlet
         while not outlet.write(stream, piece, index):
-            await asyncio.wrap_future(outlet.room(len(piece.data)))
+            await in_loop(outlet.room(len(piece.data)))
         self._written += 1
         if not self._written % YIELD_ENTRIES:
             await asyncio.sleep(0)

@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from scripts.bench.lib.child import Child
+from scripts.bench.lib.child import Child, ChildFailed
 from scripts.bench.lib.environments import environment, pinned
 from scripts.bench.lib.hub import Hub
 from scripts.bench.lib.machine import cpu_seconds, family
+from scripts.bench.lib.report import say
 from scripts.bench.lib.valkey import Valkey
 
 __all__ = ["OURS", "OURS_ELSEWHERE", "PEERS", "RECOVERY_SLOTS", "System", "Way", "settings_of"]
@@ -92,7 +93,7 @@ QUEUES = {
     ),
     "docket": Queue(
         "pydocket",
-        Way(("-m", f"{MODULES}.docket_queue", "worker"), {"BENCH_SLOTS": "100", "BENCH_POLL_S": "0.005"}),
+        Way(("-m", f"{MODULES}.docket_queue", "worker"), {"BENCH_SLOTS": "50", "BENCH_POLL_S": "0.005"}),
         Way(("-m", f"{MODULES}.docket_queue", "worker")),
     ),
 }
@@ -165,6 +166,8 @@ class System:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(fault, ChildFailed):
+            say(f"{self.name}: the last that its worker said:\n{(self._folder / 'worker.log').read_text()[-2000:]}")
         self._stack.__exit__(kind, fault, at)
 
     def start_worker(self) -> None:
