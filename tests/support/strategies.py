@@ -78,7 +78,8 @@ def _plain(annotation: Any, bounds: dict[str, Any]) -> st.SearchStrategy[Any]:
         high = bounds.get("le", bounds.get("lt", 2**63) - 1)
         return st.one_of(st.integers(low, min(high, low + 300)), st.integers(low, high))
     if annotation is str:
-        return _TAGS if "pattern" in bounds else st.text(min_size=bounds.get("min_length", 0), max_size=20)
+        least = bounds.get("min_length", 0)
+        return _TAGS if "pattern" in bounds else st.text(min_size=least, max_size=max(20, least))
     plain: dict[Any, st.SearchStrategy[Any]] = {
         Any: values(),
         bool: st.booleans(),

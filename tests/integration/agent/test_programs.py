@@ -171,7 +171,7 @@ async def test_a_new_attempt_is_told_the_last_checkpoint(hub: Hub) -> None:
 BAD = [
     (
         'say(type="shout", question="may I?")',
-        "is of type 'shout'; a program says event, progress, checkpoint, ask, reply, submit, cancel_child, result",
+        "is of type 'shout'; a program says event, progress, checkpoint, attach, ask, reply, submit, cancel_child",
     ),
     ('say(type="ask", name="May I?")', "a message of type 'ask' cannot be an entry"),
     ('say(type="ask", name="a", timeout=0)', "a message of type 'ask' cannot be an entry"),

@@ -10,7 +10,7 @@ from tests.support.timing import eventually_sync, scaled
 
 RUN_FIELDS = [
     *("run", "state", "handler", "queue", "attempt", "agent", "submitted_ms", "started_ms", "finished_ms"),
-    *("result", "error"),
+    *("result", "error", "parent", "continues", "continued_as"),
 ]
 
 
