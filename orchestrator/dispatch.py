@@ -27,7 +27,7 @@ from orchestrator.parking import FREED_AT_ONCE_MAX, Parking
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store.base import Page, StoreError, StoreUnavailable
-from orchestrator.store.commits import Refused
+from orchestrator.store.commits import Outcome, Refusal, Refused
 from protocol.frames import Heartbeat
 from protocol.ids import LogKind, LogName
 from protocol.run import RunState
@@ -102,7 +102,7 @@ class Dispatch:
 
     def freed(self, queue: Queue) -> None:
         """A run of this queue is worked on no more: there may be room for one that waits."""
-        if queue not in self._empty:
+        if queue in self._busy or queue not in self._empty:  # whoever looks now may have seen that there was none
             self.look(queue)
 
     def offer(self, peer: Peer) -> None:
@@ -317,9 +317,13 @@ class Dispatch:
                 peer.held.pop(log.name, None)
         return tried
 
-    async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms) -> Tried:
+    async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms, *, at_hand: bool = True) -> Tried:
+        """Claim a run; with `at_hand` from what this hub has of it, where it has just submitted it."""
         line = self._line
-        meta, first = self._newborn(log) or await self._read(log)
+        meta, first = (self._newborn(log) if at_hand else None) or await self._read(log)
+        if meta is not None and meta.final:  # it waits for nothing, and is in the way of others
+            await settle(line, runs.strayed(runs.Ids(line.new_commit_id(), line.src), meta))
+            return Tried.MOVED
         if meta is None or meta.state is not RunState.QUEUED or meta.put_off:
             return Tried.MISSED  # it was taken since it was listed, and may wait for its next try
         ids = runs.Ids(line.new_commit_id(), line.src)
@@ -339,13 +343,13 @@ class Dispatch:
             fields = await line.store.meta(log)
             after = RunMeta.parse(log, fields) if fields else meta
             if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
-                return Tried.MISSED
+                return await self._try_again(log, peer, handler, terms, result, at_hand=at_hand)
         else:
             tag = result.appended[0].after.tag
         if peer.shut:  # since it was claimed; where its session ended, nobody would work on it until its lease ran out
             why = "its session ended" if peer.leaving else "its agent is given no more work"
             await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, why))
-            return Tried.MISSED
+            return Tried.MOVED
         tag = tag or (await line.store.tags(log, (run.claimed_at,)))[0]
         assign = make_assign(line, run, first, tag, self._lease_ms)
         if assign is None:
@@ -353,6 +357,14 @@ class Dispatch:
         peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms, run.concurrency_key)
         peer.send(assign)
         return Tried.CLAIMED
+
+    async def _try_again(
+        self, log: LogName, peer: Peer, handler: str, terms: Terms, result: Outcome | Refused, *, at_hand: bool
+    ) -> Tried:
+        """Try once more where the run was only spoken to since it was read."""
+        if not isinstance(result, Refused) or result.reason is not Refusal.EXPECT:
+            return Tried.MISSED
+        return await self._try_claim(log, peer, handler, terms, at_hand=False) if at_hand else Tried.MOVED
 
     def _newborn(self, log: LogName) -> tuple[RunMeta, Page] | None:
         """Return a run that this hub has just submitted, and the page its log begins with, as far as that is at hand.

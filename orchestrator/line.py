@@ -15,6 +15,7 @@ from itertools import count
 
 import structlog
 
+from orchestrator.store import keys
 from orchestrator.store.base import Store, StoreError, StoreUnavailable
 from orchestrator.store.commits import Commit, Outcome, Refused, SortedAdd
 from orchestrator.tail import Tails
@@ -90,8 +91,9 @@ class Line:
             self._clock_gap_ms = outcome.now_ms - monotonic_ms()
             self.tails.take(commit, outcome)
             if self.on_due is not None:
+                timers = keys.timers(commit.partition)
                 for op in commit.ops:
-                    if isinstance(op, SortedAdd) and op.from_now and not op.score:
+                    if isinstance(op, SortedAdd) and op.from_now and not op.score and op.key == timers:
                         self.on_due(op.member)
             self._grown.update(append.log for append in commit.appends if append.log.kind in _CUT)
         return outcome

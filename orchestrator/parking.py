@@ -87,6 +87,9 @@ class Parking:
             await settle(self._line, parking.nobody_left(self._ids(), queue, key))
             return
         metas = await self._metas(queue, [run for run, _ in members])
+        gone = {run for run, _ in members} - {meta.log.name for meta in metas}
+        if gone:
+            await settle(self._line, parking.forget(self._ids(), queue, key, sorted(gone)))
         await self._settle(parking.bring_back(self._ids(), meta) for meta in metas)
 
     async def _settle(self, commits: Iterable[Commit]) -> None:

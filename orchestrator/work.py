@@ -32,7 +32,7 @@ from orchestrator.store.producer import ProducerRecord
 from orchestrator.together import together
 from orchestrator.writing import read_run, write
 from protocol.codes import ErrorCode
-from protocol.control import RunError
+from protocol.control import Kind, RunError
 from protocol.errors import InvalidName, RequestError
 from protocol.frames import (
     AttemptClaim,
@@ -57,6 +57,9 @@ RUN_LOG_FULL = "run_log_full"
 
 LEASE_OVER = "its lease ran out"
 
+
+_PUTS_ON_QUEUE = frozenset({Kind.SUSPENDED, Kind.CONTINUE})
+"""Endings that may leave a run on the queue: one that all it waits for has come to, or the one that it goes on as."""
 
 log_ = structlog.get_logger()
 
@@ -306,7 +309,8 @@ class Work:
         if kind in publishing.ENDINGS:
             held = self._free(peer, log.name, frame.fence)
             if held is not None:
-                self._dispatch.freed(Queue(log.namespace, held.queue))
+                follow = self._dispatch.look if kind in _PUTS_ON_QUEUE else self._dispatch.freed
+                follow(Queue(log.namespace, held.queue))
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)

@@ -33,6 +33,8 @@ from protocol.run import FINAL, RunState
 
 __all__ = ["new_run_id", "read_run", "refused", "write"]
 
+TRIES_MAX = 100
+"""How often a publish is proposed anew since somebody else changed the run."""
 OPEN_RETRY_MS = 1_000
 """When to try again to hand work to a child, where as many as may be have not ended."""
 
@@ -57,13 +59,14 @@ async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: 
         RequestError: the run has asked as much as it may, or had as many children, or cannot be suspended.
         StoreUnavailable: the store does not answer.
     """
-    while True:
+    for _ in range(TRIES_MAX):
         commit = await _proposal(line, peer, log, frame, prepared)
         result = await line.commit(commit)
         if isinstance(result, Outcome):
             return result
         if not _changed_meanwhile(frame.entries[-1][0], commit, result):
             return refused(frame, commit, result)
+    raise StoreUnavailable(f"{log.path} was changed by others {TRIES_MAX} times while it was written")
 
 
 async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: Prepared) -> Commit:

@@ -170,6 +170,7 @@ def claim(
         ops=(
             HashSet(keys.meta(log), after.attempt_fields()),
             *runs.served(meta),
+            *runs.unpark(meta),  # another hub may have set it aside since it was listed
             *(() if meta.due_ms == after.due_ms else (run_timer(log, after.due_ms),)),
             _lease(log, lease_ms),
             HashSet(keys.held(meta.partition, log.namespace, after.agent), {log.name: str(after.fence)}),
@@ -232,11 +233,13 @@ def publish(
         appends = (Append(log, packed, "", producer, expect),)
         return Commit(id=ids.commit, partition=partition, guards=guards, appends=appends, ops=ops, below=below)
     assert queue is not None, ending
+    decided = {(guard.key, guard.field) for guard in guards}  # an ending is decided on what precedes it in the frame
+    ended_as = tuple(guard for guard in ending.guards if (guard.key, guard.field) not in decided)
     beside = ending.beside or Commit("", partition)
     return Commit(
         id=ids.commit,
         partition=partition,
-        guards=guards + ending.guards + beside.guards,
+        guards=guards + ended_as + beside.guards,
         appends=(Append(log, packed + ending.entries, "", producer, expect), *beside.appends),
         ops=ops + _ended(log, holder.agent, queue, key, ending) + beside.ops,
         hints=tuple(dict.fromkeys((queue.hint, *beside.hints))),

@@ -23,10 +23,10 @@ from collections.abc import Iterable
 from orchestrator.core.queues import EVERY_KEY, Queue, Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.runs import Ids, dequeue, enqueue, rank, unpark
-from orchestrator.store.commits import Commit, Op, SetAdd, SortedAdd, SortedPrune, SortedRemove
+from orchestrator.store.commits import Commit, Op, SetAdd, SetPrune, SortedAdd, SortedPrune, SortedRemove
 from protocol.run import RunState
 
-__all__ = ["bring_back", "freed", "full_again", "nobody_left", "park"]
+__all__ = ["bring_back", "forget", "freed", "full_again", "nobody_left", "park"]
 
 
 def park(ids: Ids, meta: RunMeta, terms: Terms) -> Commit:
@@ -47,7 +47,7 @@ def park(ids: Ids, meta: RunMeta, terms: Terms) -> Commit:
 
 def bring_back(ids: Ids, meta: RunMeta) -> Commit:
     """Propose that a run which was set aside waits in its bucket again; one that does not wait is only let go."""
-    waits = meta.state is RunState.QUEUED
+    waits = meta.state is RunState.QUEUED and not meta.put_off
     back = enqueue(meta.log, meta.place, meta.bucket, meta.priority) if waits else ()
     return Commit(
         id=ids.commit,
@@ -56,6 +56,13 @@ def bring_back(ids: Ids, meta: RunMeta) -> Commit:
         ops=(*unpark(meta), *back),
         hints=(meta.place.hint,),
     )
+
+
+def forget(ids: Ids, queue: Queue, key: str, names: Iterable[str]) -> Commit:
+    """Propose that runs which are not there any more are parked no more."""
+    parked = queue.parked(key)
+    gone = (SortedRemove(parked, name) for name in names)
+    return Commit(id=ids.commit, partition=queue.partition, ops=(*gone, SetPrune(queue.parked_keys, key, parked)))
 
 
 def full_again(ids: Ids, queue: Queue, key: str, terms: Terms) -> Commit:

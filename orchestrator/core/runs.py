@@ -65,6 +65,7 @@ __all__ = [
     "requeue",
     "served",
     "stirs",
+    "strayed",
     "struck",
     "submit",
     "unpark",
@@ -129,6 +130,11 @@ def served(meta: RunMeta) -> tuple[Op, ...]:
     return left, SortedAdd(meta.place.buckets, meta.bucket, bands, from_now=True), pruned
 
 
+def strayed(ids: Ids, meta: RunMeta) -> Commit:
+    """Propose that a run which is over is on its queue no more."""
+    return Commit(id=ids.commit, partition=meta.partition, guards=meta.unchanged(), ops=(*dequeue(meta), *unpark(meta)))
+
+
 def put_off(log: LogName, queue: Queue, until_ms: int) -> Op:
     """Note that a run comes to its queue later; with 0, nobody knows when."""
     return SortedAdd(queue.later, log.name, until_ms or _NEVER_MS)
@@ -159,7 +165,7 @@ def come_back(meta: RunMeta, after: RunMeta) -> tuple[Op, ...]:
 
 def struck(meta: RunMeta, **left: object) -> RunMeta:
     """Return a run of which something has come that it may have been put away for; `left` is what has not."""
-    if meta.suspended is None:
+    if meta.suspended is None or meta.final:
         return meta
     return replace(meta, suspended=meta.suspended.model_copy(update=left)).come()
 
@@ -280,7 +286,7 @@ def newborn(log: LogName, packed: bytes) -> RunMeta | None:
     """Return the meta of a run whose log holds nothing but its `$submitted`; None where that does not say it all."""
     record = unpack_record(packed)
     submitted = read_control(Submitted, record.body)
-    if submitted.parent:
+    if submitted.parent or submitted.not_before_ms:  # that its time has come leaves no entry
         return None
     return RunMeta.parse(log, {"head": "1", **_born(submitted, submitted.by or record.src)})
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.core import attempts, runs
 from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.store import keys
-from orchestrator.store.commits import Outcome, Refused, SortedAdd
-from protocol.codec import pack_value, unpack_record
+from orchestrator.store.commits import Append, Commit, Outcome, Refusal, Refused, SortedAdd
+from protocol.codec import pack_record, pack_value, unpack_record
 from protocol.control import Cancel, Kind
+from protocol.conversation import Suspended
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState
@@ -211,7 +214,7 @@ async def test_a_run_that_came_to_its_queue_since_it_was_read_leaves_it_when_it_
 @pytest.mark.parametrize("retry_of", [None, "earlier"])
 async def test_what_is_at_hand_of_a_new_run_is_what_the_store_says_of_it(bench: Bench, retry_of: str | None) -> None:
     samples: dict[str, object] = dict.fromkeys(RunSubmit.model_fields, 7)
-    samples |= {"queue": "default", "handler": "review", "input": b"", "where": "a=1,b!=2", "delay_ms": 5}
+    samples |= {"queue": "default", "handler": "review", "input": b"", "where": "a=1,b!=2", "delay_ms": None}
     samples |= {"concurrency_key": "seven"}
     plain: dict[str, object] = {"queue": "default", "handler": "review", "input": b""}
     for number, params in enumerate([samples, plain]):
@@ -222,3 +225,28 @@ async def test_what_is_at_hand_of_a_new_run_is_what_the_store_says_of_it(bench: 
         fields = await bench.store.meta(log)
         assert fields is not None
         assert runs.newborn(log, commit.appends[0].entries[0]) == RunMeta.parse(log, fields)
+
+
+async def test_of_a_run_that_was_put_off_nothing_is_at_hand_since_its_time_comes_without_an_entry(bench: Bench) -> None:
+    asked = RunSubmit(queue="work", handler="review", input=b"", key="k", delay_ms=DELAY_MS)
+    commit = runs.submit(bench.ids(), bench.log, asked, bench.now_ms)
+    assert runs.newborn(bench.log, commit.appends[0].entries[0]) is None
+
+
+async def test_an_entry_that_came_since_a_run_was_read_has_its_claim_refused(bench: Bench) -> None:
+    await bench.submit()
+    seen = await bench.meta()
+    note = Append(bench.log, (pack_record("$steer", "client:c", b""),), "")
+    assert isinstance(await bench.store.commit(Commit("other", seen.partition, appends=(note,))), Outcome)
+    late, _ = attempts.claim(bench.ids(), seen, bench.peer.holder, bench.spec, Terms(), store_ms=1, lease_ms=LEASE_MS)
+    refused = await bench.store.commit(late)
+    assert isinstance(refused, Refused)
+    assert refused.reason is Refusal.EXPECT
+
+
+@pytest.mark.parametrize("state", ["cancelled", "expired", "succeeded"])
+async def test_what_comes_for_a_run_that_is_over_puts_it_on_no_queue(bench: Bench, state: str) -> None:
+    await reach(bench, state)
+    over = replace(await bench.meta(), suspended=Suspended(children=("1.d",)))
+    assert over.final
+    assert runs.struck(over, children=()) is over

@@ -15,10 +15,13 @@ from orchestrator.store.commits import Commit, Outcome, Refusal, Refused, Sorted
 from orchestrator.store.memory import MemoryServer
 from orchestrator.work import Work
 from protocol.codec import pack_value, unpack_record
-from protocol.control import Failed, Kind, read_control
-from protocol.frames import Nack, Puback, Publish, Release, ReleaseReason
+from protocol.control import Errored, Failed, Kind, RunError, Succeeded, read_control
+from protocol.conversation import Asked, QuestionKind, Suspended
+from protocol.family import Continue, Spawn
+from protocol.frames import HandlerSpec, Nack, Part, Puback, Publish, Recover, Release, ReleaseReason
 from protocol.ids import LogName, partition_of
 from protocol.run import RunState
+from tests.support.timing import deadline
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of, start_run
 
 
@@ -157,3 +160,34 @@ async def test_an_attempt_that_was_bound_though_the_reply_was_lost_is_held(
     assert await work_on(line).reopen(back, ()) == ()
     assert len(commits) == 2
     assert list(back.held) == [meta.log.name]
+
+
+ASKED = (Kind.ASKED, Asked(kind=QuestionKind.ASK, name="what", digest="d", payload=b"\xc0"), 1)
+SPAWN = (Kind.SPAWN, Spawn(queue="q", handler="h", input=b"\xc0", digest="d"), 1)
+AWAY = (Kind.SUSPENDED, Suspended(questions=(1,)), None)
+DONE = (Kind.SUCCEEDED, Succeeded(result=b"\xc0"), None)
+FAILED = (Kind.ERRORED, Errored(error=RunError(type="ValueError", message="no")), None)
+ON = (Kind.CONTINUE, Continue(input=b"\xc0"), None)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "state"),
+    [
+        (ASKED, AWAY, RunState.QUEUED),
+        (ASKED, FAILED, RunState.FAILED),
+        (SPAWN, DONE, RunState.SUCCEEDED),
+        (SPAWN, FAILED, RunState.FAILED),
+        (SPAWN, ON, RunState.SUCCEEDED),
+    ],
+)
+async def test_a_frame_that_asks_or_hands_out_work_may_end_its_attempt_too(
+    line: Line, first: tuple[Kind, Part, int | None], last: tuple[Kind, Part, int | None], state: RunState
+) -> None:
+    work, peer = work_on(line), agent_peer(lambda _: None)
+    peer.handlers = {"h": HandlerSpec(name="h", recover=Recover.JOURNAL)}
+    meta, held = await start_run(line, peer)
+    rows = tuple((kind.value, pack_value(body), index, None) for kind, body, index in (first, last))
+    frame = Publish(log=meta.log.path, producer="attempt/1", seq=1, fence=held.fence, entries=rows)
+    async with deadline(5):
+        assert isinstance(await work.publish(peer, meta.log, frame), Puback)
+    assert (await meta_of(line, meta.log)).state is state
