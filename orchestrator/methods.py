@@ -176,6 +176,7 @@ class Methods:
         check_name(params.queue)
         check_name(params.handler)
         _check_times(params)
+        _check_key(params)
         return await self._submit(peer, runs.keeping_for(params, self._keep_ms))
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
@@ -328,6 +329,13 @@ class Methods:
     async def _agent_drain(self, peer: Peer, op: str, params: AgentDrain) -> AgentStanding:
         require(peer.scopes, Action.CONTROL)
         return await self._standings.drain(peer, op, params.agent, params.grace_ms)
+
+
+def _check_key(params: RunSubmit) -> None:
+    """Refuse a key of those that hubs make: what it names is theirs to say."""
+    if params.key.startswith(runs.OWN_KEYS):
+        message = f"a key that begins with {params.key.partition('/')[0]}/ is made by hubs alone"
+        raise RequestError(ErrorCode.INVALID_PARAMS, f"run.submit: {message}")
 
 
 def _check_times(params: RunSubmit) -> None:

@@ -20,7 +20,7 @@ from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Peer
-from orchestrator.reading import Reading
+from orchestrator.reading import Reading, there
 from orchestrator.registry import Registry
 from orchestrator.settle import settle
 from orchestrator.store import keys
@@ -129,7 +129,7 @@ class Queueing:
             self._store.sorted_range(queue.dead, params.limit), self._store.sorted_size(queue.dead)
         )
         logs = [LogName(queue.namespace, LogKind.RUN, run) for run, _ in members]
-        return DeadLetters(runs=tuple(await asyncio.gather(*map(self._reading.run, logs))), dead=dead)
+        return DeadLetters(runs=tuple(await there(self._reading.run(log) for log in logs)), dead=dead)
 
     async def _retry(self, peer: Peer, _op: str, params: QueueRetry) -> QueueRetried:
         require(peer.scopes, Action.SUBMIT)
@@ -228,8 +228,11 @@ class Queueing:
         return retried
 
     async def _resubmit_one(self, log: LogName, principal: str) -> bool:
-        """Submit a dead letter again. Returns False where somebody else did."""
-        again = runs.again(await self._reading.submitted(log), f"{DEAD_KEY}{log.name}")
+        """Submit a dead letter again. Returns False where somebody else did, or it was deleted since it was listed."""
+        found = await there([self._reading.submitted(log)])
+        if not found:
+            return False
+        again = runs.again(found[0], f"{DEAD_KEY}{log.name}")
         _, result = await submit(self._line, log.namespace, principal, again, retry_of=log.name)
         return isinstance(result, Outcome)
 

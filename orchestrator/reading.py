@@ -32,7 +32,7 @@ from protocol.ids import LogKind, LogName, check_name, queue_partition
 from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
 from protocol.run import RunState
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "there"]
 
 Info = TypeVar("Info", bound=Part)
 
@@ -139,7 +139,7 @@ class Reading:
                 and asked.queue in (None, meta["queue"])
                 and asked.parent in (None, meta.get("parent"))
             ]
-            found += await _there(self.run(log) for log in fit[: asked.limit - len(found)])
+            found += await there(self.run(log) for log in fit[: asked.limit - len(found)])
             if len(found) >= asked.limit:
                 break
         return tuple(found)
@@ -178,7 +178,7 @@ class Reading:
             for name, made_ms in await self._store.log_names(namespace, kind, asked.limit)
         ]
         newest = sorted(made, reverse=True)[: asked.limit]
-        return tuple(await _there(self.log(log) for _, log in newest))
+        return tuple(await there(self.log(log) for _, log in newest))
 
     async def held(self, namespace: str, agent: AgentInfo) -> tuple[str, ...]:
         """Return the runs that an agent holds, on the queues that it announced."""
@@ -233,7 +233,7 @@ class Reading:
         return held
 
 
-async def _there(reads: Iterable[Coroutine[Any, Any, Info]]) -> list[Info]:
+async def there(reads: Iterable[Coroutine[Any, Any, Info]]) -> list[Info]:
     """Return what is read of several, but for those that were deleted since they were listed."""
     found = await asyncio.gather(*reads, return_exceptions=True)
     for each in found:

@@ -42,6 +42,7 @@ from protocol.run import RunState
 from protocol.selector import parse_selector
 
 __all__ = [
+    "OWN_KEYS",
     "ChildOf",
     "Ids",
     "again",
@@ -73,6 +74,9 @@ __all__ = [
 ]
 
 _PRIORITY_STEP = 10**13
+
+OWN_KEYS = ("child/", "continued/", "dead/", "retry/", "schedule/")
+"""What the keys begin with that hubs submit runs under; whoever took one before would be taken for that run."""
 _NEVER_MS = 2**52
 """When a run comes to its queue that waits for no time, but for somebody."""
 

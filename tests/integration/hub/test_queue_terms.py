@@ -7,6 +7,9 @@ import re
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
+
+from orchestrator.core import runs
 from protocol.codec import pack_value
 from protocol.control import Kind, RunError
 from protocol.frames import Assign, Puback, Publish
@@ -250,3 +253,13 @@ async def test_a_key_names_one_run_whatever_hubs_and_terms_it_is_submitted_with(
         assert await submit(client, "k", input=b"y", queue="q2") != run, "each queue has its own keys"
         counts = await queue(client)
         assert (counts["waiting"], counts["later"]) == (0, 0)
+
+
+@pytest.mark.parametrize("begin", runs.OWN_KEYS)
+async def test_a_key_that_hubs_make_is_nobody_elses(calm: World, begin: str) -> None:
+    async with calm.peer() as client:
+        await client.identify(identify())
+        answer = await client.request("run.submit", queue="q", handler="h", input=b"", key=f"{begin}some-run")
+        assert answer.error is not None
+        assert answer.error.code == "invalid_params"
+        assert begin in answer.error.message
