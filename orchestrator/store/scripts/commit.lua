@@ -74,6 +74,12 @@ local function write_records(key)
   end
 end
 
+-- Whoever looks at a key or changes it finds there what this script has at hand of it.
+local function write_at_hand(key)
+  write_log(key)
+  write_records(key)
+end
+
 local function written()
   for key in pairs(logs) do
     write_log(key)
@@ -149,12 +155,18 @@ local function full_at(key, every, burst)
   return at > now_us + burst * every and now_us or math.max(at, now_us), now_us
 end
 
+local function exists(key)
+  write_at_hand(key)
+  return call('EXISTS', KEYS[key]) == 1
+end
+
 -- Whether a guard does not hold, and what there is instead.
 local function fails(guard)
   if guard[2] == true then
     local at, now_us = full_at(guard[1], guard[3], guard[4])
     return at > now_us + (guard[4] - 1) * guard[3], digits(at)
   elseif not guard[2] then
+    write_at_hand(guard[1])
     local size = call('HLEN', KEYS[guard[1]])
     return (size >= guard[3]) ~= (guard[4] == true), digits(size)
   end
@@ -300,7 +312,7 @@ local apply = {
     call('HDEL', KEYS[op[2]], unpack(op[3]))
   end,
   function(op)
-    if op[7] and call('EXISTS', KEYS[op[7]]) == 0 then
+    if op[7] and not exists(op[7]) then
       return
     end
     local score = digits(op[5] and now + op[4] or op[4])
@@ -317,12 +329,12 @@ local apply = {
     call('SADD', KEYS[op[2]], op[3])
   end,
   function(op)
-    if call('EXISTS', KEYS[op[4]]) == 0 then
+    if not exists(op[4]) then
       call('SREM', KEYS[op[2]], op[3])
     end
   end,
   function(op)
-    if call('EXISTS', KEYS[op[4]]) == 0 then
+    if not exists(op[4]) then
       call('ZREM', KEYS[op[2]], op[3])
     end
   end,
@@ -340,8 +352,7 @@ local function write(commit, skips)
   end
   for i = 1, #ops do
     local op = ops[i]
-    write_log(op[2])
-    write_records(op[2])
+    write_at_hand(op[2])
     apply[op[1]](op)
     logs[op[2]], records[op[2]] = nil, nil -- it may have changed what was read
   end

@@ -40,6 +40,7 @@ META = keys.meta(LOG)
 P = partition_of(LOG)
 STATE = f"fl:{{p{P:02d}}}:held:default:a1"
 LEASES = keys.leases(P)
+QUEUES = keys.queues(P, "default")
 
 
 async def texts(store: Store, log: LogName = LOG) -> list[bytes]:
@@ -214,6 +215,30 @@ async def test_guards_may_look_at_the_head(store: Store) -> None:
     )
 
     assert [isinstance(outcome, Outcome) for outcome in outcomes] == [True, True, False]
+
+
+async def test_conditions_see_what_earlier_commits_of_the_same_call_made(store: Store) -> None:
+    fields = len(await made(store, LOG))
+    await store.delete(LOG)
+    looks = [
+        Commit("c2", P, below=(Full(META, fields),)),
+        Commit("c3", P, below=(Below(META, fields),)),
+        Commit("c4", P, ops=(SortedAdd(LEASES, "a", 1, given=META),)),
+        Commit("c5", P, ops=(SetAdd(QUEUES, "b"),)),
+        Commit("c6", P, ops=(SetPrune(QUEUES, "b", META),)),
+    ]
+    outcomes = await asyncio.gather(*map(store.commit, [commit(append(LOG, b"one")), *looks]))
+    assert [isinstance(outcome, Outcome) for outcome in outcomes] == [True, True, False, True, True, True]
+    assert await store.sorted_score(LEASES, "a") == 1
+    assert await store.set_members(QUEUES) == {"b"}
+
+
+async def made(store: Store, log: LogName) -> dict[str, str]:
+    """Make a log, and return its meta fields."""
+    await done(store, commit(append(log, b"one")))
+    meta = await store.meta(log)
+    assert meta is not None
+    return meta
 
 
 async def test_expect_is_the_head_that_the_log_must_have(store: Store) -> None:
