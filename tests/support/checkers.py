@@ -335,8 +335,7 @@ class _Follower:
             self._wrong(
                 f"was told that {reset.first} to {reset.last} are lost ({reset.reason}); it is {right[0]} to {right[1]}"
             )
-        keep_upto = 0 if reset.reason is ResetReason.UNKNOWN else reset.at
-        self._given = {offset: tag for offset, tag in self._given.items() if offset <= keep_upto}
+        self._given = {offset: tag for offset, tag in self._given.items() if offset < reset.first}
         self._last = reset.at
 
     def _common(self, at: int) -> int:

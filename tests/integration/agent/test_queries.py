@@ -138,7 +138,9 @@ async def test_a_run_that_waits_has_no_handler_to_ask(hub: Hub) -> None:
         run = await client.submit("nobody-does-this")
         waits = await refused(run.query("status"))
         assert (waits.code, waits.data) == ("not_running", {"state": "queued"})
-        assert (await refused(client.run(run.id[:-1] + ("1" if run.id.endswith("0") else "0")).query("status"))).code == "not_found"
+        assert (
+            await refused(client.run(run.id[:-1] + ("1" if run.id.endswith("0") else "0")).query("status"))
+        ).code == "not_found"
         assert (await refused(run.query("status", "x" * 70_000))).code == "invalid_params"
 
 

@@ -196,6 +196,7 @@ UNKNOWN = WasReset(ResetReason.UNKNOWN, 1, 10, False, "other", 0)
         (trimmed(WHOLE, 6), [Began(0), *given(WHOLE, 1, 3), TRIMMED, *given(WHOLE, 7, 10)]),
         (NEW, [Began(0), *given(OLD, 1, 10), DIVERGED, *given(NEW, 7, 11)]),
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, first=3, exact=False, at=2), *given(NEW, 3, 11)]),
+        (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, first=1, exact=False, at=8), *given(NEW, 9, 11)]),
         (OTHER, [Began(0), *given(WHOLE, 1, 10), UNKNOWN, *given(OTHER, 1, 3)]),
     ],
 )
@@ -219,7 +220,7 @@ def test_a_story_without_a_gap_or_with_the_right_reset_passes(dump: Dump, story:
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, first=8), *given(NEW, 7, 11)], "it is 7 to 10"),
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, last=9), *given(NEW, 7, 11)], "it is 7 to 10"),
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, at=5), *given(NEW, 6, 11)], "goes on after 5"),
-        (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, at=7), *given(NEW, 8, 11)], "another entry"),
+        (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, at=7), *given(NEW, 8, 11)], "goes on after 7"),
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, first=8, exact=False), *given(NEW, 7, 11)], "7 to 10"),
         (OTHER, [Began(0), *given(WHOLE, 1, 10), replace(UNKNOWN, epoch=EPOCH), *given(OTHER, 1, 3)], "not the log's"),
         (OTHER, [Began(0), *given(WHOLE, 1, 10), replace(UNKNOWN, last=3), *given(OTHER, 1, 3)], "it is 1 to 10"),
