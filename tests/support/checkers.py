@@ -335,7 +335,9 @@ class _Follower:
             self._wrong(
                 f"was told that {reset.first} to {reset.last} are lost ({reset.reason}); it is {right[0]} to {right[1]}"
             )
-        self._given = {offset: tag for offset, tag in self._given.items() if offset < reset.first}
+        # Where the log was trimmed up to and beyond the position, nobody can tell any more which history that was of.
+        known_upto = 0 if reset.reason is ResetReason.TRIMMED else reset.first - 1
+        self._given = {offset: tag for offset, tag in self._given.items() if offset <= known_upto}
         self._last = reset.at
 
     def _common(self, at: int) -> int:

@@ -196,6 +196,7 @@ UNKNOWN = WasReset(ResetReason.UNKNOWN, 1, 10, False, "other", 0)
         (trimmed(WHOLE, 6), [Began(0), *given(WHOLE, 1, 3), TRIMMED, *given(WHOLE, 7, 10)]),
         (NEW, [Began(0), *given(OLD, 1, 10), DIVERGED, *given(NEW, 7, 11)]),
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, first=3, exact=False, at=2), *given(NEW, 3, 11)]),
+        (NEW, [Began(0), *given(OLD, 1, 8), replace(TRIMMED, first=9, last=9, at=9), *given(NEW, 10, 11)]),
         (NEW, [Began(0), *given(OLD, 1, 10), replace(DIVERGED, first=1, exact=False, at=8), *given(NEW, 9, 11)]),
         (OTHER, [Began(0), *given(WHOLE, 1, 10), UNKNOWN, *given(OTHER, 1, 3)]),
     ],
