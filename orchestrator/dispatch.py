@@ -11,28 +11,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import islice
 
 import structlog
 
-from orchestrator.assigning import make_assign
-from orchestrator.core import attempts, runs
+from orchestrator.claiming import Claiming, Tried
 from orchestrator.core.matching import Refusals, free_part
-from orchestrator.core.queues import Queue, Terms
+from orchestrator.core.queues import NO_TERMS, Queue, Terms
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.core.standing import Standing
 from orchestrator.line import Line, monotonic_ms
 from orchestrator.parking import FREED_AT_ONCE_MAX, Parking
 from orchestrator.peers import Held, Peer, Peers
-from orchestrator.settle import settle
-from orchestrator.store.base import Page, StoreError, StoreUnavailable
-from orchestrator.store.commits import Outcome, Refusal, Refused
+from orchestrator.store.base import StoreError
 from protocol.frames import Heartbeat
 from protocol.ids import LogKind, LogName
-from protocol.run import RunState
 
-__all__ = ["Dispatch", "Tried", "Waiting"]
+__all__ = ["Dispatch", "Waiting"]
 
 POLL_S = 1.0
 CLAIMS_AT_ONCE_MAX = 64
@@ -44,17 +39,6 @@ NAMES_FIRST, NAMES_FACTOR = 64, 8
 """How many buckets' names are read, and how many times more where too few of them are for agents here."""
 
 log_ = structlog.get_logger()
-
-
-class Tried(Enum):
-    """What became of a try to claim a run."""
-
-    CLAIMED = auto()
-    MOVED = auto()
-    """It does not wait there any more: others may be seen now."""
-    KEY_FULL = auto()
-    """As many with its concurrency key are worked on as may."""
-    MISSED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +57,22 @@ class Dispatch:
         line: where commits go.
         peers: the agents that are connected here.
         lease_ms: how long a claim holds without being renewed.
+
+    Attributes:
+        claiming: the claims themselves.
     """
 
     def __init__(self, line: Line, peers: Peers, lease_ms: int) -> None:
         self._line = line
         self._peers = peers
-        self._lease_ms = lease_ms
         self._refusals = Refusals()
         self._dirty: set[Queue] = set()
         self._busy: set[Queue] = set()
-        self._empty: set[Queue] = set()
+        self._empty: dict[Queue, Terms] = {}
         """Queues on which nothing was left to wait when they were last looked at, and nothing was put since."""
         self._woken = asyncio.Event()
         self._parking = Parking(line)
+        self.claiming = Claiming(line, self._parking, lease_ms)
         self._tokens: dict[Queue, asyncio.TimerHandle] = {}
 
     def hint(self, word: str) -> None:
@@ -96,7 +83,7 @@ class Dispatch:
 
     def look(self, queue: Queue) -> None:
         """See soon whether an agent here can take a run from this queue."""
-        self._empty.discard(queue)
+        self._empty.pop(queue, None)
         self._dirty.add(queue)
         self._woken.set()
 
@@ -104,6 +91,18 @@ class Dispatch:
         """A run of this queue is worked on no more: there may be room for one that waits."""
         if queue in self._busy or queue not in self._empty:  # whoever looks now may have seen that there was none
             self.look(queue)
+
+    def idle(self, queue: Queue) -> bool:
+        """Whether an agent here waits for work from this queue, and nothing is known to wait there."""
+        terms = self._empty.get(queue)
+        quiet = terms is not None and not terms.paused and queue not in self._busy and queue not in self._dirty
+        return quiet and any(self._able(queue))
+
+    def taker(self, meta: RunMeta) -> tuple[Peer, Terms] | None:
+        """Return the agent that may take a run from an idle queue, with a slot held for it, and the queue's terms."""
+        queue, one = meta.place, Waiting((0, 0, 0), meta.log.name, meta.bucket)
+        found = next(self._match(queue, (one,), list(self._able(queue))), None)
+        return None if found is None else (found[1], self._empty[queue])
 
     def offer(self, peer: Peer) -> None:
         """An agent has a free slot, or a new one."""
@@ -185,11 +184,13 @@ class Dispatch:
     async def _round(self, queue: Queue) -> bool:
         """Claim what waits, as far as slots and the queue's terms go. Returns whether it is worth looking again."""
         store = self._line.store
-        self._empty.add(queue)  # until `look` is told of something, or this finds what it leaves there
+        self._empty[queue] = NO_TERMS  # until `look` is told of something, or this finds what it leaves there
         names, fields = await asyncio.gather(
             store.sorted_range(queue.buckets, NAMES_FIRST), store.hash_all(queue.terms)
         )
         terms = Terms.parse(fields)
+        if queue in self._empty:
+            self._empty[queue] = terms
         if not names and not terms.keyed:  # found out before the agents are counted: thousands may have come at once
             return False
         if terms.paused:
@@ -207,7 +208,7 @@ class Dispatch:
         limit = min(room, CLAIMS_AT_ONCE_MAX) + min(self._refused_by(able), LOOKED_PAST_MAX)
         waiting = await self._waiting(queue, offered, limit)
         claims = list(islice(self._match(queue, waiting, able), min(room, CLAIMS_AT_ONCE_MAX)))
-        tried = await asyncio.gather(*(self._claim(log, peer, bucket, terms) for log, peer, bucket in claims))
+        tried = await asyncio.gather(*(self.claiming.claim(log, peer, bucket, terms) for log, peer, bucket in claims))
         all_claimed = tried.count(Tried.CLAIMED) == len(waiting)
         if len(waiting) < limit and len(offered) == len(names) and all_claimed and not terms.keyed:
             return False
@@ -223,7 +224,7 @@ class Dispatch:
 
     def _left(self, queue: Queue) -> bool:
         """Note that something waits on a queue: whoever has a free slot looks at it. Looking at once is no use."""
-        self._empty.discard(queue)
+        self._empty.pop(queue, None)
         return False
 
     async def _room(self, queue: Queue, terms: Terms, room: int) -> int:
@@ -302,87 +303,6 @@ class Dispatch:
                 peer = max(fit, key=lambda one: (free_part(len(one.held), one.slots, one.load or 0), one.slots_free))
                 peer.held[run] = Held(attempt=0, fence=0, queue=queue.name)
                 yield LogName(queue.namespace, LogKind.RUN, run), peer, bucket
-
-    async def _claim(self, log: LogName, peer: Peer, bucket: str, terms: Terms) -> Tried:
-        """Claim one run for an agent whose slot is held for it."""
-        tried = Tried.MISSED
-        try:
-            tried = await self._try_claim(log, peer, parse_bucket(bucket).handler, terms)
-        except StoreUnavailable:
-            raise
-        except StoreError as fault:  # this one run cannot be read; the others can
-            log_.error("run_unreadable", run=log.name, reason=str(fault))
-        finally:
-            if tried is not Tried.CLAIMED:
-                peer.held.pop(log.name, None)
-        return tried
-
-    async def _try_claim(self, log: LogName, peer: Peer, handler: str, terms: Terms, *, at_hand: bool = True) -> Tried:
-        """Claim a run; with `at_hand` from what this hub has of it, where it has just submitted it."""
-        line = self._line
-        meta, first = (self._newborn(log) if at_hand else None) or await self._read(log)
-        if meta is not None and meta.final:  # it waits for nothing, and is in the way of others
-            await settle(line, runs.strayed(runs.Ids(line.new_commit_id(), line.src), meta))
-            return Tried.MOVED
-        if meta is None or meta.state is not RunState.QUEUED or meta.put_off:
-            return Tried.MISSED  # it was taken since it was listed, and may wait for its next try
-        ids = runs.Ids(line.new_commit_id(), line.src)
-        if meta.deadline_ms is not None and meta.deadline_ms <= line.now_ms():
-            expired = await settle(line, runs.expire(ids, meta))
-            return Tried.MISSED if isinstance(expired, Refused) else Tried.MOVED
-        if await self._parking.full(meta, terms):
-            return Tried.KEY_FULL
-        commit, run = attempts.claim(
-            ids, meta, peer.holder, peer.handlers[handler], terms, store_ms=line.now_ms(), lease_ms=self._lease_ms
-        )
-        result = await settle(line, commit)
-        tag = None
-        if isinstance(result, Refused) or result.repeated:
-            if (tail := line.tails.get(log)) is not None:
-                line.tails.check_soon(tail)  # what is known here of the run may not be so any more
-            fields = await line.store.meta(log)
-            after = RunMeta.parse(log, fields) if fields else meta
-            if (after.state, after.fence, after.session) != (RunState.RUNNING, run.fence, run.session):
-                return await self._try_again(log, peer, handler, terms, result, at_hand=at_hand)
-        else:
-            tag = result.appended[0].after.tag
-        if peer.shut:  # since it was claimed; where its session ended, nobody would work on it until its lease ran out
-            why = "its session ended" if peer.leaving else "its agent is given no more work"
-            await settle(line, attempts.release(runs.Ids(line.new_commit_id(), line.src), run, why))
-            return Tried.MOVED
-        tag = tag or (await line.store.tags(log, (run.claimed_at,)))[0]
-        assign = make_assign(line, run, first, tag, self._lease_ms)
-        if assign is None:
-            return Tried.MISSED
-        peer.held[log.name] = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms, run.concurrency_key)
-        peer.send(assign)
-        return Tried.CLAIMED
-
-    async def _try_again(
-        self, log: LogName, peer: Peer, handler: str, terms: Terms, result: Outcome | Refused, *, at_hand: bool
-    ) -> Tried:
-        """Try once more where the run was only spoken to since it was read."""
-        if not isinstance(result, Refused) or result.reason is not Refusal.EXPECT:
-            return Tried.MISSED
-        return await self._try_claim(log, peer, handler, terms, at_hand=False) if at_hand else Tried.MOVED
-
-    def _newborn(self, log: LogName) -> tuple[RunMeta, Page] | None:
-        """Return a run that this hub has just submitted, and the page its log begins with, as far as that is at hand.
-
-        Where something became of it since, elsewhere, the guards of what is proposed do not hold.
-        """
-        tail = self._line.tails.get(log)
-        state = tail.whole() if tail else None
-        chunk = tail.chunk_after(0) if tail else None
-        if state is None or chunk is None or state.head != 1:
-            return None
-        meta = runs.newborn(log, chunk.entries[0].packed)
-        return (meta, Page(state.cut, state.end, chunk.entries, state.head)) if meta else None
-
-    async def _read(self, log: LogName) -> tuple[RunMeta | None, Page | None]:
-        store = self._line.store
-        fields, first = await asyncio.gather(store.meta(log), store.read(log, 0, 1))
-        return RunMeta.parse(log, fields) if fields else None, first
 
 
 def _takes(peer: Peer, bucket: str) -> bool:

@@ -19,7 +19,6 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_kind, unavailable_code
-from orchestrator.core.queues import Queue
 from orchestrator.dispatch import Dispatch
 from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
@@ -190,9 +189,8 @@ class Methods:
         return await self._submit(peer, runs.again(submitted, f"retry/{peer.principal}/{op}"), log.name)
 
     async def _submit(self, peer: Peer, params: RunSubmit, retry_of: str | None = None) -> RunSubmitted:
-        run_id, result = await submit(self._line, peer.namespace, peer.principal, params, retry_of)
+        run_id, result = await submit(self._line, self._dispatch, peer.namespace, peer.principal, params, retry_of)
         if isinstance(result, Outcome):
-            self._dispatch.look(Queue(peer.namespace, params.queue))
             return RunSubmitted(run=run_id, created=True)
         known, digest = (result.actual or " ").split(" ")
         if digest != runs.input_digest(params.handler, params.input):

@@ -136,7 +136,6 @@ class Queueing:
         queue = _queue(peer, params.queue)
         await self._check(queue)
         retried = await self._resubmit(queue, peer.principal)
-        self._dispatch.look(queue)
         return QueueRetried(retried=retried)
 
     # Reading
@@ -233,7 +232,7 @@ class Queueing:
         if not found:
             return False
         again = runs.again(found[0], f"{DEAD_KEY}{log.name}")
-        _, result = await submit(self._line, log.namespace, principal, again, retry_of=log.name)
+        _, result = await submit(self._line, self._dispatch, log.namespace, principal, again, retry_of=log.name)
         return isinstance(result, Outcome)
 
     # Purging

@@ -9,6 +9,7 @@ import secrets
 
 from orchestrator.core import runs
 from orchestrator.core.queues import Queue
+from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.settle import settle
 from orchestrator.store.commits import Outcome, Refused
@@ -22,9 +23,11 @@ LINGERING_BYTES_MAX = 16 * 1024
 
 
 async def submit(
-    line: Line, namespace: str, principal: str, params: RunSubmit, retry_of: str | None = None
+    line: Line, dispatch: Dispatch, namespace: str, principal: str, params: RunSubmit, retry_of: str | None = None
 ) -> tuple[str, Outcome | Refused]:
-    """Submit a run. Returns the id that it has if it is the first of its key, and what came of it.
+    """Submit a run, and see that it is claimed. Returns its id, if it is the first of its key, and what came.
+
+    Where its queue is idle, an agent here takes it with the same commit.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -33,6 +36,14 @@ async def submit(
     run = make_run_id(queue.partition, line.now_ms(), secrets.token_bytes(8))
     ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
     log = LogName(namespace, LogKind.RUN, run)
+    commit = runs.submit(ids, log, params, line.now_ms(), retry_of)
     if len(params.input) <= LINGERING_BYTES_MAX:
         line.tails.linger(log)
-    return run, await settle(line, runs.submit(ids, log, params, line.now_ms(), retry_of))
+    meta = runs.newborn(log, commit.appends[0].entries[0]) if dispatch.idle(queue) else None
+    taker = dispatch.taker(meta) if meta else None
+    result = await dispatch.claiming.submit(commit, meta, *taker) if meta and taker else None
+    if result is None:
+        result = await settle(line, commit)
+        if isinstance(result, Outcome):
+            dispatch.look(queue)
+    return run, result

@@ -30,7 +30,7 @@ from protocol.ids import queue_partition
 from protocol.requests import AgentInfo, QueueSet, Rate
 from protocol.selector import parse_selector
 
-__all__ = ["EVERY_KEY", "Queue", "Terms", "set_terms", "who_takes", "why_held"]
+__all__ = ["EVERY_KEY", "NO_TERMS", "Queue", "Terms", "set_terms", "who_takes", "why_held"]
 
 _HINT = "queue:"
 _PAUSED = "paused"
@@ -198,6 +198,10 @@ class Terms:
         assert self.rate is not None, self
         wait_us = (next_us or 0) - (self.rate.burst - 1) * self.rate.every_us - now_ms * 1000
         return max(1, -(-wait_us // 1000))
+
+
+NO_TERMS = Terms()
+"""Those of a queue of which nothing was ever said."""
 
 
 def why_held(terms: Terms, active: int, next_us: int | None, now_ms: int) -> str | None:

@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from orchestrator.claiming import Claiming, Tried
 from orchestrator.core import runs
 from orchestrator.core.queues import Queue, Terms
-from orchestrator.dispatch import Dispatch, Tried
+from orchestrator.core.run_meta import bucket_of
+from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
+from orchestrator.parking import Parking
 from orchestrator.peers import Peers
 from orchestrator.store.base import Page
 from orchestrator.store.commits import Append, Commit, Outcome
@@ -22,6 +25,7 @@ from protocol.run import RunState
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of
 
 TURNS = 100
+BUCKET = bucket_of(0, "client:c", "h", "")
 
 
 def run_log(key: str) -> LogName:
@@ -47,7 +51,7 @@ async def test_a_run_whose_time_has_not_come_or_has_passed_is_not_claimed(
     line = await line_to(MemoryServer(lambda: NOW_MS))
     log = await submitted(line, store_ms, **terms)
     peer = agent_peer(lambda _: None)
-    tried = await Dispatch(line, Peers(1_000), 1_000)._try_claim(log, peer, "h", Terms())
+    tried = await Claiming(line, Parking(line), 1_000).claim(log, peer, BUCKET, Terms())
     assert tried is (Tried.MISSED if state is RunState.QUEUED else Tried.MOVED)
     meta = await meta_of(line, log)
     assert (meta.state, meta.attempt) == (state, 0)
@@ -113,8 +117,8 @@ async def claimed_after(line: Line, *, at_hand: bool) -> tuple[Assign, int]:
     log = await submitted(line, NOW_MS, key=key)
     assert len(line.tails) == at_hand
     await asyncio.sleep(0)
-    dispatch = Dispatch(line, Peers(1_000), 1_000)
-    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms()) is Tried.CLAIMED
+    claiming = Claiming(line, Parking(line), 1_000)
+    assert await claiming.claim(log, agent_peer(sent.append), BUCKET, Terms()) is Tried.CLAIMED
     [assign] = sent
     assert isinstance(assign, Assign)
     return assign, reads
@@ -138,8 +142,8 @@ async def test_a_run_that_changed_elsewhere_since_it_was_submitted_here_is_not_c
     await asyncio.sleep(0)
     note = Append(log, (pack_record("$steer", "client:c", b""),), "")
     assert isinstance(await other.commit(Commit("hub-2.1", partition_of(log), appends=(note,))), Outcome)
-    dispatch, sent = Dispatch(line, Peers(1_000), 1_000), list[Part]()
-    assert await dispatch._try_claim(log, agent_peer(sent.append), "h", Terms()) is Tried.CLAIMED
+    claiming, sent = Claiming(line, Parking(line), 1_000), list[Part]()
+    assert await claiming.claim(log, agent_peer(sent.append), BUCKET, Terms()) is Tried.CLAIMED
     [assign] = sent
     assert isinstance(assign, Assign)
     assert assign.position.offset == 3
