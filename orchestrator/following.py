@@ -278,10 +278,9 @@ class Subscription:
         """
         if frame.resets != self._resets:
             return
-        window = self.delivery.window
-        freed = window.on_ack(frame.offset)
+        freed = self.delivery.window.on_ack(frame.offset)
         if self.durable is not None:
-            self.durable.note(window.acked)
+            self.durable.note(frame.offset)  # the window also takes for acked where a resume began
         if freed:
             self.pump()
 

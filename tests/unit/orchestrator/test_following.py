@@ -15,7 +15,7 @@ from orchestrator.store import keys
 from orchestrator.store.commits import Append, Commit
 from orchestrator.store.memory import MemoryServer
 from protocol.codec import pack_record
-from protocol.frames import Frame, Probe, Reset, ResetReason, Resumption, Start, Subscribe, Subscribed, Tags
+from protocol.frames import Ack, Frame, Probe, Reset, ResetReason, Resumption, Start, Subscribe, Subscribed, Tags
 from protocol.ids import LogKind, LogName, partition_of
 from protocol.limits import Limits
 from tests.unit.orchestrator.parts import NOW_MS, line_to
@@ -116,6 +116,22 @@ async def test_a_durable_subscription_too_many_is_refused_and_leaves_nothing(
     verdict = await Subscription(line, reader, TOPIC, frame, Limits()).verify(frame, "client:c", None, make=False)
     assert (verdict.verdict, verdict.code) == (Resumption.REFUSED, "forbidden")
     assert list(await line.store.hash_all(keys.acks(TOPIC))) == ["client:c/first"]
+
+
+async def test_what_a_resumed_peer_has_yet_to_handle_is_not_stored_as_acknowledged(line: Line) -> None:
+    await grow(line, "e1", 3)
+    page = await line.store.read(TOPIC, 0, 3)
+    assert page is not None
+    reader = Reader()
+    subscription = await follow(line, reader, Subscribe(log=TOPIC.path, from_=page.after, durable="d"))
+    ack = subscription.durable
+    assert ack is not None
+    subscription.on_ack(Ack(log=TOPIC.path, offset=2))
+    await ack.save(line)
+    assert ack.stored is None
+    subscription.on_ack(Ack(log=TOPIC.path, offset=3))
+    await ack.save(line)
+    assert ack.stored == page.after
 
 
 async def test_a_store_that_lost_entries_is_not_asked_for_them_over_and_over() -> None:
