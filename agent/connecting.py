@@ -45,7 +45,8 @@ class Connecting:
 
     async def _connect(self) -> Client:
         with self._begun() as links:
-            await asyncio.wait_for(in_loop(links.main.opened), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                await in_loop(links.main.opened)
         return self._kind(links)
 
     def blocking(self) -> Client:

@@ -358,7 +358,8 @@ class Link:
 
     async def _watch(self, session: Session) -> None:
         try:
-            await asyncio.wait_for(self._greeted.wait(), DEFAULT_HANDSHAKE_MS / 1000)
+            async with asyncio.timeout(DEFAULT_HANDSHAKE_MS / 1000):
+                await self._greeted.wait()
         except TimeoutError:
             raise Dropped(CloseCode.HANDSHAKE_TIMEOUT, "the hub opened no session in time", by_hub=False) from None
         while True:

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol import frames as f
 from protocol.codec import pack_record, pack_value, unpack_record, unpack_value
+from protocol.codes import CloseCode
 from protocol.control import CONTROL, Kind, Submitted
 from protocol.effects import Deliver, SendHeartbeat
 from protocol.entry import Entry, Position, next_tag, origin
@@ -70,7 +71,10 @@ def _now_ms() -> int:
 
 
 class FakeHub:
-    """The hub. Attributes that tests set: `heartbeat_ms`, `limits`, `mute_pubacks`, `refuse`, `verdicts`."""
+    """The hub. Attributes that tests set: `heartbeat_ms`, `limits`, `mute_pubacks`, `refuse`, `verdicts`, `ends_at`.
+
+    `ends_at` says of which sessions, counted from 1, the end stands in one message with the beginning.
+    """
 
     def __init__(self) -> None:
         self.heartbeat_ms = 200
@@ -80,6 +84,7 @@ class FakeHub:
         self.frames_before_cut: int | None = None
         self.refuse: Callable[[f.Publish], f.Nack | None] = lambda frame: None
         self.verdicts: Callable[[f.AttemptClaim], f.Verdict] = lambda claim: f.Verdict.CONTINUE
+        self.ends_at: tuple[int, ...] = ()
         self.logs: dict[str, FakeLog] = {}
         self.durables: dict[tuple[str, str], int] = {}
         self.wires: list[Wire] = []
@@ -283,6 +288,7 @@ class FakeHub:
             )
             for claim in frame.attempts
         )
+        end = (f.Error(code=CloseCode.GOING_AWAY, message="at once"),) if len(self.identified) in self.ends_at else ()
         await wire.send(
             f.Ready(
                 session=f"s{self.counter}",
@@ -293,7 +299,8 @@ class FakeHub:
                 scopes=("operator",),
                 subscriptions=tuple(self._subscribe(wire, wish) for wish in frame.subscriptions),
                 attempts=verdicts,
-            )
+            ),
+            *end,
         )
         await self.pump()
 

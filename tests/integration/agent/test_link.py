@@ -104,6 +104,13 @@ async def test_a_code_that_passes_is_survived_and_goaway_says_when_to_come_back(
         assert fake.identified[1].instance == fake.identified[0].instance
 
 
+async def test_a_session_that_ends_in_the_message_in_which_it_begins_is_followed_by_another(fake: FakeHub) -> None:
+    fake.ends_at = (1, 2)
+    async with deadline(10), Client.connect(fake.url) as client:
+        assert await client.publish("room", "say", 1) == 1
+        assert len(fake.identified) == 3
+
+
 async def test_a_wrong_token_is_refused_before_anything_is_said(fake: FakeHub) -> None:
     fake.token = "right"
     with pytest.raises(NotAuthenticated, match="the token is not known"):
