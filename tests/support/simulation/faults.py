@@ -11,7 +11,7 @@ from orchestrator.store.keys import log_keys
 from orchestrator.store.memory import MemoryServer
 from protocol.entry import Entry
 from protocol.ids import LogName
-from tests.support.simulation.dumps import entries_of, log_paths
+from tests.support.simulation.dumps import entries_of, log_paths, meta_of
 from tests.support.simulation.fleet import AgentSlot, ClientSlot, Fleet, HubSlot
 from tests.support.simulation.loop import Machine
 from tests.support.simulation.programs import FEED
@@ -22,15 +22,28 @@ FUSE_TURNS_MAX = 400
 FAILOVER_SHARE = 0.35
 TRIM_SHARE = 0.3
 FROZEN = 6
+EARLY = 0.3
+LOSSES = 6
+TAKEN_OVER = 8
+DEAF = 6
+AWAY = 4
+TAIL_ENTRIES = 5
+GROWN_LOOKS = 160
+LOOK_S = 0.05
+GIVEN_WITHIN_S = 0.3
 
 
 class Theme(Enum):
     """What surely happens, whatever the seed says besides."""
 
     FAILOVER = "failover"
-    """The store loses a tail, which else it does for a third of the seeds."""
+    """The store loses a tail, and subscribers that had it come back when there is another in its place."""
     FROZEN_AGENTS = "frozen agents"
     """Agents stop for longer than their lease, again and again."""
+    LOSSES = "losses"
+    """The store loses requests and replies, again and again."""
+    TAKE_OVERS = "take-overs"
+    """Other processes take over the ids of agents again and again, mostly without the hubs hearing of each other."""
 
 
 class Faults:
@@ -72,12 +85,18 @@ class Faults:
         chosen = [action for _, action in rng.choices(self._actions, weights, k=count)]
         if self._surely is Theme.FROZEN_AGENTS:
             chosen += [self._freeze_agent] * FROZEN
-        if rng.random() < FAILOVER_SHARE or self._surely is Theme.FAILOVER:
+        if self._surely is Theme.LOSSES:
+            chosen += [self._store_loses] * LOSSES
+        if self._surely is Theme.TAKE_OVERS:
+            chosen += [self._take_over] * TAKEN_OVER + [self._hints_lost] * DEAF
+        if self._surely is not Theme.FAILOVER and rng.random() < FAILOVER_SHARE:
             chosen.append(self._fail_over)
         if rng.random() < TRIM_SHARE:
             chosen.append(self._trim)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(asyncio.sleep(over_s))
+            if self._surely is Theme.FAILOVER:  # early, so that there is much to publish after it
+                tasks.create_task(self._at(rng.random() * over_s * EARLY, self._fail_over_unseen))
             for action in chosen:
                 tasks.create_task(self._at(0.2 + rng.random() * over_s, action))
 
@@ -198,16 +217,19 @@ class Faults:
             machine.thaw()
 
     async def _kill_subscriber(self) -> None:
+        pause_s = self._rng.choice([0.0, 1.0, 5.0])
+        await self._send_away(f"after {pause_s} s", lambda: asyncio.sleep(pause_s))
+
+    async def _send_away(self, until: str, away: Callable[[], Awaitable[None]]) -> None:
         slots = [slot for slot in self._fleet.clients if slot.follower is not None]
         slot: ClientSlot = self._rng.choice(slots)
         machine = slot.machine
         if machine is None or not machine.alive or slot.follower is None:
             return
-        pause_s = self._rng.choice([0.0, 1.0, 5.0])
-        self._say(f"kill {machine.name}, start again after {pause_s} s")
+        self._say(f"kill {machine.name}, start again {until}")
         slot.follower.crash()
         self._fleet.kill(machine, self._rng)
-        await asyncio.sleep(pause_s)
+        await away()
         if slot.machine is machine:
             self._fleet.start_client(slot)
 
@@ -250,18 +272,45 @@ class Faults:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._rng.choice([0, 1, 2])):
                 tasks.create_task(self._miss_the_failover())
-            await self._lose_tail()
+            pause_s = self._rng.choice([0.02, 0.2, 1.0, 3.0])
+            await self._lose_tail(lambda: asyncio.sleep(pause_s))
+
+    async def _fail_over_unseen(self) -> None:
+        """Fail over while subscribers are away that were given what is lost; they come back when the log is as long."""
+        await self._feed_at(1)
+        upto = self._feed_head() + TAIL_ENTRIES
+
+        async def send_away() -> None:
+            await self._feed_at(upto)
+            await asyncio.sleep(GIVEN_WITHIN_S)
+            head = self._feed_head() + 1
+            for _ in range(AWAY):
+                tasks.create_task(self._send_away(f"at {head} of {FEED}", lambda: self._feed_at(head)))
+            await asyncio.sleep(GIVEN_WITHIN_S)
+
+        async with asyncio.TaskGroup() as tasks:
+            await self._lose_tail(send_away)
+
+    def _feed_head(self) -> int:
+        return int(meta_of(self._fleet.server.data, FEED).get("head", "0"))
+
+    async def _feed_at(self, head: int) -> None:
+        """Wait until the feed has so many entries, but not for ever: its producer may be at its end."""
+        for _ in range(GROWN_LOOKS):
+            if self._feed_head() >= head:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _miss_the_failover(self) -> None:
         """A subscriber is away meanwhile, and finds other entries where it left off."""
         await asyncio.sleep(self._rng.random())
         await self._kill_subscriber()
 
-    async def _lose_tail(self) -> None:
-        server, rng = self._fleet.server, self._rng
+    async def _lose_tail(self, grow: Callable[[], Awaitable[None]]) -> None:
+        server = self._fleet.server
         snapshot = server.snapshot()
-        await asyncio.sleep(rng.choice([0.02, 0.2, 1.0, 3.0]))
-        down_s = rng.choice([0.0, 0.5, 3.0])
+        await grow()
+        down_s = self._rng.choice([0.0, 0.5, 3.0])
         await self._be_down(down_s)
         trimmed = self._fleet.ledger.trimmed
         before = {

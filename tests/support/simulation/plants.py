@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.subscriptions import Subscription as FollowedLog
 from orchestrator.core import attempts
 from orchestrator.core import resume as resuming
+from orchestrator.core.run_meta import RunMeta
 from orchestrator.following import Subscription
 from orchestrator.line import Line
 from orchestrator.store.base import StoreUnavailable
@@ -15,20 +18,45 @@ from orchestrator.store.commits import Append, Appended, Commit, Outcome, Produc
 from orchestrator.store.producer import ProducerRecord, check_claim
 from orchestrator.tail import Tail
 from protocol.entry import Entry, Position, chain
-from protocol.frames import Ack, Puback, Publish
+from protocol.frames import Ack, Puback, Publish, SubscriptionVerdict
 from tests.support.simulation.entropy import patched
 from tests.support.simulation.faults import Theme
 
-__all__ = ["PLANTS", "THEMES", "planted"]
+__all__ = ["PLANTS", "Plant", "planted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A bug that is planted.
+
+    Attributes:
+        changes: what is put in place of what.
+        shows: is in the words of a violation that it causes.
+        theme: what brings it out that would else take many seeds.
+    """
+
+    changes: tuple[tuple[str, Any], ...]
+    shows: str
+    theme: Theme | None = None
+
+    def shown(self, violations: Sequence[str]) -> bool:
+        """Whether it is among what was found; another violation may have another cause."""
+        return any(self.shows in violation for violation in violations)
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:
     """Plant a bug; without a name, none."""
-    return nullcontext() if name is None else patched(*PLANTS[name])
+    return nullcontext() if name is None else patched(*PLANTS[name].changes)
 
 
 def _publish_unguarded(*args: Any, **options: Any) -> Commit:
     return replace(_PUBLISH(*args, **options), guards=())
+
+
+def _claim_unguarded(*args: Any, **options: Any) -> tuple[Commit, RunMeta]:
+    commit, after = _CLAIM(*args, **options)
+    appends = tuple(replace(append, expect=None) for append in commit.appends)
+    return replace(commit, guards=(), appends=appends), after
 
 
 def _check_without_dedupe(
@@ -46,6 +74,12 @@ def _resume_by_offset(log: resuming.LogState, position: Position, tag: str | Non
             return resuming.NeedsTag(position.offset)
         return resuming.Resumed(Position(log.epoch, position.offset, known))
     return answer
+
+
+def _open_wherever(self: FollowedLog, verdict: SubscriptionVerdict, now_ms: int) -> None:
+    if verdict.at is not None:
+        self._cursor.start(verdict.at)
+    _OPEN(self, verdict, now_ms)
 
 
 def _acknowledge_unanswered(frame: Publish, fault: StoreUnavailable) -> Any:
@@ -74,27 +108,49 @@ def _guessed(tail: Tail, append: Append, now_ms: int) -> Appended:
 
 
 _PUBLISH = attempts.publish
+_CLAIM = attempts.claim
 _RESUME = resuming.resume
+_OPEN = FollowedLog._open
 _ON_ACK = Subscription.on_ack
 _COMMIT = Line.commit
 
-PLANTS: dict[str, tuple[tuple[str, Any], ...]] = {
-    "a fenced attempt writes on": (("orchestrator.core.attempts.publish", _publish_unguarded),),
-    "a retry is appended again": (("orchestrator.store.memory_data.check_claim", _check_without_dedupe),),
-    "tails are fed before the commit": (("orchestrator.line:Line.commit", _feed_and_commit),),
-    "what was sent counts as acknowledged": (
-        ("orchestrator.following:Subscription.on_ack", _on_ack_of_all_that_was_sent),
+PLANTS = {
+    "a fenced attempt writes on": Plant(
+        (("orchestrator.core.attempts.publish", _publish_unguarded),),
+        "while nobody holds it",
+        Theme.TAKE_OVERS,
     ),
-    "leases are judged at once": (
-        ("orchestrator.timekeeper:Timekeeper._hold", lambda self, why, **facts: None),
-        ("orchestrator.timekeeper:Timekeeper._judge_from_ms", property(lambda self: 0, lambda self, value: None)),
+    "a retry is appended again": Plant(
+        (("orchestrator.store.memory_data.check_claim", _check_without_dedupe),), "is there 2 times", Theme.LOSSES
     ),
-    "a resume trusts the offset": (("orchestrator.verdicts.resume", _resume_by_offset),),
-    "an unanswered commit is acknowledged": (("orchestrator.core.publish.unavailable", _acknowledge_unanswered),),
-    "two hubs claim one run": (("orchestrator.core.run_meta:RunMeta.unchanged", lambda self: ()),),
-    "a subscriber that left is still told": (("orchestrator.tail:Tails.leave", lambda self, tail, subscriber: None),),
+    "tails are fed before the commit": Plant(
+        (("orchestrator.line:Line.commit", _feed_and_commit),), "(diverged) for nothing"
+    ),
+    "what was sent counts as acknowledged": Plant(
+        (("orchestrator.following:Subscription.on_ack", _on_ack_of_all_that_was_sent),),
+        "stored as acknowledged, and has not handled",
+    ),
+    "leases are judged at once": Plant(
+        (
+            ("orchestrator.timekeeper:Timekeeper._hold", lambda self, why, **facts: None),
+            ("orchestrator.timekeeper:Timekeeper._judge_from_ms", property(lambda self: 0, lambda self, value: None)),
+        ),
+        "could know of it",
+    ),
+    "a resume trusts the offset": Plant(
+        (
+            ("orchestrator.verdicts.resume", _resume_by_offset),
+            ("agent.subscriptions:Subscription._open", _open_wherever),
+        ),
+        "another entry than the log has there, and never told",
+        Theme.FAILOVER,
+    ),
+    "an unanswered commit is acknowledged": Plant(
+        (("orchestrator.core.publish.unavailable", _acknowledge_unanswered),), "is not there", Theme.LOSSES
+    ),
+    "two hubs claim one run": Plant((("orchestrator.core.attempts.claim", _claim_unguarded),), "was claimed while"),
+    "a subscriber that left is still told": Plant(
+        (("orchestrator.tail:Tails.leave", lambda self, tail, subscriber: None),), "left over"
+    ),
 }
-"""Bugs by name: what is put in place of what."""
-
-THEMES = {"a resume trusts the offset": Theme.FAILOVER, "a fenced attempt writes on": Theme.FROZEN_AGENTS}
-"""What brings a bug out that would else take many seeds."""
+"""Bugs by name."""

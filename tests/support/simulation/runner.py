@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,21 @@ class Told:
 
 
 def run_seeds(first: int, count: int, *, plant: str | None = None, workers: int = WORKERS) -> Iterator[Told]:
-    """Run so many seeds, in several processes; with a planted bug each stops at the first seed that fails."""
+    """Run so many seeds, in several processes; with a planted bug each stops at the first seed that shows it.
+
+    They are told of as the processes end; what still runs when nobody listens any more is ended.
+    """
     options = ["--json"] if plant is None else ["--json", "--first", "--plant", plant]
     with ExitStack() as stack:
         started = [
             stack.enter_context(_worker(first + place, (count - place + workers - 1) // workers, workers, options))
             for place in range(min(workers, count))
         ]
+        reading = stack.enter_context(ThreadPoolExecutor(workers))
         for worker in started:
-            yield from _told(worker)
+            stack.callback(worker.kill)
+        for output in as_completed([reading.submit(_told, worker) for worker in started]):
+            yield from output.result()
 
 
 def _worker(first: int, count: int, step: int, options: list[str]) -> subprocess.Popen[str]:
@@ -52,12 +59,8 @@ def _worker(first: int, count: int, step: int, options: list[str]) -> subprocess
     )
 
 
-def _told(worker: subprocess.Popen[str]) -> Iterator[Told]:
-    try:
-        output, errors = worker.communicate()
-    finally:
-        worker.kill()
-    for line in output.splitlines():
-        said = json.loads(line)
-        yield Told(said["seed"], said["digest"], tuple(said["violations"]), said["report"])
+def _told(worker: subprocess.Popen[str]) -> list[Told]:
+    output, errors = worker.communicate()
     assert worker.returncode in (0, 1), f"the simulation itself failed:\n{errors[-3000:]}"
+    said = [json.loads(line) for line in output.splitlines()]
+    return [Told(each["seed"], each["digest"], tuple(each["violations"]), each["report"]) for each in said]

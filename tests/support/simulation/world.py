@@ -56,14 +56,17 @@ class Outcome:
     virtual_s: float
     script: tuple[str, ...]
     lines: tuple[str, ...] = ()
+    surely: Theme | None = None
 
     def report(self) -> str:
         """Return what went wrong, what was done to the fleet, and how to see it again."""
         shown = "\n  ".join(self.violations[:20])
         script = "\n  ".join(self.script)
+        theme = "" if self.surely is None else f" --theme '{self.surely.value}'"
         return (
             f"seed {self.seed}: {len(self.violations)} violations\n  {shown}\nthe script was\n  {script}\n"
-            f"again, with every message: PYTHONHASHSEED=0 python -m tests.support.simulation --seed {self.seed} --trace"
+            "again, with every message: PYTHONHASHSEED=0 python -m tests.support.simulation"
+            f" --seed {self.seed}{theme} --trace"
         )
 
 
@@ -89,6 +92,7 @@ def simulate(seed: int, *, keep_lines: bool = False, surely: Theme | None = None
 class _World:
     def __init__(self, seed: int, loop: SimulationLoop, *, keep_lines: bool, surely: Theme | None) -> None:
         self.seed = seed
+        self.surely = surely
         self.loop = loop
         self.trace = Trace(keep=keep_lines)
         self.ledger = Ledger()
@@ -180,6 +184,7 @@ class _World:
             self.loop.time(),
             tuple(self.faults.script),
             tuple(self.trace.lines),
+            self.surely,
         )
 
     def on_log(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> Any:
