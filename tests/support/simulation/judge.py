@@ -217,11 +217,11 @@ def _check_follower(fleet: Fleet, dump: Dump, followed: Followed) -> Iterator[Vi
         due = story if last or not story else _told_in_time(dump, story)
         if not due:
             continue  # it came back, and there was nothing to tell
+        trimmed = fleet.ledger.trimmed.get(followed.log, {})
         if followed.kinds is not None:
-            trimmed = fleet.ledger.trimmed.get(followed.log, {})
             wrong: Iterable[Violation] = _check_filtered(dump, due, followed.kinds, trimmed, complete=last)
         else:
-            wrong = check_delivered(dump, due, complete=last)
+            wrong = check_delivered(dump, _from_what_is_kept(due, trimmed), complete=last)
         for violation in wrong:
             yield Violation(
                 violation.rule,
@@ -235,19 +235,23 @@ def _told_in_time(dump: Dump, story: list[Event]) -> list[Event]:
     """Return the story of a process that was killed, less what the store lost after: nobody could tell it."""
     tags, packed = dump.tags(), {entry.offset: entry.packed.hex() for entry in dump.entries}
     told = list(story)
-    if isinstance(told[-1], Began):
-        told.pop()  # it never heard from a hub: what it remembered was told to the one before
-    while (
-        told
-        and isinstance(last := told[-1], Given)
-        and last.tag
-        not in (
-            tags.get(last.offset),
-            packed.get(last.offset),
-        )
-    ):
-        told.pop()
+    while told:
+        match told[-1]:
+            case Given(offset, tag) if tag not in (tags.get(offset), packed.get(offset)):
+                told.pop()
+            case Began():  # it heard of nothing that is still there: what it remembered was told to the one before
+                told.pop()
+            case _:
+                break
     return told
+
+
+def _from_what_is_kept(story: list[Event], trimmed: Container[int]) -> list[Event]:
+    """Return a story with its true beginning: the earliest entry is the first that is kept."""
+    match story:
+        case [Began(0), Given(first, _), *_] if all(offset in trimmed for offset in range(1, first)):
+            return [Began(first - 1), *story[1:]]
+    return story
 
 
 def _check_filtered(
