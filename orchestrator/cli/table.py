@@ -1,43 +1,45 @@
 """The `fleetline` command: nouns, then verbs. This module knows the table of nouns, and how a failure is told.
 
-Each noun's module imports nothing heavy at its top, so that the whole table costs next to nothing.
+Each noun's module imports nothing heavy at its top, and a command makes the table of its own noun alone: to read the
+signatures of all the others takes longer than most commands do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from importlib import import_module
 from typing import Any
 
 import typer
 
-from orchestrator.cli import agent, dev, doctor, hub, log, queue, replay, run, schedule, token, top, topic
 from orchestrator.cli.errors import CliError, explained
 from orchestrator.cli.exits import Exit
 
-__all__ = ["app", "execute"]
+__all__ = ["execute", "table"]
 
+NOUNS = ("dev", "hub", "agent", "run", "queue", "schedule", "top", "log", "topic", "replay", "token", "doctor")
+"""In the order of the help. Each is a module beside this one, with an `app` of verbs or one function of its name."""
 _GROUP: dict[str, Any] = {"no_args_is_help": True}
 
-app = typer.Typer(
-    name="fleetline",
-    help="The durable control channel for fleets of agents.",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    **_GROUP,
-)
-app.command("dev")(dev.dev)
-app.add_typer(hub.app, name="hub", **_GROUP)
-app.add_typer(agent.app, name="agent", **_GROUP)
-app.add_typer(run.app, name="run", **_GROUP)
-app.add_typer(queue.app, name="queue", **_GROUP)
-app.add_typer(schedule.app, name="schedule", **_GROUP)
-app.command("top")(top.top)
-app.add_typer(log.app, name="log", **_GROUP)
-app.add_typer(topic.app, name="topic", **_GROUP)
-app.command("replay")(replay.replay)
-app.add_typer(token.app, name="token", **_GROUP)
-app.command("doctor")(doctor.doctor)
+
+def table(*nouns: str) -> typer.Typer:
+    """Return the table of commands: of these nouns, or of all."""
+    app = typer.Typer(
+        name="fleetline",
+        help="The durable control channel for fleets of agents.",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **_GROUP,
+    )
+    app.callback()(_root)
+    for noun in nouns or NOUNS:
+        module = import_module(f"orchestrator.cli.{noun}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=noun, **_GROUP)
+        else:
+            app.command(noun)(getattr(module, noun))
+    return app
 
 
 def _version(asked: bool) -> None:
@@ -48,7 +50,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
@@ -59,6 +60,7 @@ def _root(
 def execute(arguments: list[str]) -> int:
     """Run one command and return its exit code. What is expected to fail is told on standard error; a bug is raised."""
     try:
+        app = table(*(noun for noun in arguments[:1] if noun in NOUNS))
         return app(arguments, prog_name="fleetline", standalone_mode=False) or Exit.DONE
     except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED

@@ -81,7 +81,7 @@ class Lost(Part):
     `exact` is False where the first of them could not be pinned: none is lost before `from`.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     from_: UInt = Field(alias="from")
     to: UInt
@@ -108,7 +108,7 @@ class Subscribe(Part):
     Inside `identify` it stands for a subscription of the session before.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     t: Literal["subscribe"] = "subscribe"
     log: Name

@@ -19,7 +19,7 @@ from agent.executors import program_lines
 from agent.operations import SLEEP_S_MAX
 from orchestrator.cli import columns
 from orchestrator.cli.exits import Exit
-from orchestrator.cli.table import app
+from orchestrator.cli.table import table
 from orchestrator.settings import Settings
 from protocol.selector import LABELS_MAX
 
@@ -42,7 +42,7 @@ def rows(heading: str) -> list[list[str]]:
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Yield every command with its name, `fleetline NOUN VERB`."""
-    waiting = [("fleetline", typer.main.get_command(app))]
+    waiting = [("fleetline", typer.main.get_command(table()))]
     for name, command in waiting:
         inner = getattr(command, "commands", None)
         if inner is None:

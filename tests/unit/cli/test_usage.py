@@ -210,6 +210,15 @@ def test_ctrl_c_while_modules_load_leaves_no_traceback() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("asyncio", "cryptography", "jwt", "msgpack", "pydantic", "redis", "rich", "structlog", "websockets")
-    code = f"import sys, orchestrator.cli.table; print([name for name in {heavy!r} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    code = f"orchestrator.cli.table.table(); print([name for name in {heavy!r} if name in sys.modules])"
+    command = [sys.executable, "-c", f"import sys, orchestrator.cli.table; {code}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout == "[]\n"
+
+
+def test_a_command_reads_the_table_of_its_own_noun() -> None:
+    code = "orchestrator.cli.table.execute(['topic', '--help']); print('orchestrator.cli.schedule' in sys.modules)"
+    command = [sys.executable, "-c", f"import sys, orchestrator.cli.table; {code}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.endswith("False\n")
+    assert "Publish to topics" in found.stdout
