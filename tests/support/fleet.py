@@ -25,18 +25,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from agent.client import Client
 from orchestrator.store.datadir import DataDirectory
 from protocol.requests import LogRead, LogReadPage
+from tests.support import forks
 from tests.support.checkers import Dump
-from tests.support.timing import eventually, eventually_sync, scaled
+from tests.support.forks import CHECKOUT
+from tests.support.timing import eventually, eventually_sync
 
 __all__ = ["AgentProcess", "Fleet", "HubProcess", "Process", "dump_log", "free_port"]
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "orchestrator.cli.main")
 START_WITHIN_S = 30.0
 STOP_WITHIN_S = 20.0
 LOG_SHOWN_BYTES = 4000
@@ -64,7 +64,7 @@ class Process:
         self._words = [*words]
         self._directory = directory
         self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forks.Started | None = None
         self._groups: list[int] = []
 
     @property
@@ -88,17 +88,20 @@ class Process:
         """Start it, without waiting for anything."""
         assert not self.running, f"{self.name} runs already"
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._words,
-                cwd=self._directory,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # so that its children can be found at the end
-            )
+            self._process = self._start(log)
         self._groups.append(self._process.pid)
         self.starts += 1
+
+    def _start(self, log: IO[bytes]) -> forks.Started:
+        return subprocess.Popen(
+            self._words,
+            cwd=self._directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # so that its children can be found at the end
+        )
 
     async def kill(self) -> None:
         """SIGKILL it alone, and wait until it is gone."""
@@ -149,7 +152,14 @@ class Process:
             self._process.wait()
 
 
-class AgentProcess(Process):
+class Command(Process):
+    """A `fleetline` command; its words are what comes after that."""
+
+    def _start(self, log: IO[bytes]) -> forks.Started:
+        return forks.start(self._words, cwd=self._directory, environment=self._environment, output=log)
+
+
+class AgentProcess(Command):
     """An agent's process."""
 
     def __init__(
@@ -168,7 +178,7 @@ class AgentProcess(Process):
         await eventually(look, START_WITHIN_S)
 
 
-class HubProcess(Process):
+class HubProcess(Command):
     """A hub's process, and the store that it uses."""
 
     def __init__(
@@ -276,7 +286,7 @@ class Fleet:
         """Return a hub that is not started yet; `options` are further words of `fleetline hub start`."""
         data = data or self.directory / f"{name}-data"
         port = port or free_port()
-        words = [*COMMAND, "hub", "start", "--data", str(data), "--listen", f"127.0.0.1:{port}", *options]
+        words = ["hub", "start", "--data", str(data), "--listen", f"127.0.0.1:{port}", *options]
         hub = HubProcess(name, words, self.directory, self.environment(**(environment or {})), data, port)
         self._processes.append(hub)
         return hub
@@ -309,7 +319,7 @@ class Fleet:
             options: further words of `fleetline agent start`.
             environment: settings of its own.
         """
-        words = [*COMMAND, "agent", "start", app, "--id", agent_id, *options]
+        words = ["agent", "start", app, "--id", agent_id, *options]
         surroundings = self.environment(FLEETLINE_HUB=url or hub.url, FLEETLINE_TOKEN=hub.token, **(environment or {}))
         process = AgentProcess(name or agent_id, words, self.directory, surroundings, agent_id)
         self._processes.append(process)
@@ -325,15 +335,7 @@ class Fleet:
     async def command(self, hub: HubProcess, *words: str, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Execute a `fleetline` command against a hub and return how it ended."""
         environment = self.environment(FLEETLINE_HUB=hub.url, FLEETLINE_TOKEN=hub.token)
-        return await asyncio.to_thread(
-            subprocess.run,
-            [*COMMAND, *words],
-            cwd=self.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=scaled(within_s),
-        )
+        return await asyncio.to_thread(forks.run, words, cwd=self.directory, environment=environment, within_s=within_s)
 
     async def __aenter__(self) -> Self:
         """Return the fleet."""

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.fleet import COMMAND, Fleet, HubProcess
-from tests.support.timing import eventually_sync, scaled
+from tests.support import forks
+from tests.support.fleet import Fleet, HubProcess
+from tests.support.forks import COMMAND
+from tests.support.timing import eventually_sync
 
 APP = "tests.integration.cli.apps:agent"
 WITHIN_S = 40.0
@@ -36,17 +38,11 @@ class Shell:
         self, *words: str, stdin: bytes = b"", environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Execute a command to its end."""
-        found = subprocess.run(
-            [*COMMAND, *words],
-            cwd=self.directory,
-            env=environment or self.environment(),
-            input=stdin,
-            capture_output=True,
-            timeout=scaled(WITHIN_S),
+        found = forks.run(
+            words, cwd=self.directory, environment=environment or self.environment(), within_s=WITHIN_S, given=stdin
         )
-        out, err = found.stdout.decode(), found.stderr.decode()
-        assert "Traceback" not in err, err
-        return subprocess.CompletedProcess(found.args, found.returncode, out, err)
+        assert "Traceback" not in found.stderr, found.stderr
+        return found
 
     def done(self, *words: str, stdin: bytes = b"") -> str:
         """Execute a command that must succeed; return what it printed on standard output."""

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.store.datadir import DataDirectory
 from tests.integration.cli.conftest import APP, Shell
-from tests.support.fleet import CHECKOUT, COMMAND
+from tests.support.forks import CHECKOUT, COMMAND
 from tests.support.timing import eventually_sync, scaled
 
 

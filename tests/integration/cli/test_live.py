@@ -15,7 +15,7 @@ from threading import Thread
 
 from tests.integration.cli.conftest import Shell
 from tests.integration.cli.test_runs import submit
-from tests.support.fleet import COMMAND
+from tests.support.forks import COMMAND
 from tests.support.timing import eventually_sync, scaled
 
 CTRL_C = b"\x03"

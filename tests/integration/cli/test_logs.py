@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.integration.cli.conftest import Shell
-from tests.support.fleet import COMMAND
+from tests.support.forks import COMMAND
 from tests.support.timing import scaled
 
 FIELDS = ["log", "offset", "epoch", "ts_ms", "kind", "src", "attempt", "seq", "index", "cause", "body", "tag"]
