@@ -94,7 +94,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 command = ["bash", "-c", f"exec {block.commands}"]
                 processes.append(subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file))
                 eventually_sync(lambda: "hub listening" in output.read_text(), 30)
-            eventually_sync(lambda: all(f'"{name}"' in run("fleetline agent ls --json", folder) for name in AGENTS), 30)
+            eventually_sync(lambda: all(f"agent {name} serves " in output.read_text() for name in AGENTS), 60)
+            listed = run("fleetline agent ls --json", folder)
+            assert all(f'"{name}"' in listed for name in AGENTS), listed
             yield folder
         finally:
             for process in reversed(processes):
