@@ -19,13 +19,16 @@ from orchestrator.store.commits import Commit, Guard, HashDelete, HashSet, Op, S
 from protocol.ids import LogKind, LogName, partition_of
 from protocol.run import FINAL, RunState
 
-__all__ = ["DEAD_KEPT_MS", "forgotten", "kept_ms", "noted", "put_off", "unchanged", "unlinked"]
+__all__ = ["DEAD_KEPT_MS", "forgotten", "kept_ms", "noted", "put_off", "set_aside", "unchanged", "unlinked"]
 
 DEAD_KEPT_MS = 30 * 24 * 3600 * 1000
 """A dead letter is kept for so long at least, however soon its run was to go: somebody is to look at it."""
 
 PUT_OFF_MS = 60_000
 """When a run is looked at again that cannot go yet."""
+
+SET_ASIDE_MS = 24 * 3600 * 1000
+"""When a run is looked at again that could not be read: a newer version of the hub may be able to."""
 
 
 def kept_ms(state: RunState, keep_ms: int | None) -> int | None:
@@ -52,6 +55,13 @@ def put_off(commit_id: str, meta: RunMeta) -> Commit:
     """Propose that a run is kept for a while longer."""
     later = SortedAdd(keys.ended(meta.partition), member(meta.log), PUT_OFF_MS, from_now=True)
     return Commit(commit_id, meta.partition, guards=unchanged(meta), ops=(later,))
+
+
+def set_aside(commit_id: str, log: LogName) -> Commit:
+    """Propose that a run that cannot be read is kept for a while longer. Nothing of it can be guarded."""
+    partition = partition_of(log)
+    later = SortedAdd(keys.ended(partition), member(log), SET_ASIDE_MS, from_now=True)
+    return Commit(commit_id, partition, ops=(later,))
 
 
 def unlinked(commit_id: str, meta: RunMeta) -> Commit:
