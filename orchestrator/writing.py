@@ -91,7 +91,7 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
         meta = handing.after
     ending, queue, key = None, None, ""
     if kind in ENDINGS:
-        ending, queue, key = await _ending(line, peer, log, frame, meta)
+        ending, queue, key = await _ending(line, peer, log, frame, meta, handing)
     claim, packed = prepared.claim, prepared.packed
     return attempts.publish(
         ids,
@@ -128,11 +128,11 @@ async def _handing(line: Line, ids: runs.Ids, meta: RunMeta, frame: Publish) -> 
 
 
 async def _ending(
-    line: Line, peer: Peer, log: LogName, frame: Publish, meta: RunMeta | None
+    line: Line, peer: Peer, log: LogName, frame: Publish, meta: RunMeta | None, handing: children.Handing | None
 ) -> tuple[attempts.Ending, Queue, str] | tuple[None, None, str]:
     """Decide what follows an attempt's last entry, and which queue and key its run has; without one, nothing.
 
-    With `meta`, that is what the run is as entries before it leave it.
+    With `meta`, that is what the run is as entries before it leave it; `handing` is what they do about children.
     """
     kind, body, _, _ = frame.entries[-1]
     known = peer.held.get(log.name)
@@ -147,7 +147,8 @@ async def _ending(
         ending = attempts.conclude_error(ids, meta, errored, random.random(), store_ms)
     elif kind == Kind.SUSPENDED:
         asked = read_control(Suspended, body)
-        ending = suspension.suspend(ids, meta, asked, line.now_ms(), await _open_children(line, log, asked.children))
+        open_children = await _open_children(line, log, asked.children, handing)
+        ending = suspension.suspend(ids, meta, asked, line.now_ms(), open_children)
     elif kind == Kind.CONTINUE:
         submitted = await _submitted(line, log)
         wish, successor = read_control(Continue, body), LogName(log.namespace, log.kind, new_run_id(line, meta.place))
@@ -157,10 +158,14 @@ async def _ending(
     return attempts.parting(ids, meta, ending), meta.place, meta.concurrency_key
 
 
-async def _open_children(line: Line, log: LogName, slots: Sequence[str]) -> dict[str, str]:
-    """Return the records of those of a run's children that have not ended."""
+async def _open_children(
+    line: Line, log: LogName, slots: Sequence[str], handing: children.Handing | None
+) -> dict[str, str]:
+    """Return the records of those of a run's children that have not ended, as entries before this leave them."""
     found = await line.store.hash_get(keys.children(log), *slots) if slots else []
-    return {slot: record.decode() for slot, record in zip(slots, found, strict=True) if record}
+    records = {slot: record.decode() for slot, record in zip(slots, found, strict=True) if record}
+    made = handing.records if handing is not None else {}
+    return records | {slot: made[slot] for slot in slots if slot in made}
 
 
 async def _submitted(line: Line, log: LogName) -> Submitted:

@@ -17,7 +17,7 @@ Specification: docs/protocol.md, section "Parents and children"; docs/decisions/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from orchestrator.core import runs
@@ -121,12 +121,14 @@ class Handing:
 
     Attributes:
         after: the run's meta after it.
+        records: of the children that it is about and that have not ended, after it, by slot.
     """
 
     after: RunMeta
-    guards: tuple[Guard, ...]
-    below: tuple[Below, ...]
-    ops: tuple[Op, ...]
+    guards: tuple[Guard, ...] = ()
+    below: tuple[Below, ...] = ()
+    ops: tuple[Op, ...] = ()
+    records: Mapping[str, str] = field(default_factory=dict)
 
 
 def handed(
@@ -167,9 +169,9 @@ def handed(
         if there is not None and there.cancel is CancelPhase.NO:
             changed[slot] = replace(there, cancel=CancelPhase.WANTED, reason=" ".join((cancel.reason or "").split()))
     if not changed:
-        return Handing(meta, (), (), ())
+        return Handing(meta)
     after = replace(meta, children=meta.children + len(new), talk_from=meta.talk_from or meta.head + 1)
-    records = keys.children(meta.log)
+    records, encoded = keys.children(meta.log), {slot: child.encode() for slot, child in changed.items()}
     fields = {"children": str(after.children), "talk_from": str(after.talk_from)}
     unchanged = (Guard(records, slot, known[slot].encode() if slot in known else ABSENT) for slot in changed)
     return Handing(
@@ -178,9 +180,10 @@ def handed(
         (Below(records, CHILDREN_OPEN_MAX - len(new) + 1),) if new else (),
         (
             HashSet(keys.meta(meta.log), fields),
-            HashSet(records, {slot: child.encode() for slot, child in changed.items()}),
+            HashSet(records, encoded),
             *runs.stirs(ids, after),
         ),
+        encoded,
     )
 
 

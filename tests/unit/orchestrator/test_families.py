@@ -17,9 +17,10 @@ from orchestrator.store import keys
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from protocol.codec import pack_value
 from protocol.control import Cancel, Kind, RunError
+from protocol.conversation import Suspended
 from protocol.errors import RequestError
 from protocol.family import CHILDREN_MAX, CHILDREN_OPEN_MAX, ChildCancel, ChildEnded, ChildRun, Continue
-from protocol.frames import Part
+from protocol.frames import HandlerSpec, Part, Recover
 from protocol.ids import LogName, queue_partition
 from tests.support.relatives import FAR, KILLS, SUCCESS, World, spawn, walk_cancel, walk_end, walk_submit
 
@@ -96,6 +97,33 @@ async def test_what_was_asked_for_stays_as_it_is_when_it_is_asked_for_again(worl
     assert [each.state for each in await world.said(line, log, Kind.CHILD_ENDED, ChildEnded)] == ["cancelled"] * 2
     assert len(await world.runs_of(line, FAR)) == 1
     assert await world.open(line, log) == {}
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_parent_that_is_put_away_in_the_frame_of_its_children_waits_for_them(
+    world: World, cancelled: bool
+) -> None:
+    world.peer.handlers = {"h": HandlerSpec(name="h", recover=Recover.JOURNAL)}
+    line = await world.hub()
+    log = await world.parent(line)
+    await world.publish(line, log, (Kind.SPAWN, spawn("d1"), 1))
+    wish = (Kind.CHILD_CANCEL, ChildCancel(index=2, digest="d2"), None)
+    away = (Kind.SUSPENDED, Suspended(children=("1.d1", "2.d2")), None)
+    asked = ((Kind.SPAWN, spawn("d1"), 1), (Kind.SPAWN, spawn("d2"), 2), *((wish,) if cancelled else ()), away)
+    assert isinstance(await world.publish(line, log, *asked), Outcome)
+    await world.tend(line)
+    waits = (await world.meta(line, log)).suspended
+    assert waits is not None
+    assert waits.children == (("1.d1",) if cancelled else ("1.d1", "2.d2"))
+    for child in await world.runs_of(line, FAR):
+        if not (await world.meta(line, child)).final:
+            assert (await world.meta(line, log)).put_off
+            await world.work_on(line, child)
+            await world.publish(line, child, SUCCESS)
+            await world.tend(line)
+    meta = await world.meta(line, log)
+    assert (meta.state, meta.put_off) == ("queued", False)
+    assert [record.kind for record in await world.records(line, log)].count("$suspended") == 1
 
 
 async def ends(world: World, line: Line, log: LogName, how: str) -> None:
