@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import Output, reader_watched
@@ -22,6 +23,8 @@ REFRESH_S = 0.1
 """From one painting to the next, at least."""
 IDLE_S = 1.0
 """From one painting to the next, at most: times that are shown go on."""
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a process at once, which would leave the terminal as it is. Ctrl-C ends the command's task."""
 
 
 def can_be_live(out: Output) -> bool:
@@ -35,7 +38,7 @@ def can_be_live(out: Output) -> bool:
 async def shown(draw: Draw) -> AsyncIterator[Callable[[], None]]:
     """Keep on the terminal what `draw` gives; yields what to call when it would give something else.
 
-    At the end, whichever, the last view stays and the cursor is back.
+    At the end, whichever, the last view stays and the cursor is back; a signal ends the process only after that.
 
     Raises:
         CliError: the terminal is gone.
@@ -51,7 +54,7 @@ async def shown(draw: Draw) -> AsyncIterator[Callable[[], None]]:
         with reader_watched():
             live.update(draw(console.width, max(1, console.height - 1)), refresh=True)
 
-    with live:
+    with _ended_cleanly(), live:
         painting = asyncio.create_task(_keep_painting(paint, changed))
         try:
             yield changed.set
@@ -59,6 +62,28 @@ async def shown(draw: Draw) -> AsyncIterator[Callable[[], None]]:
             painting.cancel()
             await asyncio.wait((painting,))
             paint()
+
+
+@contextlib.contextmanager
+def _ended_cleanly() -> Iterator[None]:
+    """Have signals end what is done here first, and only then the process, which is seen to end by them."""
+    loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
+    assert task is not None
+    taken = [number for number in ENDINGS if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores one
+
+    def end(number: int) -> None:
+        came.append(number)
+        task.cancel()
+
+    for number in taken:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 async def _keep_painting(paint: Callable[[], None], changed: asyncio.Event) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
 
+import pytest
+
 from tests.integration.cli.conftest import Shell
 from tests.integration.cli.test_runs import submit
 from tests.support.forks import COMMAND
@@ -118,6 +120,21 @@ def test_ctrl_c_leaves_the_terminal_clean_and_the_run_alone(served: Shell) -> No
         served.done("run", "cancel", run, "--wait")
         assert seen.end() == 3
         assert HIDE_CURSOR not in seen.raw
+
+
+@pytest.mark.parametrize(("view", "number"), [("watch", signal.SIGTERM), ("top", signal.SIGHUP)])
+def test_a_view_that_is_ended_by_a_signal_leaves_the_terminal_clean(
+    served: Shell, view: str, number: signal.Signals
+) -> None:
+    run = submit(served, "forever")
+    words = ("run", "watch", run) if view == "watch" else ("top",)
+    with terminal(served, *words) as seen:
+        seen.sees("began" if view == "watch" else "worker-1")
+        seen.process.send_signal(number)
+        assert seen.end() == -number, "whoever waits for it sees what ended it"
+        assert seen.raw.rindex(SHOW_CURSOR) > seen.raw.rindex(HIDE_CURSOR)
+        assert "Traceback" not in seen.text
+    served.done("run", "cancel", run, "--wait")
 
 
 def test_the_terminal_is_painted_no_more_than_ten_times_a_second_by_a_chatty_run(served: Shell) -> None:
