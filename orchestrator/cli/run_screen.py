@@ -1,24 +1,26 @@
 """What a live view of a run shows: a fold over its entries, and its picture. Neither knows a terminal or a clock.
 
-However much a run says, the fold keeps `LINES_MAX` lines of it, and whatever it says, a line is printable text.
+Whatever a run says, a line of the picture is printable text.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.text import Text
 
 from orchestrator.cli.objects import stored
+from orchestrator.cli.run_lines import CHARACTERS_MAX, Line, Lines
 from orchestrator.cli.text import clean
 from orchestrator.replay.timeline import BEGINS, Mark, Row, Timeline, seconds, short_body
 from protocol.control import Kind
 from protocol.conversation import QuestionKind
+from protocol.output import output_of
 from protocol.readable import json_line, readable
 from protocol.run import FINAL, RunState
 from protocol.talk import Message, Question, Talk
@@ -29,12 +31,8 @@ if TYPE_CHECKING:
     from protocol.control import Progress
     from protocol.requests import RunInfo
 
-__all__ = ["CHARACTERS_MAX", "LINES_MAX", "RunScreen", "draw_runs", "progress_line"]
+__all__ = ["RunScreen", "draw_runs", "progress_line"]
 
-LINES_MAX = 200
-"""Lines of output that are kept of a run; a terminal shows the last of them."""
-CHARACTERS_MAX = 500
-"""What is kept of a line."""
 QUESTIONS_MAX = 3
 MESSAGES_MAX = 3
 BAR_COLUMNS = 24
@@ -57,16 +55,7 @@ _LINE_STYLES = {
     Mark.ASKED: "magenta",
     Mark.ENDED: "bold",
 }
-_WRITTEN = frozenset({"stdout", "stderr"})
-"""The kinds of entries that are output as it was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of what a run said, printable as it is."""
-
-    text: str
-    style: str = ""
+INDENT = "  "
 
 
 class RunScreen:
@@ -75,13 +64,12 @@ class RunScreen:
     Attributes:
         info: the run as the hub last told it.
         entries: how many were folded.
-        lines: the latest ones.
     """
 
     def __init__(self, info: RunInfo) -> None:
         self.info = info
         self.entries = 0
-        self.lines: deque[Line] = deque(maxlen=LINES_MAX)
+        self._lines = Lines()
         self._timeline = self._new_timeline()
 
     def _new_timeline(self, *, whole: bool = True) -> Timeline:
@@ -93,7 +81,21 @@ class RunScreen:
         if entry.log != self._timeline.log:
             self._go_on_as(entry)
         for row in self._timeline.rows([stored(entry)]):
-            self.lines.extend(_lines_of(row, entry))
+            self._take(row, entry)
+
+    def _take(self, row: Row, entry: Entry) -> None:
+        """Take in what an entry has to say; progress has a place of its own."""
+        if row.kind == Kind.PROGRESS:
+            return
+        output = output_of(row.kind, entry.body)
+        if output is not None:
+            ends_twice = output.endswith(b"\n\n") and entry.body.get("more") is not True
+            self._lines.write(row.kind, output[:-1] if ends_twice else output)
+        elif row.mark in BEGINS:
+            self._lines.begin()
+            self._lines.say(row.note, "bold cyan" if row.mark is Mark.STARTED else "bold yellow")
+        else:
+            self._lines.say(_said(row, entry), _LINE_STYLES.get(row.mark, "dim" if row.kind.startswith("$") else ""))
 
     def _go_on_as(self, first: Entry) -> None:
         """The run goes on as another one, whose first entry this is."""
@@ -111,7 +113,9 @@ class RunScreen:
     def reset(self, reset: Reset) -> None:
         """Take in that history was lost: what was known by it is known from the hub alone from now on."""
         about = "" if reset.exact else "about "
-        self._say(f"reset ({reset.reason.value}): offsets {about}{reset.first} to {reset.last} are lost", "bold red")
+        lost = f"offsets {about}{reset.first} to {reset.last} are lost"
+        self._lines.begin()
+        self._lines.say(f"reset ({reset.reason.value}): {lost}", "bold red")
         self._timeline = self._new_timeline(whole=False)
 
     def known(self, info: RunInfo) -> None:
@@ -119,8 +123,10 @@ class RunScreen:
         if info.run == self.info.run:
             self.info = info
 
-    def _say(self, text: str, style: str) -> None:
-        self.lines.append(Line(clean(text[:CHARACTERS_MAX]), style))
+    @property
+    def lines(self) -> deque[Line]:
+        """The latest lines of what it said."""
+        return self._lines.latest
 
     @property
     def state(self) -> str:
@@ -165,34 +171,34 @@ class RunScreen:
         return self._timeline.view.finished_ms or self.info.finished_ms
 
 
-def _lines_of(row: Row, entry: Entry) -> Iterator[Line]:
-    """Yield what an entry has to say; progress has a place of its own."""
-    if row.kind == Kind.PROGRESS:
-        return
-    if row.mark in BEGINS:
-        yield Line(clean(row.note[:CHARACTERS_MAX]), "bold cyan" if row.mark is Mark.STARTED else "bold yellow")
-        return
-    written = entry.body.get("text") if row.kind in _WRITTEN and isinstance(entry.body, dict) else None
-    if isinstance(written, str):
-        for text in written.removesuffix("\n").split("\n")[-LINES_MAX:]:
-            yield Line(clean(text.removesuffix("\r")[:CHARACTERS_MAX]), "red" if row.kind == "stderr" else "")
-        return
-    said = row.note if row.mark in (Mark.ENDED, Mark.LOST, Mark.RELEASED) else f"{row.kind} {row.body}"
-    style = _LINE_STYLES.get(row.mark, "dim" if row.kind.startswith("$") else "")
-    yield Line(clean(said.rstrip()[:CHARACTERS_MAX]), style)
+def _said(row: Row, entry: Entry) -> str:
+    """Return what an entry says that is no output: text as it is, anything else as JSON."""
+    if row.mark in (Mark.ENDED, Mark.LOST, Mark.RELEASED):
+        return row.note
+    return f"{row.kind} {entry.body if isinstance(entry.body, str) else row.body}"
 
 
-def draw_runs(screens: Sequence[RunScreen], now_ms: int, height: int) -> Group:
+def draw_runs(screens: Sequence[RunScreen], now_ms: int, width: int, height: int) -> Group:
     """Return the picture of runs, in at most `height` lines; each has its share of them."""
     share = max(1, height // len(screens))
-    return Group(*(line for screen in screens for line in _draw(screen, now_ms, share)))
+    return Group(*(line for screen in screens for line in _draw(screen, now_ms, width, share)))
 
 
-def _draw(screen: RunScreen, now_ms: int, height: int) -> list[Text]:
+def _draw(screen: RunScreen, now_ms: int, width: int, height: int) -> list[Text]:
     head = [_head(screen, now_ms), _where(screen), *_said_of(screen)][:height]
     room = height - len(head)
     latest = list(screen.lines)[-room:] if room else []
-    return head + [_text(f"  {line.text}", line.style) for line in latest]
+    return head + [_text(INDENT + _shown(line, width - len(INDENT)), line.style) for line in latest]
+
+
+def _shown(line: Line, width: int) -> str:
+    """Return what is shown of a line: of one that goes on and does not fit, the end."""
+    if not line.end or cell_len(line.text) <= width:
+        return line.text
+    end = line.end
+    while end and cell_len(end) >= width:  # room for the mark that something is left out
+        end = end[max(1, (cell_len(end) - width) // 2) :]
+    return f"…{end}"
 
 
 def _head(screen: RunScreen, now_ms: int) -> Text:

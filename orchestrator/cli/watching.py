@@ -51,7 +51,7 @@ async def follow_all(out: Output, runs: Sequence[Run]) -> Exit:
 async def live(runs: Sequence[Run]) -> Exit:
     """Show runs on a terminal until all have ended."""
     screens = [RunScreen(await run.get()) for run in runs]
-    async with shown(lambda _width, height: draw_runs(screens, int(time.time() * 1000), height)) as changed:
+    async with shown(lambda width, height: draw_runs(screens, int(time.time() * 1000), width, height)) as changed:
         return await _all([_fold(run, screen, changed) for run, screen in zip(runs, screens, strict=True)])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from protocol.codec import unpack_record
+from protocol.codec import unpack_record, unpack_value
 from protocol.control import (
     CONTROL,
     AttemptLost,
@@ -28,6 +28,7 @@ from protocol.conversation import Answered, Asked, QuestionKind, Suspended
 from protocol.entry import Entry, Record
 from protocol.family import ChildEnded, ChildRun, Continued, Spawn
 from protocol.frames import Part, Recover
+from protocol.output import STREAMS, output_of
 from protocol.readable import json_line, readable_body
 from protocol.run import BrokenLog, RunView, apply
 
@@ -109,7 +110,7 @@ class Row:
         kind: of the entry.
         mark: what it meant for the run.
         note: that in words, where there is more to say than the mark; else empty.
-        body: the body, shortened to one line.
+        body: the body, shortened; of output what was written, of which a line may end in the middle.
     """
 
     offset: int
@@ -185,7 +186,7 @@ class Timeline:
             kind=record.kind,
             mark=mark,
             note=note,
-            body=short_body(readable_body(record.kind, record.body), self._body_characters_max),
+            body=_shown(record, self._body_characters_max),
         )
 
     def _meaning(self, entry: Entry, record: Record) -> tuple[Mark, str]:
@@ -281,7 +282,27 @@ def short_body(body: Any, characters_max: int | None = BODY_CHARACTERS_MAX) -> s
     """Return a readable body on one line, with what does not fit left out; null is empty."""
     if body is None:
         return ""
-    text = json_line(body)
+    return _short(json_line(body), characters_max)
+
+
+def _shown(record: Record, characters_max: int | None) -> str:
+    """Return the body of an entry for people: output as it was written, anything else as JSON."""
+    written = _output(record)
+    if written is None:
+        return short_body(readable_body(record.kind, record.body), characters_max)
+    return _short(written.decode("utf-8", "backslashreplace").removesuffix("\n"), characters_max)
+
+
+def _output(record: Record) -> bytes | None:
+    if record.kind not in STREAMS:
+        return None
+    try:
+        return output_of(record.kind, unpack_value(record.body))
+    except ValueError:
+        return None
+
+
+def _short(text: str, characters_max: int | None) -> str:
     return text if characters_max is None or len(text) <= characters_max else f"{text[: characters_max - 3]}..."
 
 

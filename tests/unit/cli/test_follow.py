@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import pytest
 
@@ -79,3 +80,21 @@ def test_a_run_that_was_watched_from_a_reset_on_is_still_shown(capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "-- attempt 2 resumed from the journal on worker-2" in printed
     assert "broken" not in printed
+
+
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        ({"text": "one\ntwo\n", "more": True, "writes": 2}, "one\\ntwo"),
+        ({"data": b"caf\xc3\xa9 \xff", "more": True}, "café \\xff"),
+        ({"text": "a line of a program"}, "a line of a program"),
+        ({"text": "\x1b[2J"}, "\\x1b[2J"),
+        ({"other": 1}, '{"other":1}'),
+    ],
+)
+def test_output_is_printed_as_what_was_written(
+    capsys: pytest.CaptureFixture[str], body: dict[str, Any], seen: str
+) -> None:
+    [entry] = made_log(("stdout", body))
+    Follower(Output(), RUN).entry(read_entry(RUN, EPOCH, entry, None))
+    assert capsys.readouterr().out.splitlines()[0].endswith(f"stdout       {seen}")

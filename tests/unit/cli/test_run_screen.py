@@ -10,7 +10,8 @@ from rich.console import Console, RenderableType
 
 from agent.entry import read_entry
 from agent.errors import Reset
-from orchestrator.cli.run_screen import CHARACTERS_MAX, LINES_MAX, RunScreen, draw_runs, progress_line
+from orchestrator.cli.run_lines import CHARACTERS_MAX, LINES_MAX
+from orchestrator.cli.run_screen import RunScreen, draw_runs, progress_line
 from protocol.codec import pack_record, pack_value
 from protocol.control import Progress
 from protocol.entry import Entry
@@ -79,7 +80,7 @@ def test_a_run_is_known_after_each_entry() -> None:
 
 def test_the_picture_of_a_run_that_goes_on() -> None:
     screen = screen_of(run_log()[:6])
-    head, where, bar, *said = painted(draw_runs([screen], START_MS + 7_000, 20))
+    head, where, bar, *said = painted(draw_runs([screen], START_MS + 7_000, 100, 20))
     assert head == f"{NAME} running, 7.0 s, 6 entries"
     assert where == "review on coding, attempt 2 by worker-2"
     assert bar == "███████░░░░░░░░░░░░░░░░░  30%  3 of 10  reading"
@@ -89,7 +90,7 @@ def test_the_picture_of_a_run_that_goes_on() -> None:
 def test_the_summary_of_a_run_that_ended() -> None:
     screen = screen_of(run_log())
     screen.known(info(state="succeeded", attempt=3, agent="worker-2", result=pack_value({"findings": 2})))
-    head, where, result, *_ = painted(draw_runs([screen], START_MS + 99_000, 20))
+    head, where, result, *_ = painted(draw_runs([screen], START_MS + 99_000, 100, 20))
     assert head == f"{NAME} succeeded, 6.6 s, 11 entries"
     assert where == "review on coding, attempt 3 by worker-2"
     assert result == 'result: {"findings":2}'
@@ -112,7 +113,9 @@ def test_a_run_that_goes_on_as_another_one_is_that_one_from_then_on() -> None:
 def test_why_a_run_waits_is_in_the_picture() -> None:
     screen = screen_of(run_log()[:1])
     screen.known(info(reason="no connected agent serves the queue 'coding'"))
-    assert "waits because no connected agent serves the queue 'coding'" in painted(draw_runs([screen], START_MS, 9))
+    assert "waits because no connected agent serves the queue 'coding'" in painted(
+        draw_runs([screen], START_MS, 100, 9)
+    )
 
 
 def test_questions_say_how_they_are_answered_and_commands_what_became_of_them() -> None:
@@ -126,7 +129,7 @@ def test_questions_say_how_they_are_answered_and_commands_what_became_of_them() 
             ("$cancel", {"reason": "enough"}),
         )
     )
-    shown = painted(draw_runs([screen], START_MS, 30))
+    shown = painted(draw_runs([screen], START_MS, 100, 30))
     assert 'question 3: approve push {"branch":"main"}' in shown
     assert f"  fleetline run answer {NAME} 3 --approve or --deny" in shown
     assert f"  fleetline run answer {NAME} 4 VALUE" in shown
@@ -140,10 +143,53 @@ def test_a_chatty_run_is_kept_within_bounds() -> None:
     assert screen.entries == 3 * LINES_MAX + 2
     assert max(len(line.text) for line in screen.lines) == CHARACTERS_MAX
     for height in (1, 2, 9, 24):
-        shown = painted(draw_runs([screen, screen], START_MS, height), width=80)
+        shown = painted(draw_runs([screen, screen], START_MS, 100, height), width=80)
         assert len(shown) <= max(2, height)
         assert all(len(line) <= 80 for line in shown)
-    assert painted(draw_runs([screen], START_MS, 24))[-1].startswith(f"  {3 * LINES_MAX - 1} xxx")
+    assert painted(draw_runs([screen], START_MS, 100, 24))[-1].startswith(f"  {3 * LINES_MAX - 1} xxx")
+
+
+def out(said: str | bytes, stream: str = "stdout") -> tuple[str, dict[str, Any]]:
+    """Return what `ctx.write` sends."""
+    return stream, {"text" if isinstance(said, str) else "data": said, "more": True, "writes": 1}
+
+
+def line(said: str, stream: str = "stdout") -> tuple[str, dict[str, Any]]:
+    """Return what is sent of a line of a program."""
+    return stream, {"text": said}
+
+
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        ([out("one\ntw"), out("o\n")], ["one", "two"]),
+        ([line("go"), line("on", "stderr")], ["go", "on"]),
+        ([line("ended twice\n"), line("go")], ["ended twice", "go"]),
+        ([out("a\n\nb\n")], ["a", "", "b"]),
+        ([out(b"caf\xc3"), out(b"\xa9\xff")], ["café\\xff"]),
+        ([out(b"no\n", "stderr")], ["no"]),
+        ([out("1%\r"), out("2%\r")], ["2%"]),
+        ([out("a\tb\r\n")], ["a       b"]),
+        ([out("o"), line("e", "stderr"), line("k")], ["o", "e", "k"]),
+        ([out("o"), ("$progress", {"current": 1}), line("k")], ["ok"]),
+        ([("note", "plain"), ("found", {"text": "x"}), ("done", None)], ["note plain", 'found {"text":"x"}', "done"]),
+        ([("stdout", {"other": 1}), ("stdout", "x")], ['stdout {"other":1}', "stdout x"]),
+    ],
+)
+def test_output_is_shown_as_it_was_written(said: list[tuple[str, Any]], seen: list[str]) -> None:
+    assert [shown.text for shown in screen_of(running(*said)).lines][2:] == seen
+
+
+def test_of_a_line_that_goes_on_the_end_is_in_the_picture() -> None:
+    words = [out(f"word{n} ") for n in range(1000)]
+    screen = screen_of(running(*words))
+    *_, last = painted(draw_runs([screen], START_MS, 40, 9), width=40)
+    assert last.endswith("word998 word999")
+    assert len(last) <= 40
+    assert len(screen.lines) == 3
+    assert max(len(screen.lines[-1].text), len(screen.lines[-1].end)) <= CHARACTERS_MAX
+    whole = screen_of(running(*words, out("\n")))
+    assert painted(draw_runs([whole], START_MS, 40, 9), width=40)[-1].startswith("  word0 word1 ")
 
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\rover\x9b31m\u202etxt\u2028 [bold]漢字"
@@ -154,6 +200,8 @@ EVIL = "\x1b[2J\x1b]0;owned\x07\rover\x9b31m\u202etxt\u2028 [bold]漢字"
     [
         ("stdout", {"text": EVIL}),
         ("stderr", {"text": f"{EVIL}\n{EVIL}"}),
+        out(EVIL.encode()),
+        ("note", EVIL),
         ("finding", {"file": EVIL}),
         ("$progress", {"current": 1.0, "total": 2.0, "message": EVIL}),
         ("$asked", {"kind": "ask", "digest": "d", "name": "n", "payload": pack_value(EVIL)}),
@@ -164,7 +212,7 @@ EVIL = "\x1b[2J\x1b]0;owned\x07\rover\x9b31m\u202etxt\u2028 [bold]漢字"
 def test_nothing_that_a_run_says_moves_the_cursor(said: tuple[str, Any]) -> None:
     screen = screen_of(running(said))
     screen.known(info(state="failed", reason=EVIL, agent=EVIL, error={"type": "E", "message": EVIL}))
-    shown = painted(draw_runs([screen], START_MS, 30), width=300)
+    shown = painted(draw_runs([screen], START_MS, 100, 30), width=300)
     text = "".join(shown)
     assert "over" in text
     assert all(character.isprintable() for character in text)
@@ -172,7 +220,7 @@ def test_nothing_that_a_run_says_moves_the_cursor(said: tuple[str, Any]) -> None
 
 def test_wide_characters_do_not_break_the_width() -> None:
     screen = screen_of(running(("stdout", {"text": "漢字" * 200})))
-    shown = painted(draw_runs([screen], START_MS, 30), width=40)
+    shown = painted(draw_runs([screen], START_MS, 100, 30), width=40)
     assert max(len(line) + sum(ord(character) > 0x2E80 for character in line) for line in shown) <= 40
 
 
