@@ -181,7 +181,16 @@ class Hub:
         querying = Querying(line, reading, registry, peers, self._spawn)
         artifacts = Artifacts(line, settings.limits)
         methods = Methods(
-            line, reading, registry, schedules, dispatch, querying, artifacts, body_bytes_max, settings.keep_ms
+            line,
+            reading,
+            registry,
+            schedules,
+            dispatch,
+            querying,
+            artifacts,
+            body_bytes_max,
+            settings.keep_ms,
+            settings.runs_kept_least_s * 1000,
         )
         acks = Acks(line)
         greeting = Greeting(settings, line)

@@ -93,6 +93,7 @@ class Methods:
         artifacts: what attempts attach.
         body_bytes_max: limit of what one entry carries.
         keep_ms: how long a run is kept after its end that does not say; None for ever.
+        keep_least_ms: how long it is kept at least, whatever it says.
     """
 
     def __init__(
@@ -106,9 +107,10 @@ class Methods:
         artifacts: Artifacts,
         body_bytes_max: int,
         keep_ms: int | None = None,
+        keep_least_ms: int = 0,
     ) -> None:
         self._line = line
-        self._keep_ms = keep_ms
+        self._keep_ms, self._keep_least_ms = keep_ms, keep_least_ms
         self._reading = reading
         self._kept = KeptAnswers(line)
         self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
@@ -176,7 +178,7 @@ class Methods:
         check_name(params.handler)
         _check_times(params)
         _check_key(params)
-        return await self._submit(peer, runs.keeping_for(params, self._keep_ms))
+        return await self._submit(peer, runs.keeping_for(params, self._keep_ms, self._keep_least_ms))
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
         require(peer.scopes, Action.SUBMIT)

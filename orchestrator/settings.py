@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         le=SPAN_MS_MAX // 1000,
         description="how long a run is kept after its end, where it does not say; 0: for ever",
     )
+    runs_kept_least_s: int = Field(
+        60,
+        ge=0,
+        le=SPAN_MS_MAX // 1000,
+        description="how long any run is kept at least: a submit that is sent again finds it by its key",
+    )
     log_level: str = Field("info", description="debug, info, warning or error")
     limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")
 

@@ -205,9 +205,10 @@ def ended(meta: RunMeta, state: RunState) -> tuple[Op, ...]:
     return (run_timer(meta.log, None), *keeping.noted(meta.log, state, meta.keep_ms))
 
 
-def keeping_for(params: RunSubmit, keep_ms: int | None) -> RunSubmit:
-    """Return what submits a run that is kept for so long after its end, where it does not say for how long."""
-    return params if params.keep_ms is not None else params.model_copy(update={"keep_ms": keep_ms})
+def keeping_for(params: RunSubmit, keep_ms: int | None, least_ms: int = 0) -> RunSubmit:
+    """Return what submits a run that is kept after its end for so long, or as long as it says; `least_ms` at least."""
+    wanted_ms = keep_ms if params.keep_ms is None else params.keep_ms
+    return params.model_copy(update={"keep_ms": None if wanted_ms is None else max(wanted_ms, least_ms)})
 
 
 def again(submitted: Submitted, key: str) -> RunSubmit:

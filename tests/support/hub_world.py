@@ -56,7 +56,7 @@ class World:
 
     def new_hub(self, **settings: Any) -> Hub:
         """Make a hub that the test starts and stops."""
-        values = {"listen": "127.0.0.1:0", "heartbeat_ms": 1_000, "recheck_ms": 200, **settings}
+        values = {"listen": "127.0.0.1:0", "heartbeat_ms": 1_000, "recheck_ms": 200, "runs_kept_least_s": 0, **settings}
         hub = Hub(Settings(data=self.data, **values), self.new_store())
         self.hubs.append(hub)
         return hub

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocol.frames import Assign, Subscribed
 from tests.support.hub_peer import identify
 from tests.support.hub_work import agent, work_of
@@ -64,3 +66,14 @@ async def test_a_hub_may_keep_runs_for_ever(world: World) -> None:
         run = (await client.result("run.submit", **ASKED, key="k"))["run"]
         await client.result("run.cancel", run=run)
         assert "kept_until_ms" not in await client.result("run.get", run=run)
+
+
+@pytest.mark.parametrize("said", [{}, {"keep_ms": 1}], ids=["as the hub has it", "as it says"])
+async def test_a_run_is_kept_for_as_long_as_whoever_submits_may_be_cut_off(world: World, said: dict[str, int]) -> None:
+    await world.start(runs_kept_least_s=60, runs_kept_s=1)
+    async with world.peer() as client:
+        await client.identify(identify())
+        run = (await client.result("run.submit", **ASKED, key="k", **said))["run"]
+        await client.result("run.cancel", run=run)
+        info = await client.result("run.get", run=run)
+        assert info["kept_until_ms"] - info["finished_ms"] == 60_000
