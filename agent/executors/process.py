@@ -27,6 +27,7 @@ from agent.executors.program import STOPPED
 from agent.executors.stacks import STACKS, STOP_GRACE_S, Overdue, cut_stacks, record
 from agent.handlers import Handler
 from agent.operations import run_error
+from agent.suspension import PUT_AWAY
 from agent.threads import in_loop, reject, resolve
 from agent.uploads import Sending
 from protocol.artifacts import Attached
@@ -86,14 +87,14 @@ class Children:
         usable = False
         try:
             result = await asyncio.shield(in_loop(done))
-            usable = not state.cancelled
+            usable = not state.cancelled or state.suspended is not None
         except Cancelled:
             raise asyncio.CancelledError from None
         except ChildRaised as raised:
             usable = not state.cancelled and raised.error.type != MEMORY_EXCEEDED
             raise
         finally:
-            overdue.close()
+            usable = overdue.close() and usable
             if isinstance(_error_of(done), _NotBegun):
                 state.inbox.unfollow()
             else:
@@ -161,6 +162,8 @@ class _Serving:
                 self._offer(len(body), partial(self._state.outlet.offer, kind, body, index, cause))
             case ("write", stream, piece, index):
                 self._offer(len(piece.data), partial(self._state.outlet.write, stream, piece, index))
+            case ("put_away", suspended):  # its handler may not heed that: from now on it is overdue
+                self._state.stop(PUT_AWAY, suspended=suspended)
             case ("close_output",):
                 self._state.outlet.close_output()
             case ("flush", number):
@@ -210,12 +213,16 @@ class _Serving:
         return died(self._child, begun=True, memory_bytes=most) if self._begun else _NotBegun()
 
     def _offer(self, body_bytes: int, put: Callable[[], int]) -> None:
-        """Put something into the stream, waiting for room. A dead stream's attempt is being stopped anyway."""
+        """Put something into the stream, waiting for room. A dead stream's attempt is being stopped anyway.
+
+        What threads of the handler's own say after it was put away does not count.
+        """
         try:
             while not put():
                 self._state.outlet.room(body_bytes).result()
         except FleetlineError as fault:
-            self._state.stop(str(fault), fenced=True)
+            if self._state.suspended is None:
+                self._state.stop(str(fault), fenced=True)
 
     def _weigh(self) -> None:
         """End the child where it holds more memory than it may.

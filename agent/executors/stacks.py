@@ -1,10 +1,10 @@
 """Where a handler is, when it does not stop: its stacks go to the run's log.
 
-    told to stop  -- the grace is over --> stacks, and then, for a child process, SIGKILL
-    its time is nearly up                --> stacks, while the log still takes them: the attempt is not ours after it
+    told to stop, or put away -- the grace is over --> stacks, and then, for a child process, SIGKILL
+    its time is nearly up     --> stacks, while the log still takes them: the attempt is not ours after it
 
-A handler in a thread cannot be killed; its stack tells where it hangs. An attempt that is not ours any more may say
-nothing in the log, so that its stacks go to the agent's own.
+A handler in a thread cannot be killed; its stack tells where it hangs. An attempt that is not ours any more, or is
+put away, says nothing more in the log, so that its stacks go to the agent's own.
 
 Specification: docs/guide.md, section "Child processes".
 """
@@ -82,6 +82,8 @@ class Overdue:
         self._kill = kill
         self._grace_s = grace_s
         self._over = threading.Event()
+        self._deciding = threading.Lock()
+        self._ends_it = False
         self._late: asyncio.TimerHandle | None = None
         state.on_stop(self._on_stop)
         left_s = state.time_left_s
@@ -89,11 +91,13 @@ class Overdue:
             lead_s = min(LEAD_S, left_s * LEAD_SHARE)
             self._late = asyncio.get_running_loop().call_later(left_s - lead_s, self._beside, self._on_late)
 
-    def close(self) -> None:
-        """The handler is over."""
-        self._over.set()
+    def close(self) -> bool:
+        """The handler is over. Returns whether it was so in time: else it is being ended, whatever it did since."""
         if self._late is not None:
             self._late.cancel()
+        with self._deciding:
+            self._over.set()
+            return not self._ends_it
 
     def _on_stop(self) -> None:
         self._beside(self._when_told)
@@ -103,8 +107,11 @@ class Overdue:
             threading.Thread(target=call, name=f"overdue {self._state.assign.run}", daemon=True).start()
 
     def _when_told(self) -> None:
-        if self._over.wait(self._grace_s):
-            return
+        self._over.wait(self._grace_s)
+        with self._deciding:
+            if self._over.is_set():
+                return
+            self._ends_it = True
         self._tell("cancelled", self._stacks())
         if self._kill is not None:
             self._kill()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from agent.runs import Run
 from agent.worker import Agent
 from orchestrator.hub import Hub
 from tests.support import agent_isolated as handlers
+from tests.support.agent_sleepers import ask_and_hang, ask_in_process
 from tests.support.programs import group_is_gone, has_ended, python
 from tests.support.timing import deadline, eventually
 
@@ -123,6 +124,28 @@ async def test_a_child_that_heeds_nothing_is_killed_with_its_stacks_and_the_rung
         assert await run.cancel() == "running"
         found = await said(run, "stacks")
         assert (found["why"], "in _deeper_and_deeper" in found["stacks"]) == ("cancelled", True)
+
+
+@pytest.mark.usefixtures("short_grace")
+@pytest.mark.parametrize("function", [ask_and_hang, ask_in_process])
+async def test_a_child_that_is_put_away_leaves_its_slot_whether_it_heeds_that_or_not(
+    hub: Hub, function: Callable[..., Any]
+) -> None:
+    agent = Agent("isolated", slots=1, processes=1)
+    agent.handler("ask", isolation="process", recover="journal", suspend_after=0.05)(function)
+    agent.handler("which", isolation="process")(handlers.which)
+    async with serving(hub, agent) as client:
+        run = await client.submit("ask")
+        pid = await said(run, "pid")
+        other = await (await client.submit("which")).result()
+        assert (other == pid) is (function is ask_in_process), "one that heeded it is used again"
+        assert (await run.get()).suspended
+        await run.answer("ada")
+        assert await run.result() == "ada"
+        kinds = [entry.kind for entry in await entries(client, run)]
+        assert (kinds.count("$suspended"), kinds.count("$lost"), kinds[-1]) == (1, 0, "$succeeded")
+        if function is ask_and_hang:
+            await eventually(lambda: has_ended(pid))
 
 
 async def test_the_stacks_are_in_the_log_when_time_runs_out(hub: Hub) -> None:

@@ -67,6 +67,22 @@ async def test_a_handler_that_stops_in_time_leaves_no_stacks() -> None:
     assert kinds(box) == []
 
 
+async def test_whoever_closes_knows_whether_the_child_is_being_killed() -> None:
+    _, state = attempt()
+    dumping, killed = threading.Event(), Future[None]()
+
+    def stacks() -> str:
+        dumping.set()
+        return ""
+
+    overdue = Overdue(state, stacks, lambda: killed.set_result(None), grace_s=0)
+    state.stop("enough")
+    await asyncio.to_thread(dumping.wait)
+    assert not overdue.close()
+    await asyncio.wrap_future(killed)
+    assert Overdue(attempt()[1], str).close()
+
+
 async def test_a_handler_that_does_not_is_dumped_and_then_killed() -> None:
     box, state = attempt()
     killed: Future[list[str]] = Future()
