@@ -30,7 +30,8 @@ from protocol.codec import pack_value
 from protocol.codes import CloseCode
 from protocol.frames import Hello
 from tests.integration.embedded.values import gone
-from tests.support.fleet import CHECKOUT, Fleet, HubProcess
+from tests.support.fleet import Fleet, HubProcess
+from tests.support.forks import CHECKOUT
 from tests.support.hub_peer import HubPeer, connected, identify
 from tests.support.timing import deadline, eventually
 
