@@ -86,7 +86,7 @@ def test_a_run_that_was_watched_from_a_reset_on_is_still_shown(capsys: pytest.Ca
     ("body", "seen"),
     [
         ({"text": "one\ntwo\n", "more": True, "writes": 2}, "one\\ntwo"),
-        ({"data": b"caf\xc3\xa9 \xff", "more": True}, "café \\xff"),
+        ({"data": b"K\xc3\xb6ln \xff", "more": True}, "Köln \\xff"),
         ({"text": "a line of a program"}, "a line of a program"),
         ({"text": "\x1b[2J"}, "\\x1b[2J"),
         ({"other": 1}, '{"other":1}'),
