@@ -122,6 +122,15 @@ def test_ctrl_c_leaves_the_terminal_clean_and_the_run_alone(served: Shell) -> No
         assert HIDE_CURSOR not in seen.raw
 
 
+@pytest.fixture
+def hung_up_on() -> Iterator[None]:
+    """Have commands heed SIGHUP, also where the tests were started so that they outlive the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hung_up_on")
 @pytest.mark.parametrize(("view", "number"), [("watch", signal.SIGTERM), ("top", signal.SIGHUP)])
 def test_a_view_that_is_ended_by_a_signal_leaves_the_terminal_clean(
     served: Shell, view: str, number: signal.Signals
