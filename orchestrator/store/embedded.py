@@ -30,6 +30,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from orchestrator.store import keys
 from orchestrator.store.base import StoreError, StoreMisconfigured, StoreUnavailable
 from orchestrator.store.datadir import DataDirectory, ServerRecord
 from orchestrator.store.keeper import EXIT_LOCKED
@@ -142,6 +143,7 @@ class EmbeddedStore:
         try:
             await self._claim_from_keeper()
             await self._ensure_running()
+            await self._forget_hubs()
         except BaseException:
             self._data.release()
             raise
@@ -215,6 +217,18 @@ class EmbeddedStore:
                     f"a server ({who}) holds {self._data.store} but does not answer; end it and start again"
                 )
             await asyncio.sleep(POLL_S)
+
+    async def _forget_hubs(self) -> None:
+        """Take the hubs before this one, which have died, out of the live ones: what they looked after is due here now.
+
+        One that uses this store from elsewhere says in a moment that it is there.
+        """
+        assert self._server is not None
+        try:
+            async with asyncio.timeout(PROBE_S), _client(self._server) as client:
+                await client.delete(keys.HUBS)
+        except (RedisError, OSError) as fault:
+            self._log.debug("hubs_not_forgotten", reason=str(fault))
 
     async def _launch(self) -> None:
         """Start a keeper, which starts the server; returns once the server's lock is taken."""

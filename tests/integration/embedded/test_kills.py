@@ -14,6 +14,7 @@ import redis
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.datadir import DataDirectory
 from orchestrator.store.embedded import EmbeddedStore
+from orchestrator.store.keys import HUBS
 from tests.integration.embedded.values import answers, get, gone, put
 from tests.support.embedded_hub import Hubs
 from tests.support.timing import eventually_sync
@@ -45,6 +46,15 @@ def test_a_hub_that_was_killed_leaves_a_store_that_the_next_adopts(hubs: Hubs) -
     assert third.store_pid == first.store_pid
     assert third.stop() == 0
     eventually_sync(lambda: gone(first.store_pid))
+
+
+def test_a_hub_that_was_killed_is_not_taken_for_live_by_the_next(hubs: Hubs) -> None:
+    first = hubs.start()
+    with redis.Redis.from_url(first.url) as client:
+        client.zadd(HUBS, {"dead": 1 << 52})
+        first.kill()
+        hubs.start()
+        assert client.exists(HUBS) == 0
 
 
 def test_an_adopted_server_that_dies_is_restarted(hubs: Hubs) -> None:
