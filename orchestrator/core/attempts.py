@@ -192,13 +192,14 @@ def renew(ids: Ids, log: LogName, fence: int, session: str, lease_ms: int) -> Co
 def rebind(ids: Ids, meta: RunMeta, holder: Holder, lease_ms: int) -> Commit:
     """Propose that the attempt goes on in a newer session of the same process.
 
-    Refused once another session has taken it up: whoever opened last has the last word.
+    Refused once another session has taken it up: whoever opened last has the last word. Refused, too, where the older
+    session has handed work to a child since the run was read: who holds an attempt knows whether it has any.
     """
     fields = {"session": holder.session, "session_fence": str(holder.session_fence)}
     return Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=meta.unchanged(),
+        guards=(*meta.unchanged(), meta.children_unchanged()),
         ops=(HashSet(keys.meta(meta.log), fields), _lease(meta.log, lease_ms)),
     )
 

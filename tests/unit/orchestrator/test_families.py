@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.core import attempts, children, runs
 from orchestrator.core.children import Asked, CancelPhase, MetaChild
+from orchestrator.dispatch import Dispatch
 from orchestrator.families import Families
 from orchestrator.line import Line
+from orchestrator.peers import Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
+from orchestrator.work import Work
 from protocol.codec import pack_value
 from protocol.control import Cancel, Kind, RunError
 from protocol.conversation import Suspended
 from protocol.errors import RequestError
 from protocol.family import CHILDREN_MAX, CHILDREN_OPEN_MAX, ChildCancel, ChildEnded, ChildRun, Continue
-from protocol.frames import HandlerSpec, Part, Recover
+from protocol.frames import AttemptClaim, HandlerSpec, Part, Recover
 from protocol.ids import LogName, queue_partition
 from tests.support.relatives import FAR, KILLS, SUCCESS, World, spawn, walk_cancel, walk_end, walk_submit
 
@@ -315,6 +319,32 @@ async def test_whoever_ends_or_cancels_a_run_knows_its_children(world: World, wh
     }
     await world.publish(line, log, (Kind.SPAWN, spawn(), 1))
     assert isinstance(await line.commit(proposals[what]), Refused)
+
+
+async def test_a_session_that_takes_an_attempt_up_knows_of_children_that_come_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, other = await world.hub(), await world.hub()
+    log = await world.parent(line)
+    after = replace(world.peer, session="s2", fence=2, held={})
+    work = Work(other, Peers(1_000), Dispatch(other, Peers(1_000), 1_000), 60_000)
+    real, spawned = other.store.meta, list[Any]()
+
+    async def meta(asked: LogName) -> dict[str, str] | None:
+        fields = await real(asked)
+        if not spawned:  # what the older session had under way is committed now
+            spawned.append(await world.publish(line, log, (Kind.SPAWN, spawn(), 1)))
+        return fields
+
+    monkeypatch.setattr(other.store, "meta", meta)
+    await work.reopen(after, (AttemptClaim(run=log.name, fence=world.peer.held[log.name].fence, seq=0),))
+    await world.tend(line)
+    world.peer = after
+    await world.publish(other, log, SUCCESS)
+    await world.tend(other)
+    (child,) = await world.runs_of(other, FAR)
+    assert (await world.meta(other, child)).state == "cancelled"
+    assert await world.open(other, log) == {}
 
 
 async def test_an_end_that_is_close_behind_a_child_leaves_nothing_behind(world: World) -> None:
