@@ -52,7 +52,7 @@ def bring_back(ids: Ids, meta: RunMeta) -> Commit:
     return Commit(
         id=ids.commit,
         partition=meta.partition,
-        guards=meta.unchanged(),
+        guards=(*meta.unchanged(), *meta.put_off_unchanged()),  # else it is parked by now, and would be nowhere
         ops=(*unpark(meta), *back),
         hints=(meta.place.hint,),
     )

@@ -24,6 +24,7 @@ from protocol.requests import RunSubmit
 from protocol.run import RunState, RunView, fold
 
 __all__ = [
+    "CONCURRENCY_KEY",
     "DELAY_MS",
     "FINAL_STATES",
     "LEASE_MS",

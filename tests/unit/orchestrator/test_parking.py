@@ -11,11 +11,11 @@ from orchestrator.core.queues import Queue, Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.parking import Parking
-from orchestrator.store.commits import Commit, Outcome, SetAdd, SortedAdd
+from orchestrator.store.commits import Commit, HashSet, Outcome, Refused, SetAdd, SortedAdd
 from orchestrator.store.memory import MemoryServer
 from protocol.ids import make_run_id
 from protocol.run import RunState
-from tests.support.lifecycle import Bench
+from tests.support.lifecycle import CONCURRENCY_KEY, Bench
 from tests.unit.orchestrator.parts import NOW_MS, line_to
 
 KEY = "repo-1"
@@ -38,6 +38,22 @@ async def test_only_a_run_that_waits_now_is_put_on_its_queue_again(change: dict[
     meta = replace(await waits(), **change)  # type: ignore[arg-type]
     ops = parking.bring_back(Bench().ids(), meta).ops
     assert any(isinstance(op, SortedAdd) and op.member == meta.log.name for op in ops) is back
+
+
+async def test_a_hub_that_is_slow_to_bring_a_run_back_does_not_lose_it() -> None:
+    bench, terms, queue = Bench(), Terms(key_limit=1, keyed=True), Queue("default", "work")
+    await bench.store.open()
+    parked = queue.parked(CONCURRENCY_KEY)
+    full = Commit("full", queue.partition, ops=(HashSet(queue.keyed(CONCURRENCY_KEY), {"other": "1"}),))
+    await bench.submit(retries=1)
+    await bench.claim()
+    await bench.fail()
+    slow = parking.bring_back(bench.ids(), await bench.meta())  # it was listed as parked before it was claimed
+    await bench.requeue()
+    await bench.store.commit(full)
+    assert isinstance(await bench.store.commit(parking.park(bench.ids(), await bench.meta(), terms)), Outcome)
+    assert isinstance(await bench.store.commit(slow), Refused)
+    assert [run for run, _ in await bench.store.sorted_range(parked, 10)] == [bench.log.name]
 
 
 async def test_a_run_that_is_gone_keeps_no_other_from_coming_back() -> None:
