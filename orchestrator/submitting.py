@@ -43,7 +43,7 @@ async def submit(
     taker = dispatch.taker(meta) if meta else None
     result = await dispatch.claiming.submit(commit, meta, *taker) if meta and taker else None
     if result is None:
-        result = await settle(line, commit)
-        if isinstance(result, Outcome):
-            dispatch.look(queue)
+        taker, result = None, await settle(line, commit)
+    if isinstance(result, Outcome) and (taker is None or run not in taker[0].held):  # it waits, or was handed back
+        dispatch.look(queue)
     return run, result

@@ -204,6 +204,21 @@ async def test_an_agent_that_is_shut_while_it_is_given_a_run_hands_it_back() -> 
     assert (fleet.peer.held, fleet.assigned) == ({}, [])
 
 
+async def test_a_run_that_was_handed_back_is_not_overtaken_by_one_that_is_submitted_later() -> None:
+    fleet = await fleet_of()
+    other = agent_peer(fleet.sent.append, session="s2")
+    other.id = "b"
+    fleet.dispatch._peers.add(other)
+    submitting = asyncio.create_task(fleet.submit())
+    await asyncio.sleep(0)
+    [taker] = [peer for peer in (fleet.peer, other) if peer.held]
+    taker.leaving = True
+    first, _ = await submitting
+    later, _ = await fleet.submit(ASKED.model_copy(update={"key": "k2"}))
+    assert [(await fleet.state(log))[0] for log in (first, later)] == [RunState.QUEUED] * 2
+    assert QUEUE in fleet.dispatch._dirty
+
+
 async def test_where_the_store_is_away_the_slot_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.settle.WAIT_S", 0)
     fleet = await fleet_of()
