@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.endings import run_ended
 from agent.entry import Entry
-from agent.errors import HistoryReset, RequestError, Reset, RunEnded
+from agent.errors import HistoryReset, RequestError, Reset, RunEnded, SubscriptionRefused
 from agent.reading import Reader, start_of
 from agent.results import Output, fetch, output_in
 from protocol.artifacts import Artifact
@@ -50,6 +50,17 @@ class _End:
 
     result: Any
     goes_on_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A run, and the one that it goes on as."""
+
+    run: Run
+    goes_on_as: str | None
+
+
+_At = TypeVar("_At", _End, _Seen)
 
 
 class Run:
@@ -133,17 +144,33 @@ class Run:
             TimeoutError: it was not over within `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
-            run = self
-            while (ended := await run._end()).goes_on_as is not None:
-                run = Run(self._client, ended.goes_on_as)
-            return ended.result
+            return (await self._go_along(Run._end)).result
 
     async def last(self) -> Run:
         """Return the run that this one went on as, and that one, up to the one that did not: this one, mostly."""
-        run = self
-        while (successor := (await run.get()).continued_as) is not None:
-            run = Run(self._client, successor)
-        return run
+
+        async def look(run: Run) -> _Seen:
+            return _Seen(run, (await run.get()).continued_as)
+
+        return (await self._go_along(look)).run
+
+    async def _go_along(self, look: Callable[[Run], Awaitable[_At]]) -> _At:
+        """Look at this run and at those that it goes on as. Returns what was seen of the last one.
+
+        One in between may be deleted after it was named. Those beside it name each other by then, so it is begun anew.
+        """
+        run, gone = self, self.id
+        while True:
+            try:
+                seen = await look(run)
+            except (RequestError, SubscriptionRefused) as fault:
+                if fault.code != ErrorCode.NOT_FOUND or run.id in (self.id, gone):
+                    raise
+                run, gone = Run(self._client, self.id), run.id  # as it is: its log names the next one as it was
+                continue
+            if seen.goes_on_as is None:
+                return seen
+            run = Run(self._client, seen.goes_on_as)
 
     async def _end(self) -> _End:
         """Wait until the run is over, and return what it came to. Raises as `result` does."""

@@ -26,7 +26,7 @@ from orchestrator.store import keys
 from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Commit, Outcome
 from orchestrator.together import together
-from orchestrator.writing import new_run_id, read_run
+from orchestrator.writing import new_run_id, read_last, read_run
 from protocol.codec import unpack_record
 from protocol.control import Cancel, Kind, read_control
 from protocol.entry import Record
@@ -156,10 +156,7 @@ class Families:
     async def _cancel(self, log: LogName, reason: str) -> None:
         """Ask a child to stop, whatever run it goes on as; one that is over, or was told before, is told nothing."""
         while True:
-            meta = await read_run(self._line, log)
-            if meta is not None and meta.continued_as:
-                log = LogName(log.namespace, LogKind.RUN, meta.continued_as)
-                continue
+            meta = await read_last(self._line, log)
             if meta is None or meta.final or meta.cancelling:
                 return
             commit = runs.cancel(self._ids(), meta, self._line.src, Cancel(reason=reason), None)
@@ -170,9 +167,7 @@ class Families:
 
     async def _tell_if_over(self, log: LogName) -> None:
         """Tell the parent of a child that was submitted before; its own timer may be gone."""
-        meta = await read_run(self._line, log)
-        while meta is not None and meta.continued_as:
-            meta = await read_run(self._line, LogName(log.namespace, LogKind.RUN, meta.continued_as))
+        meta = await read_last(self._line, log)
         if meta is not None and meta.final:
             await self._tell(meta)
 

@@ -37,6 +37,7 @@ from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashSet, O
 from orchestrator.store.producer import ProducerRecord
 from orchestrator.submitting import submit
 from orchestrator.talking import Talking
+from orchestrator.writing import read_last
 from protocol.codec import pack_record
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
@@ -210,14 +211,14 @@ class Methods:
 
     async def _run_cancel(self, peer: Peer, op: str, params: RunCancel) -> RunCancelled:
         require(peer.scopes, Action.CONTROL)
-        log = self._run_log(peer, params.run)
+        first = log = self._run_log(peer, params.run)
         while True:
             known = await self._kept.find(peer, log, op, RunCancelled)
             if known is not None:
                 return known
-            meta = await self._reading.meta(log)
-            if meta.continued_as:
-                log = self._run_log(peer, meta.continued_as)
+            meta = await read_last(self._line, first) or await self._reading.meta(first)
+            if meta.log != log:  # the request may have been answered there
+                log = meta.log
                 continue
             if meta.final or meta.cancelling:
                 return RunCancelled(state=meta.state.value)

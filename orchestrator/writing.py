@@ -31,7 +31,7 @@ from protocol.frames import Nack, Publish
 from protocol.ids import LogName, make_run_id, queue_partition
 from protocol.run import FINAL, RunState
 
-__all__ = ["new_run_id", "read_run", "refused", "write"]
+__all__ = ["new_run_id", "read_last", "read_run", "refused", "write"]
 
 TRIES_MAX = 100
 """How often a publish is proposed anew since somebody else changed the run."""
@@ -50,6 +50,27 @@ async def read_run(line: Line, log: LogName) -> RunMeta | None:
     """
     fields = await line.store.meta(log)
     return RunMeta.parse(log, fields) if fields else None
+
+
+async def read_last(line: Line, log: LogName) -> RunMeta | None:
+    """Return the run that a run went on as, and that one, up to the one that did not: it itself, mostly; None: gone.
+
+    One in between may be deleted after it was named. Those beside it name each other by then, so it is begun anew.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    at, gone = log, log
+    while True:
+        meta = await read_run(line, at)
+        if meta is None:
+            if at in (log, gone):
+                return None
+            at, gone = log, at
+        elif meta.continued_as:
+            at = LogName(log.namespace, log.kind, meta.continued_as)
+        else:
+            return meta
 
 
 async def write(line: Line, peer: Peer, log: LogName, frame: Publish, prepared: Prepared) -> Outcome | Nack:

@@ -18,11 +18,15 @@ import pytest
 from agent import Agent, Client, PlainRunContext, Run, RunCancelled, RunContext, RunFailed
 from agent.entry import Entry
 from agent.program import Program
+from orchestrator.core import keeping
+from orchestrator.core.run_meta import RunMeta
 from orchestrator.hub import Hub
 from orchestrator.settings import Settings
 from orchestrator.store.base import Durability
+from orchestrator.store.commits import Outcome
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.control import Kind
+from protocol.ids import LogKind, LogName
 from protocol.requests import LogRead
 from tests.support.agent_parents import KINDS, PARTS, parents, workers
 from tests.support.checkers import Dump
@@ -300,6 +304,37 @@ async def test_a_cancel_of_the_first_reaches_the_run_that_goes_on(hub: Hub) -> N
         assert await run.cancel(wait=True) == "cancelled"
         with pytest.raises(RunCancelled):
             await run.result()
+
+
+@pytest.mark.parametrize("how", ["last", "result"])
+async def test_the_run_that_goes_on_is_found_though_one_before_it_is_deleted_meanwhile(
+    hub: Hub, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, line = Agent("goes-on"), hub.services.line
+
+    @agent.handler("counts")
+    async def counts(ctx: RunContext, left: int) -> str:
+        if left:
+            ctx.continue_as(left - 1)
+        return "done"
+
+    async with serving(hub, agent) as client:
+        run = await client.submit("counts", 2)
+        assert await run.result() == "done"
+        middle = LogName("default", LogKind.RUN, (await run.get()).continued_as or "")
+        ask = client.ask
+
+        async def late(method: str, params: Any) -> Any:
+            answer = await ask(method, params)
+            if method == "run.get" and answer.continued_as == middle.name:
+                meta = RunMeta.parse(middle, await line.store.meta(middle) or {})
+                assert isinstance(await line.commit(keeping.unlinked("unlinked", meta)), Outcome)
+                assert await line.store.delete(middle)
+            return answer
+
+        monkeypatch.setattr(client, "ask", late)
+        row = client.run(run.id)
+        assert (await row.result() if how == "result" else await (await row.last()).result()) == "done"
 
 
 # Programs

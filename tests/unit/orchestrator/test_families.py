@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core import attempts, children, runs
+from orchestrator.core import attempts, children, keeping, runs
 from orchestrator.core.children import Asked, CancelPhase, MetaChild
+from orchestrator.core.run_meta import RunMeta
 from orchestrator.dispatch import Dispatch
 from orchestrator.families import Families
 from orchestrator.line import Line
@@ -214,6 +215,35 @@ async def test_a_child_that_goes_on_as_another_run_is_told_of_when_that_ends_and
     assert await world.reason(line, second) == f"its parent {log.name} was told to cancel"
     (ended,) = await world.said(line, log, Kind.CHILD_ENDED, ChildEnded)
     assert (ended.run, ended.state) == (second.name, "cancelled")
+
+
+async def test_a_cancel_finds_the_run_that_goes_on_though_one_before_it_is_deleted_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = await world.hub()
+    log = await world.parent(line)
+    await world.publish(line, log, (Kind.SPAWN, spawn(), 1))
+    await world.tend(line)
+    row = await world.runs_of(line, FAR)
+    for _ in range(2):
+        await world.work_on(line, row[-1])
+        await world.publish(line, row[-1], (Kind.CONTINUE, Continue(input=b""), None))
+        row.append(world.log((await world.meta(line, row[-1])).continued_as))
+    await world.tend(line)
+    real = line.store.meta
+
+    async def meta(asked: LogName) -> dict[str, str] | None:
+        fields = await real(asked)
+        if asked == row[0] and fields is not None and fields["continued_as"] == row[1].name:
+            middle = RunMeta.parse(row[1], await real(row[1]) or {})
+            assert isinstance(await line.commit(keeping.unlinked("unlinked", middle)), Outcome)
+            assert await line.store.delete(row[1])
+        return fields
+
+    await world.cancel(line, log)
+    monkeypatch.setattr(line.store, "meta", meta)
+    await world.tend(line)
+    assert (await world.meta(line, row[2])).state == "cancelled"
 
 
 async def test_a_run_that_was_told_to_cancel_does_not_go_on_as_another(world: World) -> None:
