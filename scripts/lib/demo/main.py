@@ -55,6 +55,8 @@ class Demo:
         self.blows: Counter[str] = Counter()
         self.progress = asyncio.Condition()
         self.outstanding = asyncio.Semaphore(OUTSTANDING_MAX)
+        self.may_submit = asyncio.Event()
+        self.may_submit.set()
         self.killed_hubs: set[str] = set()
         self.began = time.monotonic()
 
@@ -88,6 +90,7 @@ class Demo:
     async def _have_done(self, name: str) -> None:
         """Submit a run and follow it to its end: one gap-free stream, whatever happens to the connection."""
         async with self.outstanding:
+            await self.may_submit.wait()
             run = self.runs[name] = await self.client.submit("analyse", {"files": self.work[name]}, key=name)
             async for _ in run.watch():
                 self.seen += 1
@@ -124,6 +127,10 @@ class Demo:
     async def _kill_agent(self) -> None:
         """Kill an agent that holds runs. Where it had just ended its last one, it is its successor's turn."""
         held: tuple[str, ...] = ()
+        # The others would have done everything before it is back since the hub was killed.
+        self.may_submit.clear()
+        await eventually(self._victim_is_back, HIT_WITHIN_S)
+        self.may_submit.set()
         while not held and not self._reached(1):
             await eventually(self._victim_is_caught, HIT_WITHIN_S)
             await self.fleet.kill(VICTIM)
@@ -139,11 +146,14 @@ class Demo:
         if self._reached(1):
             return True
         self.fleet.pause(VICTIM)
-        info = await self.client.agent(VICTIM)
-        if info.connected and info.hub not in self.killed_hubs and info.runs:
+        if await self._victim_is_back() and (await self.client.agent(VICTIM)).runs:
             return True
         self.fleet.resume(VICTIM)
         return False
+
+    async def _victim_is_back(self) -> bool:
+        info = await self.client.agent(VICTIM)
+        return info.connected and info.hub not in self.killed_hubs
 
     async def _victim_is_gone(self) -> bool:
         return not (await self.client.agent(VICTIM)).connected
