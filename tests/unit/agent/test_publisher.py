@@ -83,3 +83,4 @@ def test_a_database_that_breaks_while_it_is_read_is_a_failed_outbox(tmp_path: Pa
     with pytest.raises(OutboxFailed, match="cannot be read") as told:
         disk.after(0, 1)
     assert isinstance(told.value.__cause__, sqlite3.Error)
+    disk.close()
