@@ -237,17 +237,19 @@ class Run:
         finally:
             reader.close()
 
-    async def answer(self, value: Any, question: int | None = None) -> int:
+    async def answer(self, value: Any, question: int | None = None, *, digest: str | None = None) -> int:
         """Answer a question of the run: the first answer is the answer. Returns the question's index.
 
         Args:
             value: the answer; True or False to a question for approval.
             question: the index of the question; without, the only one that waits.
+            digest: of the question that is meant, or how it begins. A new attempt may ask something else at the same
+                index: that is not answered then.
 
         Raises:
             RequestError: `already_answered`, `not_found`, `run_finished`, or `invalid_params` where several wait.
         """
-        params = RunAnswer(run=self.id, answer=pack_value(value), question=question)
+        params = RunAnswer(run=self.id, answer=pack_value(value), question=question, digest=digest)
         return int((await self._client.ask("run.answer", params)).question)
 
     async def query(self, name: str, args: Any = None, *, timeout: float = QUERY_MS / 1000) -> Any:

@@ -173,9 +173,9 @@ class SyncRun:
         """Say something to the run's handler. See `Run.steer`."""
         return self._portal(self._run.steer(message, wait))
 
-    def answer(self, value: Any, question: int | None = None) -> int:
+    def answer(self, value: Any, question: int | None = None, *, digest: str | None = None) -> int:
         """Answer a question of the run. See `Run.answer`."""
-        return self._portal(self._run.answer(value, question))
+        return self._portal(self._run.answer(value, question, digest=digest))
 
     def query(self, name: str, args: Any = None, *, timeout: float = QUERY_MS / 1000) -> Any:
         """Ask the run's handler something while it works. See `Run.query`."""

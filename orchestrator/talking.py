@@ -98,6 +98,7 @@ class Talking:
                 return known
             meta = await self._reading.meta(log)
             question = _question(meta, params.question)
+            _check_digest(question, params.digest)
             _check_answer(question, params.answer)
             given = RunAnswered(question=question.index)
             stored = self._kept.keep(peer, log, op, given)
@@ -144,6 +145,15 @@ def _question(meta: RunMeta, index: int | None) -> MetaQuestion:
         raise RequestError(ErrorCode.ALREADY_ANSWERED, message, data={"question": found[0].index})
     _check_not_over(meta, "its question has expired")
     return found[0]
+
+
+def _check_digest(question: MetaQuestion, begins: str | None) -> None:
+    if begins is not None and not question.digest.startswith(begins):
+        raise RequestError(
+            ErrorCode.NOT_FOUND,
+            f"question {question.index} ({question.name}) is not the one with the digest {begins}: "
+            "the run asks something else there now; look at it, and answer that",
+        )
 
 
 def _check_answer(question: MetaQuestion, answer: bytes) -> None:

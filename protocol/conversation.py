@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from protocol.frames import Name, Part, Span, UInt
+from protocol.frames import Digest, Name, Part, Span, UInt
 
 __all__ = [
     "CANCEL_ID",
@@ -122,7 +122,7 @@ class Asked(Part):
 
     kind: Annotated[QuestionKind, Field(strict=False)]
     name: Name
-    digest: Name
+    digest: Digest
     payload: bytes
     timeout_ms: Span | None = None
 
@@ -134,7 +134,7 @@ class Answered(Part):
     """
 
     index: UInt
-    digest: Name
+    digest: Digest
     answer: bytes | None = None
     by: Name
 
@@ -190,6 +190,8 @@ class RunSteering(Part):
 class RunAnswer(Part):
     """`run.answer`: answer a question of a run; without `question`, the only one that waits.
 
+    `digest` is how the question's begins: one that asks something else at the same index is not answered by it.
+
     Errors: `not_found`; `run_finished`; `already_answered` (data: question); `invalid_params` where several questions
     wait and none is named, or an approval is answered with something else than true or false.
     """
@@ -197,6 +199,7 @@ class RunAnswer(Part):
     run: Name
     answer: bytes
     question: UInt | None = None
+    digest: Digest | None = None
 
 
 class RunAnswered(Part):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from protocol.frames import Name, Part, Span, UInt
+from protocol.frames import Digest, Name, Part, Span, UInt
 from protocol.ids import check_name
 from protocol.requests import never_starts
 from protocol.requests_queues import ConcurrencyKey
@@ -50,7 +50,7 @@ class Spawn(Part):
     queue: Name
     handler: Name
     input: bytes
-    digest: Name
+    digest: Digest
     again: Name | None = None
     abandon: bool = False
     retries: UInt | None = None
@@ -68,7 +68,7 @@ class ChildRun(Part):
     """The child of this index and digest is submitted, and is this run."""
 
     index: UInt
-    digest: Name
+    digest: Digest
     run: Name
     queue: Name
     handler: Name
@@ -78,7 +78,7 @@ class ChildCancel(Part):
     """The handler has a child cancelled, whose index and digest these are."""
 
     index: UInt
-    digest: Name
+    digest: Digest
     reason: Annotated[str, Field(max_length=1024)] | None = None
 
 
@@ -89,7 +89,7 @@ class ChildEnded(Part):
     """
 
     index: UInt
-    digest: Name
+    digest: Digest
     run: Name
     state: str
     offset: UInt

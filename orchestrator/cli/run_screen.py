@@ -16,6 +16,7 @@ from rich.text import Text
 
 from orchestrator.cli.objects import stored
 from orchestrator.cli.run_lines import CHARACTERS_MAX, Line, Lines
+from orchestrator.cli.talking import question_name
 from orchestrator.cli.text import clean
 from orchestrator.replay.timeline import BEGINS, Mark, Row, Timeline, seconds, short_body
 from protocol.control import Kind
@@ -257,7 +258,7 @@ def _question(run: str, question: Question) -> Iterator[Text]:
     asked = short_body(readable(question.payload), CHARACTERS_MAX)
     yield _text(f"question {question.index}: {question.kind.value} {question.name} {asked}", "bold magenta")
     choices = "--approve or --deny" if question.kind is QuestionKind.APPROVE else "VALUE"
-    yield _text(f"  fleetline run answer {run} {question.index} {choices}", "magenta")
+    yield _text(f"  fleetline run answer {run} {question_name(question)} {choices}", "magenta")
 
 
 def progress_line(progress: Progress) -> str:

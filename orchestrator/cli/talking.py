@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,9 +16,22 @@ if TYPE_CHECKING:
     from protocol.children import Child
     from protocol.talk import Command, Message, Question, Talk
 
-__all__ = ["answer", "cancel_json", "child_json", "message_json", "query", "question_json", "show_talk", "steer"]
+__all__ = [
+    "answer",
+    "cancel_json",
+    "child_json",
+    "message_json",
+    "query",
+    "question_json",
+    "question_name",
+    "show_talk",
+    "steer",
+]
 
 RUN = typer.Argument(metavar="RUN", help="Id of a run.")
+QUESTION = re.compile(r"(?P<index>[0-9]{1,15})(\.(?P<digest>[A-Za-z0-9._-]{1,64}))?")
+DIGEST_CHARACTERS = 8
+"""As much of a question's digest as tells it from another at its index."""
 TEXT = "Text, JSON, @FILE, or - for standard input."
 
 
@@ -52,7 +66,8 @@ def steer(
 def answer(
     run: Annotated[str, RUN],
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUESTION] VALUE", help=f"Number of the question, and: {TEXT}")
+        list[str] | None,
+        typer.Argument(metavar="[QUESTION] VALUE", help=f"A question, as `run show` names it, and: {TEXT}"),
     ] = None,
     approve: Annotated[bool, typer.Option("--approve", help="Approve what it asks for.")] = False,
     deny: Annotated[bool, typer.Option("--deny", help="Deny it.")] = False,
@@ -65,11 +80,11 @@ def answer(
     from orchestrator.cli.inputs import parse_run
 
     run = parse_run(run)
-    question, value = _answer_of(words or [], approve=approve, deny=deny)
+    index, digest, value = _answer_of(words or [], approve=approve, deny=deny)
     out = Output(as_json)
 
     async def use(client: Client) -> None:
-        answered = await client.run(run).answer(value, question)
+        answered = await client.run(run).answer(value, index, digest=digest)
         if as_json:
             out.json({"run": run, "question": answered})
         else:
@@ -114,7 +129,8 @@ def query(
     with_client(hub, token_file, use)
 
 
-def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[int | None, Any]:
+def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[int | None, str | None, Any]:
+    """Return index and digest of the question that is named, and the answer."""
     from orchestrator.cli.inputs import parse_said
 
     if approve and deny:
@@ -122,10 +138,18 @@ def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[int | No
     decides = approve or deny
     if len(words) > (1 if decides else 2) or (not words and not decides):
         raise CliError("give one answer: VALUE, --approve or --deny; the number of a question goes before it")
-    named = words[:1] if decides else words[:-1]
-    if named and not (named[0].isascii() and named[0].isdigit() and len(named[0]) < 16):
-        raise CliError(f"QUESTION: {named[0][:160]!r} is no number of a question; `fleetline run show` has them")
-    return int(named[0]) if named else None, approve if decides else parse_said(words[-1], "VALUE")
+    value = approve if decides else parse_said(words[-1], "VALUE")
+    for name in words[:1] if decides else words[:-1]:
+        named = QUESTION.fullmatch(name)
+        if named is None:
+            raise CliError(f"QUESTION: {name[:160]!r} is no number of a question; `fleetline run show` has them")
+        return int(named["index"]), named["digest"], value
+    return None, None, value
+
+
+def question_name(question: Question) -> str:
+    """Return what `run answer` is told to answer this question, and no other that takes its place."""
+    return f"{question.index}.{question.digest[:DIGEST_CHARACTERS]}"
 
 
 def message_json(message: Message) -> dict[str, Any]:
@@ -147,6 +171,7 @@ def question_json(question: Question) -> dict[str, Any]:
 
     return {
         "question": question.index,
+        "digest": question.digest,
         "state": question.state.value,
         "kind": question.kind.value,
         "name": question.name,
@@ -199,7 +224,7 @@ def show_talk(talk: Talk) -> dict[str, str]:
             said += f" by {question.by}" + ("" if question.delivered_at is None else ", delivered")
         elif question.deadline_ms is not None:
             said += f" until {clock(question.deadline_ms)}"
-        shown[f"question {question.index}"] = said
+        shown[f"question {question_name(question)}"] = said
     for child in talk.children.values():
         shown[f"child {child.index}"] = f"{child.run or 'not submitted yet'} {child.handler} {_child_state(child)}"
     return shown

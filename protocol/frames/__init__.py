@@ -31,7 +31,7 @@ from protocol.frames.following import (
     Unsubscribe,
     Window,
 )
-from protocol.frames.part import Name, Part, Span, UInt
+from protocol.frames.part import Digest, Name, Part, Span, UInt
 from protocol.frames.publishing import Nack, Puback, Publish
 from protocol.frames.session import Bye, Error, Goaway, Heartbeat, Hello, Identify, Ready, Refresh, Refreshed, Role
 from protocol.frames.work import (
@@ -54,6 +54,7 @@ __all__ = [
     "AttemptClaim",
     "AttemptVerdict",
     "Bye",
+    "Digest",
     "Entries",
     "Error",
     "Fault",

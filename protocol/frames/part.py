@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from protocol.entry import UInt
 
-__all__ = ["SPAN_MS_MAX", "Name", "Part", "Span", "UInt"]
+__all__ = ["SPAN_MS_MAX", "Digest", "Name", "Part", "Span", "UInt"]
 
 Name = Annotated[str, Field(max_length=160)]
+Digest = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
 
 SPAN_MS_MAX = 10 * 366 * 24 * 3600 * 1000
 Span = Annotated[int, Field(ge=1, le=SPAN_MS_MAX)]

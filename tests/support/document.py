@@ -81,7 +81,7 @@ def type_text(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if annotation is int:
         return _integer(bounds)
     if annotation is str and "pattern" in bounds:
-        return "tag"
+        return "tag" if "0-9a-f" in bounds["pattern"] else "digest"
     if annotation is str and "max_length" in bounds:
         return "short" if bounds["max_length"] == 160 else f"str ≤ {bounds['max_length']}"
     origin, inner_types = get_origin(annotation), get_args(annotation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ def test_a_run_is_steered_and_answered(served: Shell) -> None:
     assert served.done("run", "steer", run, "done", "--wait") == "applied 3\n"
     number = asking(served, run, "push")
     shown = served.done("run", "show", run)
-    assert f'question {number}\tapprove push {{"branch":"main"}} open until ' in shown
+    named = re.search(rf'question ({number}\.[0-9a-f]+)\tapprove push {{"branch":"main"}} open until ', shown)
+    assert named is not None, shown
     assert '"mind the tests" delivered' in shown
-    assert served.done("run", "answer", run, str(number), "--approve") == f"{number}\n"
+    other = served("run", "answer", run, f"{number}.another", "--approve")
+    assert (other.returncode, "asks something else there now" in other.stderr) == (2, True)
+    assert served.done("run", "answer", run, named[1], "--approve") == f"{number}\n"
     refused = served("run", "answer", run, str(number), "--deny")
     assert (refused.returncode, f"question {number} (push)" in refused.stderr) == (2, True)
     asking(served, run, "version")

@@ -96,7 +96,7 @@ def test_a_run_is_watched_asked_about_and_summed_up_on_a_terminal(served: Shell)
         seen.sees(
             f"{run} running", "paint on coding, attempt 1 by worker-1", "100%  3 of 3  painting", answer, "line 2"
         )
-        question = re.search(rf"{answer}(\d+) VALUE", seen.text)
+        question = re.search(rf"{answer}(\d+\.[0-9a-f]+) VALUE", seen.text)
         assert question is not None
         served.done("run", "answer", run, question[1], "red")
         assert seen.end() == 0

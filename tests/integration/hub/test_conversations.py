@@ -8,7 +8,7 @@ import pytest
 
 from protocol.codec import pack_value
 from protocol.control import Kind
-from protocol.conversation import STEER_BYTES_MAX, Asked, QuestionKind
+from protocol.conversation import STEER_BYTES_MAX, QuestionKind
 from protocol.frames import Assign, Nack, Puback, Publish, Request, Response
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_work import agent, submit
@@ -17,12 +17,13 @@ from tests.support.hub_world import World
 YES = pack_value(True)
 
 
-def asks(given: Assign, index: int | None) -> Publish:
-    body = pack_value(Asked(kind=QuestionKind.APPROVE, name="push", digest="d", payload=b"\xc0", timeout_ms=60_000))
+def asks(given: Assign, index: int | None, digest: str = "d", seq: int = 1) -> Publish:
+    asked = {"kind": QuestionKind.APPROVE.value, "name": "push", "digest": digest, "payload": b"\xc0"}
+    body = pack_value({**asked, "timeout_ms": 60_000})
     return Publish(
         log=f"run/{given.run}",
         producer=f"attempt/{given.attempt}",
-        seq=1,
+        seq=seq,
         fence=given.fence,
         entries=((Kind.ASKED, body, index, None),),
     )
@@ -71,6 +72,30 @@ async def test_a_question_without_an_index_is_refused(calm: World, index: int | 
         await submit(client)
         await worker.send(asks(await worker.expect(Assign), index))
         assert (await worker.expect(Nack)).code == "invalid_entry"
+
+
+@pytest.mark.parametrize("digest", ["", "a b", "ä", "d" * 65])
+async def test_a_question_whose_digest_is_none_is_refused(calm: World, digest: str) -> None:
+    async with calm.peer() as client, calm.peer() as worker:
+        await client.identify(identify())
+        await worker.identify(agent())
+        await submit(client)
+        await worker.send(asks(await worker.expect(Assign), 1, digest))
+        assert (await worker.expect(Nack)).code == "invalid_entry"
+
+
+async def test_an_answer_to_a_question_is_none_to_the_one_that_took_its_place(calm: World) -> None:
+    async with calm.peer() as client, calm.peer() as worker:
+        await client.identify(identify())
+        await worker.identify(agent())
+        run = (await submit(client)).name
+        given = await worker.expect(Assign)
+        for seq, digest in enumerate(("first", "second"), start=1):
+            await worker.send(asks(given, 1, digest, seq))
+            await worker.expect(Puback)
+        for named in ({"question": 1, "digest": "fi"}, {"digest": "first"}, {"question": 1, "digest": "second-one"}):
+            assert await code(client, "run.answer", run=run, answer=YES, **named) == "not_found"
+        assert (await client.result("run.answer", run=run, answer=YES, question=1, digest="sec"))["question"] == 1
 
 
 async def test_what_cannot_be_said_is_refused(calm: World) -> None:

@@ -131,8 +131,8 @@ def test_questions_say_how_they_are_answered_and_commands_what_became_of_them() 
     )
     shown = painted(draw_runs([screen], START_MS, 100, 30))
     assert 'question 3: approve push {"branch":"main"}' in shown
-    assert f"  fleetline run answer {NAME} 3 --approve or --deny" in shown
-    assert f"  fleetline run answer {NAME} 4 VALUE" in shown
+    assert f"  fleetline run answer {NAME} 3.d --approve or --deny" in shown
+    assert f"  fleetline run answer {NAME} 4.d VALUE" in shown
     assert "message m1 delivered" in shown
     assert "cancel: asked for, its handler has not stopped yet" in shown
 

@@ -54,7 +54,7 @@ PUBLIC = {
         CHILDREN_MAX CHILDREN_OPEN_MAX ChildCancel ChildEnded ChildRun Continue Continued Spawn check_spawn
     """,
     "frames": """
-        FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Entries Error Fault Frame Goaway HandlerSpec
+        FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Digest Entries Error Fault Frame Goaway HandlerSpec
         Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Query Ready Recover Refresh
         Refreshed Release ReleaseReason Reply Request Reset ResetReason Response Resumption Role Span Start Subscribe
         Subscribed SubscriptionVerdict Tags UInt Unsubscribe Verdict Window WireRecover
