@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--step", type=int, default=1, help="take every so manyth seed")
     parser.add_argument("--plant", choices=list(PLANTS), help="with this bug")
-    parser.add_argument("--theme", type=Theme, choices=list(Theme), help="with this in any case")
+    parser.add_argument("--theme", type=Theme, choices=list(Theme), help="this, whatever theme the seed has")
     parser.add_argument(
         "--first", action="store_true", help="stop at the first seed that fails, or shows the bug", dest="stop"
     )
