@@ -130,10 +130,7 @@ class Querying:
             self._asked_by += Counter()  # those that are 0 leave
 
     async def _query(self, log: LogName, params: RunQuery) -> Reply:
-        meta = await self._reading.meta(log)
-        if meta.state is not RunState.RUNNING:
-            message = f"run {log.name} is {meta.state.value}: no handler works on it"
-            raise RequestError(ErrorCode.NOT_RUNNING, message, data={"state": meta.state.value})
+        meta = await self._running(log)
         number, reply = next(self._ids), asyncio.get_running_loop().create_future()
         self._waiting[number] = reply
         try:
@@ -148,11 +145,22 @@ class Querying:
                 )
                 await self._send(meta, query)
                 answer: Reply = await reply
-                return answer
+            if answer.error is not None and answer.error.code == ErrorCode.NOT_RUNNING:
+                # The agent may not have had its `assign` when the query came, or not have told us of its end.
+                await self._running(log)
+                raise _no_reply(f"on agent {meta.agent} the handler has not begun yet, or is just over")
+            return answer
         except TimeoutError:
             raise _no_reply(f"nobody replied within {params.timeout_ms} ms") from None
         finally:
             del self._waiting[number]
+
+    async def _running(self, log: LogName) -> RunMeta:
+        meta = await self._reading.meta(log)
+        if meta.state is not RunState.RUNNING:
+            message = f"run {log.name} is {meta.state.value}: no handler works on it"
+            raise RequestError(ErrorCode.NOT_RUNNING, message, data={"state": meta.state.value})
+        return meta
 
     async def _send(self, meta: RunMeta, query: Query) -> None:
         """Put a query on its way to the session that holds the attempt."""

@@ -9,9 +9,9 @@ import pytest
 from protocol.codec import pack_value
 from protocol.control import Kind
 from protocol.conversation import STEER_BYTES_MAX, QuestionKind
-from protocol.frames import Assign, Nack, Puback, Publish, Request, Response
+from protocol.frames import Assign, Fault, Nack, Puback, Publish, Query, Reply, Request, Response
 from tests.support.hub_peer import HubPeer, identify
-from tests.support.hub_work import agent, submit
+from tests.support.hub_work import agent, submit, work_of
 from tests.support.hub_world import World
 
 YES = pack_value(True)
@@ -96,6 +96,25 @@ async def test_an_answer_to_a_question_is_none_to_the_one_that_took_its_place(ca
         for named in ({"question": 1, "digest": "fi"}, {"digest": "first"}, {"question": 1, "digest": "second-one"}):
             assert await code(client, "run.answer", run=run, answer=YES, **named) == "not_found"
         assert (await client.result("run.answer", run=run, answer=YES, question=1, digest="sec"))["question"] == 1
+
+
+async def test_an_agent_that_has_not_begun_may_be_asked_again(calm: World) -> None:
+    async with calm.peer() as client, calm.peer() as worker:
+        await client.identify(identify())
+        await worker.identify(agent())
+        run = await submit(client)
+        given = await worker.expect(Assign)
+        assert given.run == run.name
+        for ended, said in ((False, "no_reply"), (True, "not_running")):
+            await client.send(Request(id=900 + ended, method="run.query", params={"run": run.name, "name": "status"}))
+            asked = await worker.expect(Query)
+            if ended:
+                await worker.send(work_of(given, 1, Kind.SUCCEEDED, pack_value({"result": YES})))
+                await worker.expect(Puback)
+            await worker.send(Reply(id=asked.id, error=Fault(code="not_running", message="no such attempt")))
+            answer = await client.expect(Response)
+            assert answer.error is not None
+            assert answer.error.code == said
 
 
 async def test_what_cannot_be_said_is_refused(calm: World) -> None:
