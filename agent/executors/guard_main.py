@@ -92,17 +92,23 @@ class _Guard:
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
-        with selectors.DefaultSelector() as selector:
+        with told, tells, selectors.DefaultSelector() as selector:
             selector.register(self._agent, selectors.EVENT_READ)
             selector.register(told, selectors.EVENT_READ)
-            there = True
-            while there:
-                ready = {key.fileobj for key, _ in selector.select(self._wait_s())}
-                if told in ready:
-                    told.recv(READ_BYTES)
-                there = self._listen() if self._agent in ready else True
-                self._look()
-                self._weigh()
+            try:
+                self._serve(selector, told)
+            finally:  # children still die while we leave
+                signal.set_wakeup_fd(-1)
+
+    def _serve(self, selector: selectors.BaseSelector, told: socket.socket) -> None:
+        there = True
+        while there:
+            ready = {key.fileobj for key, _ in selector.select(self._wait_s())}
+            if told in ready:
+                told.recv(READ_BYTES)
+            there = self._listen() if self._agent in ready else True
+            self._look()
+            self._weigh()
 
     def leave(self) -> None:
         """The agent is gone, or we are broken: kill what is left, and see it die."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +15,7 @@ from typing import Any
 
 from agent import Agent
 from agent.client import Client
+from agent.executors import guard_main
 from agent.program import Graces, Program
 from protocol import frames as f
 from protocol.codec import unpack_record, unpack_value
@@ -17,7 +23,7 @@ from protocol.control import Kind
 from protocol.limits import Limits
 from tests.support.fake_hub import FakeHub
 from tests.support.programs import group_is_gone, python, shell
-from tests.support.timing import deadline, eventually
+from tests.support.timing import deadline, eventually, scaled
 
 SHORT = Graces(message_s=0.3, term_s=0.3, left_s=0.3)
 PIPES_BYTES_MAX = 4 * 64 * 1024
@@ -102,3 +108,17 @@ async def test_a_program_goes_on_while_the_agent_is_cut_off(fake: FakeHub) -> No
         await beats(fake, 1)
         await fake.append(f"run/{run}", Kind.CANCEL, {"reason": "enough"}, src="client:c")
         await eventually(lambda: bool(said(fake, run, Kind.SUCCEEDED)))
+
+
+def test_a_guard_whose_agent_is_gone_ends_its_programs_without_a_word() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path(os.devnull).open("r+b") as null:
+        start = {"do": "start", "id": 1, "environment": {}, "memory": None}
+        words = [sys.executable, "-I", "-S", guard_main.__file__, str(theirs.fileno()), "sleep", "60"]
+        with subprocess.Popen(words, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE) as guard:
+            theirs.close()
+            socket.send_fds(ours, [json.dumps(start).encode() + b"\n"], [null.fileno()] * 3)
+            assert b"started" in ours.recv(4096)
+            ours.close()
+            _, said = guard.communicate(timeout=scaled(10))
+    assert (guard.returncode, said) == (0, b"")
