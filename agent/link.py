@@ -121,7 +121,7 @@ class Link:
 
     def request(self, method: str, params: Part, op: str | None = None) -> Future[Any]:
         """Ask the hub; the answer is the method's result model, or fails with `RequestError`."""
-        asked = Asked(method, params, op, Future())
+        asked = Asked(method, params, op, Future(), getattr(params, "wait_ms", None) is not None)
         self.thread.post(self._ask, asked)
         return asked.answer
 

@@ -125,7 +125,7 @@ class Peer:
         self.limits = hello.limits
         self.outbox.announce(hello.limits)
         self.outbox.disconnected(self.attempts.producers())
-        self.requests.open_max = hello.limits.requests_max
+        self.requests.announce(hello.limits)
         said = self.identity.model_copy(update={"session": self.session, "load": self.load})
         room = UNIDENTIFIED_BYTES_MAX - len(encode(said))
         attempts = self.attempts.claims(max(0, room) // 2 // CLAIM_BYTES)

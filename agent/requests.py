@@ -20,7 +20,7 @@ from agent.threads import reject, resolve
 from protocol.codes import ErrorCode
 from protocol.errors import FleetlineError, RequestError
 from protocol.frames import Fault, Part, Request, Response
-from protocol.limits import DEFAULT_LIMITS
+from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.requests import METHODS
 
 __all__ = ["Asked", "Requests"]
@@ -28,48 +28,70 @@ __all__ = ["Asked", "Requests"]
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """One question, until it is answered."""
+    """One question, until it is answered; `waits` where the answer may wait for a run to end."""
 
     method: str
     params: Part
     op: str | None
     answer: Future[Any]
+    waits: bool = False
     not_before_ms: int = 0
 
 
+class _Room:
+    """Requests that are for one limit of the hub's: those that wait to be sent, and how many are open."""
+
+    __slots__ = ("open", "open_max", "waiting")
+
+    def __init__(self, open_max: int) -> None:
+        self.waiting: deque[Asked] = deque()
+        self.open = 0
+        self.open_max = open_max
+
+
 class Requests:
-    """What one link asks, within the hub's limit of open requests. Used by the link's thread only."""
+    """What one link asks, within the hub's limits of open requests. Used by the link's thread only."""
 
     def __init__(self) -> None:
-        self.open_max = DEFAULT_LIMITS.requests_max
-        self._waiting: deque[Asked] = deque()
+        self._short = _Room(DEFAULT_LIMITS.requests_max)
+        self._long = _Room(DEFAULT_LIMITS.waits_max)
         self._open: dict[int, Asked] = {}
         self._later: list[Asked] = []
         self._last_id = 0
 
+    def announce(self, limits: Limits) -> None:
+        """Take over what the hub says that may be open."""
+        self._short.open_max = limits.requests_max
+        self._long.open_max = limits.waits_max
+
     def ask(self, asked: Asked) -> None:
         """Add a question."""
-        self._waiting.append(asked)
+        self._room_of(asked).waiting.append(asked)
 
     def disconnected(self) -> None:
         """Begin a new connection: what is not answered is asked again, in the order it was asked first."""
-        self._waiting.extendleft(asked for _, asked in sorted(self._open.items(), reverse=True))
+        for _, asked in sorted(self._open.items(), reverse=True):
+            self._room_of(asked).waiting.appendleft(asked)
         self._open.clear()
+        self._short.open = self._long.open = 0
 
     def take(self, now_ms: int) -> list[Request]:
         """Return the requests to send now."""
         if self._later:
-            self._waiting.extend(asked for asked in self._later if asked.not_before_ms <= now_ms)
+            for asked in [asked for asked in self._later if asked.not_before_ms <= now_ms]:
+                self._room_of(asked).waiting.append(asked)
             self._later = [asked for asked in self._later if asked.not_before_ms > now_ms]
-        frames = []
-        while self._waiting and len(self._open) < self.open_max:
-            asked = self._waiting.popleft()
-            if asked.answer.cancelled():
-                continue
-            self._last_id += 1
-            self._open[self._last_id] = asked
-            params = asked.params.model_dump(by_alias=True, exclude_none=True)
-            frames.append(Request(id=self._last_id, method=asked.method, params=params, op=asked.op))
+        frames: list[Request] = []
+        for room in (self._short, self._long):
+            while room.waiting and room.open < room.open_max:
+                asked = room.waiting.popleft()
+                if asked.answer.cancelled():
+                    continue
+                room.open += 1
+                self._last_id += 1
+                self._open[self._last_id] = asked
+                params = asked.params.model_dump(by_alias=True, exclude_none=True)
+                frames.append(Request(id=self._last_id, method=asked.method, params=params, op=asked.op))
         return frames
 
     def due_ms(self) -> int | None:
@@ -81,6 +103,7 @@ class Requests:
         asked = self._open.pop(frame.id, None)
         if asked is None:
             return
+        self._room_of(asked).open -= 1
         if frame.error is None:
             _answer(asked, frame.result)
         elif frame.error.retry_ms is not None and frame.error.code in (ErrorCode.UNAVAILABLE, ErrorCode.TOO_MANY):
@@ -91,11 +114,15 @@ class Requests:
 
     def close(self, error: FleetlineError) -> None:
         """Answer everything with this error: the link has ended."""
-        for asked in (*self._open.values(), *self._waiting, *self._later):
+        for asked in (*self._open.values(), *self._short.waiting, *self._long.waiting, *self._later):
             reject(asked.answer, error)
         self._open.clear()
-        self._waiting.clear()
+        self._short.waiting.clear()
+        self._long.waiting.clear()
         self._later.clear()
+
+    def _room_of(self, asked: Asked) -> _Room:
+        return self._long if asked.waits else self._short
 
 
 def _error(fault: Fault) -> RequestError:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.endings import run_ended
-from agent.entry import Entry
-from agent.errors import HistoryReset, RequestError, Reset, RunEnded, SubscriptionRefused
+from agent.entry import Entry, decode_body
+from agent.errors import HistoryReset, RequestError, Reset, RunEnded
 from agent.reading import Reader, start_of
 from agent.results import Output, fetch, output_in
 from protocol.artifacts import Artifact
-from protocol.codec import pack_value, unpack_value
+from protocol.codec import pack_value, unpack_record, unpack_value
 from protocol.codes import ErrorCode
 from protocol.control import CONTROL, Kind
 from protocol.conversation import QUERY_MS, RunAnswer, RunQuery, RunSteer
@@ -24,14 +24,14 @@ from protocol.entry import Entry as StoredEntry
 from protocol.entry import Position
 from protocol.frames import Start
 from protocol.readable import readable
-from protocol.requests import RunCancel, RunGet, RunInfo, RunRetry
+from protocol.requests import RunCancel, RunGet, RunInfo, RunRetry, RunWait, RunWaited
 from protocol.run import FINAL, RunState
 from protocol.talk import Message, Talk, talk_after
 
 if TYPE_CHECKING:
     from agent.client import Client
 
-__all__ = ["TERMINAL_KINDS", "Run", "run_object"]
+__all__ = ["TERMINAL_KINDS", "WAIT_MS", "Run", "run_object"]
 
 TERMINAL_KINDS = frozenset(kind for kind, control in CONTROL.items() if control.terminal)
 """The kinds of entries that end a run."""
@@ -39,6 +39,9 @@ TERMINAL_KINDS = frozenset(kind for kind, control in CONTROL.items() if control.
 SAYING_KINDS = TERMINAL_KINDS | {Kind.STEERED}
 """The kinds of entries after which nothing more becomes of a message."""
 
+
+WAIT_MS = 60_000
+"""How long a hub is asked to wait for a run to end, before it is asked again."""
 
 QUERY_SLACK_S = 5.0
 """How long the hub may take to say that nobody replied to a query in time."""
@@ -71,10 +74,12 @@ class Run:
         created: False where the key of the submit had made it before.
     """
 
-    def __init__(self, client: Client, run_id: str, *, created: bool = False) -> None:
+    def __init__(self, client: Client, run_id: str, *, created: bool = False, last: StoredEntry | None = None) -> None:
+        """Make a handle; `last` is the entry that ended the run, where it is known."""
         self.id = run_id
         self.created = created
         self._client = client
+        self._last = last
 
     def __repr__(self) -> str:
         return f"Run({self.id!r})"
@@ -163,7 +168,7 @@ class Run:
         while True:
             try:
                 seen = await look(run)
-            except (RequestError, SubscriptionRefused) as fault:
+            except RequestError as fault:
                 if fault.code != ErrorCode.NOT_FOUND or run.id in (self.id, gone):
                     raise
                 run, gone = Run(self._client, self.id), run.id  # as it is: its log names the next one as it was
@@ -174,17 +179,10 @@ class Run:
 
     async def _end(self) -> _End:
         """Wait until the run is over, and return what it came to. Raises as `result` does."""
-        start = Start.EARLIEST if self.created else Start.LATEST
-        reader = Reader(self._client.links, self.log, start, kinds=sorted(TERMINAL_KINDS))
-        try:
-            info = None if self.created else await self._look(reader)
-            if info is None:
-                async for entry in _through_resets(reader):
-                    return _outcome(self.id, entry)
-                info = await self.get()
-            return _outcome_of(info)
-        finally:
-            reader.close()
+        while self._last is None:
+            waited: RunWaited = await self._client.ask("run.wait", RunWait(run=self.id, wait_ms=WAIT_MS))
+            self._last = waited.end
+        return _outcome(self.id, self._last)
 
     async def retry(self) -> Run:
         """Do again what the run was to do, as a new run; this one must be over.
@@ -291,12 +289,6 @@ class Run:
             async for entry in self._client.read(self.log):
                 yield entry
 
-    async def _look(self, reader: Reader) -> RunInfo | None:
-        """Return the run if it is over already; its end cannot be missed once the reader is in place."""
-        await reader.caught_up()
-        info = await self.get()
-        return info if info.state in FINAL else None
-
 
 class RunReader(Reader):
     """The entries of a run; where it goes on as another run, those of that one follow."""
@@ -328,20 +320,16 @@ async def _through_resets(reader: Reader) -> Any:
             continue
 
 
-def _outcome(run: str, entry: Entry) -> _End:
-    body = entry.body if isinstance(entry.body, dict) else {}
-    if entry.kind == Kind.CONTINUED:
+def _outcome(run: str, last: StoredEntry) -> _End:
+    """Return what a run came to by its last entry. Raises as `Run.result` does."""
+    record = unpack_record(last.packed)
+    body = decode_body(record.kind, record.body)
+    if record.kind == Kind.CONTINUED:
         return _End(None, body.get("run"))
-    state = entry.kind.removeprefix("$")
+    state = record.kind.removeprefix("$")
     if state == RunState.SUCCEEDED:
         return _End(body.get("result"), None)
-    raise run_ended(run, state, entry.offset, body.get("error"), body.get("reason"))
-
-
-def _outcome_of(info: RunInfo) -> _End:
-    if info.state == RunState.SUCCEEDED:
-        return _End(unpack_value(info.result or b""), info.continued_as)
-    raise run_ended(info.run, info.state, info.head, info.error, info.reason)
+    raise run_ended(run, state, last.offset, body.get("error"), body.get("reason"))
 
 
 def run_object(info: RunInfo) -> dict[str, Any]:

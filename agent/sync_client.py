@@ -272,6 +272,10 @@ class SyncClient(SyncScheduleMethods, SyncQueueMethods, _Closing):
         work = self._client.submit(handler, input, **options)
         return SyncRun(self._portal, self._portal(work))
 
+    def execute(self, handler: str, input: Any = None, **options: Unpack[SubmitOptions]) -> Any:
+        """Submit a run, and return what its handler returned. See `Client.execute`."""
+        return self._portal(self._client.execute(handler, input, **options))
+
     def run(self, run_id: str) -> SyncRun:
         """Return a handle on a run that exists."""
         return SyncRun(self._portal, self._client.run(run_id))

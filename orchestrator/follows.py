@@ -102,9 +102,10 @@ class Follows:
             subscription.pump()
 
     def end(self) -> None:
-        """Follow nothing any more."""
+        """Follow nothing, and wait for no run, any more."""
         for path in tuple(self._subscriptions):
             self.unsubscribe(path)
+        self._hub.waiting.gone(self._peer.session)
 
     def _follow(self, frame: Subscribe) -> Subscription | SubscriptionVerdict:
         """Begin a subscription, or say why there is none. One that there is for the log ends."""

@@ -53,6 +53,7 @@ from orchestrator.store.base import Letter, Store, StoreError, Wake
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from orchestrator.timekeeper import Timekeeper
+from orchestrator.waiting import Waiting
 from orchestrator.web.health import Health
 from orchestrator.work import Work
 from orchestrator.workers import Workers
@@ -179,7 +180,7 @@ class Hub:
         timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms)
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
         querying = Querying(line, reading, registry, peers, self._spawn)
-        artifacts = Artifacts(line, settings.limits)
+        artifacts, waiting = Artifacts(line, settings.limits), Waiting(line, reading)
         methods = Methods(
             line,
             reading,
@@ -188,13 +189,14 @@ class Hub:
             dispatch,
             querying,
             artifacts,
+            waiting,
             body_bytes_max,
             settings.keep_ms,
             settings.runs_kept_least_s * 1000,
         )
         acks = Acks(line)
         greeting = Greeting(settings, line)
-        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, acks, counters)
+        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, waiting, acks, counters)
         self.services = Services(settings, *shared, self._spawn)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line), self._worker)

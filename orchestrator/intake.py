@@ -28,6 +28,8 @@ __all__ = ["Intake", "Port"]
 
 ACKED_PRODUCERS_MAX = 256
 """Producers of one session whose acknowledged seq is remembered, to tell when the store lost some."""
+WAIT = "wait_ms"
+"""The parameter of the requests that may wait for a run to end."""
 
 
 class Port(Protocol):
@@ -53,13 +55,14 @@ class Port(Protocol):
 class Intake:
     """The publishes and requests of one session that are under way."""
 
-    __slots__ = ("_acked", "_bytes", "_entries", "_hub", "_peer", "_port", "_renewing", "_requests")
+    __slots__ = ("_acked", "_asked", "_bytes", "_entries", "_hub", "_peer", "_port", "_renewing")
 
     def __init__(self, hub: Services, port: Port, peer: Peer) -> None:
         self._hub = hub
         self._port = port
         self._peer = peer
-        self._entries = self._bytes = self._requests = 0
+        self._entries = self._bytes = 0
+        self._asked = [0, 0]  # requests, and those that wait for runs
         self._renewing = False
         self._acked: dict[tuple[str, str], int] = {}
 
@@ -71,8 +74,8 @@ class Intake:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is under way."""
-        return self._entries > 0 or self._requests > 0
+        """Whether anything is under way that is to be done before the hub stops: waiting goes on elsewhere."""
+        return self._entries > 0 or self._asked[0] > 0
 
     def publish(self, frame: Publish) -> None:
         """Take on a publish; its answer follows."""
@@ -87,14 +90,15 @@ class Intake:
 
     def request(self, frame: Request) -> None:
         """Take on a request; its answer follows."""
-        limit = self._hub.settings.limits.requests_max
-        if self._requests >= limit:
-            message = f"{self._requests} requests are not answered yet; the limit is {limit}"
+        limits, waits = self._hub.settings.limits, WAIT in frame.params
+        asked, limit = self._asked[waits], limits.waits_max if waits else limits.requests_max
+        if asked >= limit:
+            message = f"{asked} requests {'wait for runs' if waits else 'are not answered yet'}; the limit is {limit}"
             fault = Fault(code=ErrorCode.TOO_MANY.value, message=message, retry_ms=publishing.RETRY_MS)
             self._port.send(Response(id=frame.id, error=fault))
             return
-        self._requests += 1
-        self._port.spawn(self._answer(frame))
+        self._asked[waits] += 1
+        self._port.spawn(self._answer(frame, waits))
 
     def renew(self, attempts: tuple[HeldAttempt, ...]) -> None:
         """Renew leases, as a heartbeat asks; one that comes while the last is under way adds nothing.
@@ -188,11 +192,11 @@ class Intake:
         finally:
             self._renewing = False
 
-    async def _answer(self, frame: Request) -> None:
+    async def _answer(self, frame: Request, waits: bool) -> None:
         try:
             response = await self._hub.methods.call(self._peer, frame)
         finally:
-            self._requests -= 1
+            self._asked[waits] -= 1
         self._hub.counters.requests += 1
         self._port.send(response)
 

@@ -37,6 +37,7 @@ from orchestrator.store.commits import ABSENT, Append, Commit, Guard, HashSet, O
 from orchestrator.store.producer import ProducerRecord
 from orchestrator.submitting import submit
 from orchestrator.talking import Talking
+from orchestrator.waiting import Waiting
 from orchestrator.writing import read_last
 from protocol.codec import pack_record
 from protocol.codes import ErrorCode
@@ -92,6 +93,7 @@ class Methods:
         dispatch: told of every run that is put on a queue.
         querying: passes queries on to handlers.
         artifacts: what attempts attach.
+        waiting: those who wait for runs to end.
         body_bytes_max: limit of what one entry carries.
         keep_ms: how long a run is kept after its end that does not say; None for ever.
         keep_least_ms: how long it is kept at least, whatever it says.
@@ -106,6 +108,7 @@ class Methods:
         dispatch: Dispatch,
         querying: Querying,
         artifacts: Artifacts,
+        waiting: Waiting,
         body_bytes_max: int,
         keep_ms: int | None = None,
         keep_least_ms: int = 0,
@@ -114,6 +117,7 @@ class Methods:
         self._keep_ms, self._keep_least_ms = keep_ms, keep_least_ms
         self._reading = reading
         self._kept = KeptAnswers(line)
+        self._waiting = waiting
         self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
         self._registry = registry
         self._standings = Standings(line, dispatch, self._kept)
@@ -123,6 +127,7 @@ class Methods:
             "run.submit": self._run_submit,
             "run.retry": self._run_retry,
             "run.get": self._run_get,
+            "run.wait": waiting.wait,
             "run.list": self._run_list,
             "run.cancel": self._run_cancel,
             "run.steer": self._talking.steer,
@@ -174,12 +179,18 @@ class Methods:
 
     async def _run_submit(self, peer: Peer, _op: str, params: RunSubmit) -> RunSubmitted:
         require(peer.scopes, Action.SUBMIT)
+        if params.wait_ms:
+            require(peer.scopes, Action.READ)
         self._check_size(params.input)
         check_name(params.queue)
         check_name(params.handler)
         _check_times(params)
         _check_key(params)
-        return await self._submit(peer, runs.keeping_for(params, self._keep_ms, self._keep_least_ms))
+        answer = await self._submit(peer, runs.keeping_for(params, self._keep_ms, self._keep_least_ms))
+        if not params.wait_ms:
+            return answer
+        end = await self._waiting.end(peer.session, self._run_log(peer, answer.run), params.wait_ms)
+        return answer.model_copy(update={"end": end})
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
         require(peer.scopes, Action.SUBMIT)

@@ -74,7 +74,7 @@ class Reading:
         """
         meta = await self.meta(log)
         offsets = (1, meta.started or 0, meta.head if meta.final else 0)
-        first, started, last = await asyncio.gather(*(self._entry(log, offset) for offset in offsets))
+        first, started, last = await asyncio.gather(*(self.entry(log, offset) for offset in offsets))
         if first is None:
             raise _no_run(log)  # it was deleted since
         result, error, reason = outcome_of(last) if last else (None, None, None)
@@ -118,7 +118,7 @@ class Reading:
         Raises:
             RequestError: `not_found`.
         """
-        first = await self._entry(log, 1)
+        first = await self.entry(log, 1)
         if first is None:
             raise _no_log(log)
         return read_control(Submitted, unpack_record(first.packed).body)
@@ -193,7 +193,8 @@ class Reading:
         metas = await asyncio.gather(*(self._store.meta(agent_log(namespace, agent.agent)) for agent in agents))
         return tuple(_standing(agent, Standing.parse(meta)) for agent, meta in zip(agents, metas, strict=True))
 
-    async def _entry(self, log: LogName, offset: int) -> Entry | None:
+    async def entry(self, log: LogName, offset: int) -> Entry | None:
+        """Return one entry of a log; None where there is none at that offset (any more)."""
         if offset < 1:
             return None
         page: Page | None = await self._store.read(log, offset - 1, 1)

@@ -17,6 +17,7 @@ from orchestrator.querying import Querying
 from orchestrator.registry import Registry
 from orchestrator.settings import Settings
 from orchestrator.telemetry import Counters
+from orchestrator.waiting import Waiting
 from orchestrator.work import Work
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Services:
     artifacts: Artifacts
     methods: Methods
     querying: Querying
+    waiting: Waiting
     acks: Acks
     counters: Counters
     spawn: Callable[[Coroutine[Any, Any, None]], object]

@@ -56,7 +56,9 @@ class Limits(BaseModel):
     window_bytes_max: int = Field(8 * 1024 * 1024, ge=1024)
     subscriptions_max: int = Field(1024, ge=1)
     requests_max: int = Field(256, ge=1)
-    """Requests asked and not yet answered, for each session."""
+    """Requests asked and not yet answered, for each session, but for those that wait for a run to end."""
+    waits_max: int = Field(1024, ge=1)
+    """Requests that wait for a run to end, likewise."""
     attempts_max: int = Field(1024, ge=1)
     artifact_bytes_max: int = Field(1024 * 1024 * 1024, ge=1)
     run_artifacts_bytes_max: int = Field(4 * 1024 * 1024 * 1024, ge=1)

@@ -104,9 +104,15 @@ __all__ = [
     "RunSteering",
     "RunSubmit",
     "RunSubmitted",
+    "RunWait",
+    "RunWaited",
     "Share",
     "never_starts",
 ]
+
+
+WaitMs = Annotated[int, Field(ge=1, le=60_000)]
+"""How long the answer to a request may wait for a run to end."""
 
 
 class RunSubmit(Part):
@@ -114,7 +120,7 @@ class RunSubmit(Part):
 
     `delay_ms` and `deadline_ms` count from now; what an attempt may take, and the waits between tries, are the
     handler's where they are not given. The run is kept for `keep_ms` after its end; as the hub has it, where that is
-    not given.
+    not given. With `wait_ms` the answer comes when the run is over, or after that time.
 
     Errors: `key_conflict` (data: run) where the key names a run with another handler or input; `invalid_params`
     where `where` is no selector, or the delay is not shorter than the deadline.
@@ -134,6 +140,7 @@ class RunSubmit(Part):
     backoff_max_ms: Span | None = None
     keep_ms: Span | None = None
     concurrency_key: ConcurrencyKey | None = None
+    wait_ms: WaitMs | None = None
 
 
 def never_starts(delay_ms: int | None, deadline_ms: int | None) -> str | None:
@@ -144,10 +151,24 @@ def never_starts(delay_ms: int | None, deadline_ms: int | None) -> str | None:
 
 
 class RunSubmitted(Part):
-    """The run; `created` is False where the key had made it before."""
+    """The run; `created` is False where the key had made it before, `end` its last entry where it was waited for."""
 
     run: Name
     created: bool
+    end: Entry | None = None
+
+
+class RunWait(Part):
+    """`run.wait`: wait for a run to end, at most so long. Errors: `not_found`."""
+
+    run: Name
+    wait_ms: WaitMs
+
+
+class RunWaited(Part):
+    """The entry that ended the run; None where it is not over yet."""
+
+    end: Entry | None = None
 
 
 class RunRetry(Part):
@@ -327,6 +348,7 @@ METHODS: dict[str, Method] = {
     "run.submit": Method(RunSubmit, RunSubmitted),
     "run.retry": Method(RunRetry, RunSubmitted, mutates=True),
     "run.get": Method(RunGet, RunInfo),
+    "run.wait": Method(RunWait, RunWaited),
     "run.list": Method(RunList, RunListed),
     "run.cancel": Method(RunCancel, RunCancelled, mutates=True),
     "run.steer": Method(RunSteer, RunSteering, mutates=True),

@@ -93,6 +93,7 @@ class FakeHub:
         self.runs: dict[str, Any] = {}
         self.keys: dict[str, str] = {}
         self.ops: dict[str, Any] = {}
+        self.waits: list[tuple[Wire, f.Response, str]] = []
         self.counter = 0
         self.port = 0
         self._server: Server | None = None
@@ -153,6 +154,14 @@ class FakeHub:
             with suppress(ConnectionClosed):
                 for name in tuple(wire.follows):
                     await self._deliver(wire, name)
+        for wait in tuple(self.waits):
+            wire, answer, run = wait
+            last = self.log(f"run/{run}").entries[-1]
+            control = CONTROL.get(unpack_record(last.packed).kind)
+            if control is not None and control.terminal:
+                self.waits.remove(wait)
+                with suppress(ConnectionClosed):
+                    await wire.send(answer.model_copy(update={"result": {**answer.result, "end": last}}))
 
     async def assign(self, run: str, *, attempt: int = 1, fence: int | None = None, recover: str = "restart") -> None:
         """Give a run to the first agent that is connected."""
@@ -268,7 +277,11 @@ class FakeHub:
                 await wire.send(*self._publish(wire, frame))
                 await self.pump()
             case f.Request():
-                await wire.send(self._answer(wire, frame))
+                answer = self._answer(wire, frame)
+                if frame.params.get("wait_ms") and answer.result is not None:
+                    self.waits.append((wire, answer, frame.params.get("run") or answer.result["run"]))
+                else:
+                    await wire.send(answer)
                 await self.pump()
             case _:
                 pass
@@ -413,6 +426,9 @@ class FakeHub:
             "result": result,
             "head": log.head.offset,
         }
+
+    def _do_run_wait(self, asked: Any) -> Any:
+        return {} if asked.run in self.runs else f.Fault(code="not_found", message="no such run")
 
     def _do_run_cancel(self, asked: Any) -> Any:
         offset = self.log(f"run/{asked.run}").append(

@@ -11,7 +11,8 @@ from agent.errors import LinkClosed
 from agent.requests import Asked, Requests
 from protocol.errors import RequestError
 from protocol.frames import Fault, Response
-from protocol.requests import ProducerOpen, RunGet
+from protocol.limits import Limits
+from protocol.requests import ProducerOpen, RunGet, RunWait
 
 
 def ask(requests: Requests, op: str | None = "op1") -> Future[Any]:
@@ -45,13 +46,30 @@ def test_what_is_asked_again_keeps_its_order() -> None:
 
 def test_no_more_are_open_than_the_hub_allows() -> None:
     requests = Requests()
-    requests.open_max = 2
+    requests.announce(Limits(requests_max=2))
     for _ in range(3):
         ask(requests)
     first, _ = requests.take(0)
     assert requests.take(0) == []
     requests.on_response(Response(id=first.id, result={"fence": 1, "last": 0}), 0)
     assert len(requests.take(0)) == 1
+    requests.disconnected()
+    assert len(requests.take(0)) == 2
+
+
+def test_those_that_wait_for_runs_take_no_room_from_the_others() -> None:
+    requests = Requests()
+    requests.announce(Limits(requests_max=2, waits_max=1))
+    for _ in range(2):
+        requests.ask(Asked("run.wait", RunWait(run="r", wait_ms=1), None, Future(), waits=True))
+    waiting, *none = requests.take(0)
+    assert (waiting.method, none) == ("run.wait", [])
+    ask(requests)
+    assert [frame.method for frame in requests.take(0)] == ["producer.open"]
+    requests.on_response(Response(id=waiting.id, result={}), 0)
+    assert [frame.method for frame in requests.take(0)] == ["run.wait"]
+    requests.disconnected()
+    assert [frame.method for frame in requests.take(0)] == ["producer.open", "run.wait"]
 
 
 def test_a_refusal_carries_its_code_and_data() -> None:

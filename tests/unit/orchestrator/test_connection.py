@@ -29,6 +29,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.commits import Outcome
 from orchestrator.store.memory import MemoryServer
 from orchestrator.telemetry import Counters
+from orchestrator.waiting import Waiting
 from orchestrator.work import Work
 from protocol.codec import decode, encode, unpack_record
 from protocol.entry import Entry
@@ -95,10 +96,10 @@ class Desk:
         settings, methods = Settings(data=Path("nowhere")), cast(Methods, None)
         self.line = line
         greeting = Greeting(settings, line)
-        querying = Querying(line, Reading(line, registry), registry, peers, self.spawn)
-        artifacts = Artifacts(line, settings.limits)
-        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, Acks(line), Counters())
-        self.hub = Services(settings, *shared, self.spawn)
+        reading = Reading(line, registry)
+        querying, waiting = Querying(line, reading, registry, peers, self.spawn), Waiting(line, reading)
+        shared = (line, greeting, tokens, peers, registry, work, Artifacts(line, settings.limits), methods)
+        self.hub = Services(settings, *shared, querying, waiting, Acks(line), Counters(), self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []
 

@@ -17,6 +17,7 @@ from orchestrator.registry import Registry
 from orchestrator.schedules import Schedules
 from orchestrator.store.base import Page, StoreError
 from orchestrator.store.memory import MemoryServer
+from orchestrator.waiting import Waiting
 from protocol.frames import Request, Response, Role
 from protocol.ids import LogName
 from protocol.limits import DEFAULT_LIMITS
@@ -36,7 +37,8 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     reading = Reading(line, registry)
     querying = Querying(line, reading, registry, Peers(1_000), asyncio.ensure_future)
     artifacts = Artifacts(line, DEFAULT_LIMITS)
-    methods = Methods(line, reading, registry, schedules, dispatch, querying, artifacts, 1_000)
+    waiting = Waiting(line, reading)
+    methods = Methods(line, reading, registry, schedules, dispatch, querying, artifacts, waiting, 1_000)
     scopes = frozenset({"operator"})
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

@@ -74,7 +74,8 @@ PUBLIC = {
         DeadLetters KeyInfo LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen
         ProducerOpened QueueDead QueueGet QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueRetried
         QueueRetry QueueSet Rate RunAnswer RunAnswered RunCancel RunCancelled RunGet RunInfo RunList RunListed
-        RunRetry RunSteer RunSteering RunSubmit RunSubmitted Share never_starts
+        RunRetry RunSteer RunSteering RunSubmit RunSubmitted RunWait RunWaited Share
+        never_starts
     """,
     "output": """
         OUTPUT_ENTRY_BYTES_MAX PIECE_BYTES_MAX STDERR STDOUT STREAMS WRITE_OVERHEAD_BYTES Piece Written check_stream

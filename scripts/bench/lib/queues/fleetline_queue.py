@@ -40,8 +40,7 @@ class Fleetline:
         return list(await asyncio.gather(*map(self._one, numbers)))
 
     async def _one(self, number: int) -> int:
-        run = await self._client.submit("noop", number)
-        result: int = await run.result()
+        result: int = await self._client.execute("noop", number)
         return result
 
     async def work(self, ledger: str, seconds: float, numbers: Sequence[int]) -> None:
