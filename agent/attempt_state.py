@@ -62,7 +62,7 @@ class Outlet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """A checkpoint of an earlier attempt: its number among the run's effects and checkpoints, and a packed value."""
+    """A checkpoint of an earlier attempt: its number (see `AttemptState.numbered`), and a packed value."""
 
     index: int
     value: bytes
@@ -77,7 +77,7 @@ class AttemptState:
         fenced: the hub takes nothing more of this attempt.
         journal: None where the handler starts over on a new attempt, or at a checkpoint.
         checkpoint: where the handler begins, if at a checkpoint.
-        numbered: how many effects and checkpoints there were, where there is no journal to count them.
+        numbered: how many effects, checkpoints, questions and children there were, where no journal counts them.
         stopping: set when the handler is to stop.
         inbox: what the run's log tells the handler.
         queries: what the handler is asked while it works.

@@ -55,11 +55,6 @@ class Wanted:
         self.handler = handler
         check_spawn(self.spawn(None))
 
-    @classmethod
-    def of(cls, handler: str, input: Any, options: ChildOptions) -> Wanted:
-        """Return what is wanted with these options."""
-        return cls(handler, input, **options)
-
     def digest(self, again: str | None) -> str:
         """Return what tells it from other children at its index; `again` is the child in the place of which it is."""
         return digest_arguments((again, self._terms), {})

@@ -1,7 +1,8 @@
 """What an async handler may do: `RunContext`. Plain functions have `agent.plain_context.PlainRunContext`.
 
-Every operation goes the same way: take its index, ask the journal, and else do it and let its entry out. The
-operations that may run concurrently (`call`, `sleep`) and `effect` take their index where they are named.
+Every operation goes the same way: take its index, ask the journal, and else do it and let its entry out. Those that
+may run concurrently (each that is an `Operation`) and `effect` take their index where they are named, the others where
+they are awaited.
 
 Specification: docs/protocol.md, sections "Runs" and "Journals".
 """
@@ -71,8 +72,7 @@ class RunContext(ContextBase):
         """
         begun = self._begin_emit(kind, value, cause)
         if begun is not None:
-            body, index = begun
-            await self._put(kind, body, index, cause)
+            await self._put(kind, *begun, cause)
 
     async def write(self, data: str | bytes, stream: str = STDOUT) -> None:
         """Write output: text or bytes in pieces of any size, which every watcher sees within a few milliseconds.
@@ -105,7 +105,7 @@ class RunContext(ContextBase):
         return Operation(f"call {name!r}", partial(self._call, begun, fn, args, kwargs), self._state.journal)
 
     async def gather(self, *operations: Operation[Any], return_exceptions: bool = False) -> list[Any]:
-        """Do calls and sleeps concurrently, as in `ctx.gather(ctx.call(...), ctx.call(...))`.
+        """Do operations concurrently, as in `ctx.gather(ctx.call(...), ctx.call(...))`.
 
         Their indices are in the order of the arguments, in whatever order they complete. All of them are waited
         for; then, where some failed, the first of those in that order is raised.
@@ -147,8 +147,7 @@ class RunContext(ContextBase):
         """
         begun = self._begin_checkpoint(value)
         if begun is not None:
-            body, index = begun
-            await self._put(Kind.CHECKPOINT, body, index, None)
+            await self._put(Kind.CHECKPOINT, *begun)
 
     def effect(self, name: str) -> AbstractAsyncContextManager[EffectKey]:
         """Do something outside under a key: `async with ctx.effect("open_pr") as key`.
@@ -166,7 +165,7 @@ class RunContext(ContextBase):
         """
         version, marking = self._begin_version(change, latest)
         if marking is not None:
-            await self._put(Kind.MARKER, marking.body(version), marking.index, None)
+            await self._put(Kind.MARKER, marking.body(version), marking.index)
         return version
 
     def steering(self, timeout: float | None = None) -> AsyncIterator[SteerMessage]:
@@ -249,9 +248,9 @@ class RunContext(ContextBase):
             body = begun.succeeded(value)
         except Exception as error:
             if self._state.fault is None:
-                await self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
+                await self._put(Kind.CALL, self._failed(begun, error), begun.index)
             raise
-        await self._put(Kind.CALL, body, begun.index, None)
+        await self._put(Kind.CALL, body, begun.index)
         return unpack_value(pack_value(value))
 
     async def _mark(self, marking: Marking, make: Callable[[], Any]) -> Any:
@@ -260,7 +259,7 @@ class RunContext(ContextBase):
             return marking.value()
         value = make()
         if marking.index is not None:
-            await self._put(Kind.MARKER, marking.body(value), marking.index, None)
+            await self._put(Kind.MARKER, marking.body(value), marking.index)
         return value
 
     async def _sleep(self, seconds: float, marking: Marking) -> None:
@@ -286,7 +285,7 @@ class RunContext(ContextBase):
         except asyncio.CancelledError:
             sending.stop()
             raise
-        await self._put(Kind.ATTACHED, pack_value(attached), attaching.index, None)
+        await self._put(Kind.ATTACHED, pack_value(attached), attaching.index)
         await self.flush()
         return attached
 
@@ -296,9 +295,9 @@ class RunContext(ContextBase):
             if receiving.recorded is not None:
                 steer = self._served(receiving.recorded)
             else:
-                steer = await self._told(inbox.take, timeout_s, Wait(time.monotonic()) if timeout_s is None else None)
+                steer = await self._find(inbox.take, timeout_s, Wait(time.monotonic()) if timeout_s is None else None)
                 if steer is not None or receiving.index is not None:
-                    await self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
+                    await self._put(Kind.RECEIVED, received_body(steer), receiving.index)
             if steer is None:
                 return
             yield SteerMessage(steer, self._say)
@@ -306,49 +305,51 @@ class RunContext(ContextBase):
     async def _submit(self, spawning: Spawning) -> Child:
         inbox, key = self._state.inbox, spawning.key
         if not spawning.known:
-            await self._told(lambda: inbox.admits(key) or None)
+            await self._find(lambda: inbox.admits(key) or None)
             await self.flush()
-            await self._put(Kind.SPAWN, spawning.body, key[0], None)
-        run = await self._told(partial(inbox.child_run, key))
+            await self._put(Kind.SPAWN, spawning.body, key[0])
+        run = await self._find(partial(inbox.child_run, key))
         assert run is not None
         return Child(run, spawning, self._child_end, self._child_value, partial(self._say, Kind.CHILD_CANCEL))
 
     async def _child_end(self, key: ChildKey) -> ChildEnded:
-        wait = Wait(time.monotonic(), child=key)
-        ended = await self._told(partial(self._state.inbox.child_end, key), None, wait)
+        waiting = Wait(time.monotonic(), child=key)
+        ended = await self._find(partial(self._state.inbox.child_end, key), None, waiting)
         assert ended is not None
         return ended
 
     async def _say(self, kind: str, body: bytes) -> None:
-        index = self._begin_saying(kind, body)
-        if index is not None:
-            await self._put(kind, body, index or None, None)
+        begun = self._begin_entry(kind, body)
+        if begun is not None:
+            await self._put(kind, *begun)
 
     async def _ask(self, asking: Asking) -> Any:
         if not asking.known:
             await self.flush()
-            await self._put(Kind.ASKED, asking.body(), asking.index, None)
-        look = partial(self._state.inbox.answer, asking.index, asking.digest)
-        answered = await self._told(look, None, Wait(time.monotonic(), question=asking.index))
+            await self._put(Kind.ASKED, asking.body(), asking.index)
+        waiting = Wait(time.monotonic(), question=asking.index)
+        answered = await self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None, waiting)
         assert answered is not None
         if self._state.inbox.gives(answer_id(asking.index)):
-            await self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
+            await self._put(Kind.RECEIVED, answered_body(asking.index), None)
         return asking.value(answered)
 
-    async def _told(
-        self, look: Callable[[], T | None], timeout_s: float | None = None, wait: Wait | None = None
+    async def _find(
+        self, look: Callable[[], T | None], timeout_s: float | None = None, waiting: Wait | None = None
     ) -> T | None:
         """Wait until the inbox has what is looked for, or there is none in time.
 
-        `wait` may have the handler put away.
+        `waiting` may have the handler put away.
         """
         found = look()
-        if found is None and wait is not None:
-            with self._waiter.waiting(wait):
+        if found is not None:
+            return found
+        if waiting is not None:
+            with self._waiter.waiting(waiting):
                 return await self._found(look)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                return found if found is not None else await self._found(look)
+                return await self._found(look)
         return look()
 
     async def _found(self, look: Callable[[], T | None]) -> T:
@@ -360,7 +361,7 @@ class RunContext(ContextBase):
                 return found
             await in_loop(changed)
 
-    async def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
+    async def _put(self, kind: str, body: bytes, index: int | None, cause: int | None = None) -> None:
         self._state.send_progress()
         outlet = self._state.outlet
         while not (seq := outlet.offer(kind, body, index, cause)):

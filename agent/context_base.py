@@ -132,7 +132,10 @@ class ContextBase:
         """Return body and index of an entry to let out, or None where the log has it."""
         check_kind(kind)
         check_offset("cause", cause)
-        body = pack_value(value)
+        return self._begin_entry(kind, pack_value(value))
+
+    def _begin_entry(self, kind: str, body: bytes) -> tuple[bytes, int | None] | None:
+        """Return body and index of an entry to let out, or None where the log has it."""
         journal = self._state.journal
         if journal is None:
             return body, None
@@ -147,28 +150,13 @@ class ContextBase:
         index = journal.next_index()
         return journal.written(index, stream, piece), index
 
-    def _begin_checkpoint(self, value: Any) -> tuple[bytes, int] | None:
+    def _begin_checkpoint(self, value: Any) -> tuple[bytes, int | None] | None:
         """Return body and index of a checkpoint to let out, or None where the log has it."""
         body = pack_value(Checkpoint(value=pack_value(value)))
-        journal = self._state.journal
-        if journal is None:
-            return body, self._next_number()
-        index = journal.next_index()
-        return None if journal.emitted(index, Kind.CHECKPOINT, body) else (body, index)
-
-    def _begin_saying(self, kind: str, body: bytes) -> int | None:
-        """Return the index of a word to let out (0: it has none), to whoever sent a message, or about a child.
-
-        None where the log has it.
-        """
-        journal = self._state.journal
-        if journal is None:
-            return 0
-        index = journal.next_index()
-        return None if journal.emitted(index, kind, body) else index
+        return (body, self._next_number()) if self._state.journal is None else self._begin_entry(Kind.CHECKPOINT, body)
 
     def _begin_child(self, handler: str, input: Any, options: ChildOptions) -> Spawning:
-        wanted = Wanted.of(handler, input, options)
+        wanted = Wanted(handler, input, **options)
         journal, inbox = self._state.journal, self._state.inbox
         index = self._next_number() if journal is None else journal.next_index()
         recorded = None if journal is None else journal.spawned(index, handler, wanted.digest)

@@ -64,8 +64,7 @@ class PlainRunContext(ContextBase):
         self.check_cancelled()
         begun = self._begin_emit(kind, value, cause)
         if begun is not None:
-            body, index = begun
-            self._put(kind, body, index, cause)
+            self._put(kind, *begun, cause)
 
     def write(self, data: str | bytes, stream: str = STDOUT) -> None:
         """Write output. See `RunContext.write`."""
@@ -135,8 +134,7 @@ class PlainRunContext(ContextBase):
         self.check_cancelled()
         begun = self._begin_checkpoint(value)
         if begun is not None:
-            body, index = begun
-            self._put(Kind.CHECKPOINT, body, index, None)
+            self._put(Kind.CHECKPOINT, *begun)
 
     def effect(self, name: str) -> AbstractContextManager[EffectKey]:
         """Do something outside under a key: `with ctx.effect("open_pr") as key`. See `RunContext.effect`."""
@@ -148,7 +146,7 @@ class PlainRunContext(ContextBase):
         self.check_cancelled()
         version, marking = self._begin_version(change, latest)
         if marking is not None:
-            self._put(Kind.MARKER, marking.body(version), marking.index, None)
+            self._put(Kind.MARKER, marking.body(version), marking.index)
         return version
 
     def steering(self, timeout: float | None = None) -> Iterator[PlainSteerMessage]:
@@ -161,7 +159,7 @@ class PlainRunContext(ContextBase):
             else:
                 steer = self._find(self._state.inbox.take, timeout, Wait(time.monotonic()) if timeout is None else None)
                 if steer is not None or receiving.index is not None:
-                    self._put(Kind.RECEIVED, received_body(steer), receiving.index, None)
+                    self._put(Kind.RECEIVED, received_body(steer), receiving.index)
             if steer is None:
                 return
             yield PlainSteerMessage(steer, self._say)
@@ -180,7 +178,7 @@ class PlainRunContext(ContextBase):
         except CancelledError:
             self.check_cancelled()
             raise
-        self._put(Kind.ATTACHED, pack_value(attached), attaching.index, None)
+        self._put(Kind.ATTACHED, pack_value(attached), attaching.index)
         self.flush()
         return attached
 
@@ -218,9 +216,9 @@ class PlainRunContext(ContextBase):
             body = begun.succeeded(value)
         except Exception as error:
             if self._state.fault is None:
-                self._put(Kind.CALL, self._failed(begun, error), begun.index, None)
+                self._put(Kind.CALL, self._failed(begun, error), begun.index)
             raise
-        self._put(Kind.CALL, body, begun.index, None)
+        self._put(Kind.CALL, body, begun.index)
         return unpack_value(pack_value(value))
 
     def _outcome(self, begun: Begun, fn: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
@@ -235,7 +233,7 @@ class PlainRunContext(ContextBase):
             return marking.value()
         value = make()
         if marking.index is not None:
-            self._put(Kind.MARKER, marking.body(value), marking.index, None)
+            self._put(Kind.MARKER, marking.body(value), marking.index)
         return value
 
     @contextmanager
@@ -250,7 +248,7 @@ class PlainRunContext(ContextBase):
         if not spawning.known:
             self._find(lambda: inbox.admits(key) or None)
             self.flush()
-            self._put(Kind.SPAWN, spawning.body, key[0], None)
+            self._put(Kind.SPAWN, spawning.body, key[0])
         run = self._find(partial(inbox.child_run, key))
         assert run is not None
         return PlainChild(run, spawning, self._child_end, self._child_value, partial(self._say, Kind.CHILD_CANCEL))
@@ -263,19 +261,19 @@ class PlainRunContext(ContextBase):
 
     def _say(self, kind: str, body: bytes) -> None:
         self.check_cancelled()
-        index = self._begin_saying(kind, body)
-        if index is not None:
-            self._put(kind, body, index or None, None)
+        begun = self._begin_entry(kind, body)
+        if begun is not None:
+            self._put(kind, *begun)
 
     def _ask(self, asking: Asking) -> Any:
         if not asking.known:
             self.flush()
-            self._put(Kind.ASKED, asking.body(), asking.index, None)
+            self._put(Kind.ASKED, asking.body(), asking.index)
         waiting = Wait(time.monotonic(), question=asking.index)
         answered = self._find(partial(self._state.inbox.answer, asking.index, asking.digest), None, waiting)
         assert answered is not None
         if self._state.inbox.gives(answer_id(asking.index)):
-            self._put(Kind.RECEIVED, answered_body(asking.index), None, None)
+            self._put(Kind.RECEIVED, answered_body(asking.index), None)
         return asking.value(answered)
 
     def _find(
@@ -313,7 +311,7 @@ class PlainRunContext(ContextBase):
         while not outlet.write(stream, piece, index):
             outlet.room(len(piece.data)).result()
 
-    def _put(self, kind: str, body: bytes, index: int | None, cause: int | None) -> None:
+    def _put(self, kind: str, body: bytes, index: int | None, cause: int | None = None) -> None:
         self._state.send_progress()
         outlet = self._state.outlet
         while not outlet.offer(kind, body, index, cause):
