@@ -6,8 +6,8 @@ takes the stacks of all threads, when the parent asks for them by a signal, and 
 
     parent -> child   ("prepare", functions)
                       ("start", work, assign, journal, checkpoint, past, suspend_after, body_bytes_max, memory)
-                      ("stop", reason, fenced) ("flushed", number, error) ("told", fence, message or answer)
-                      ("query", number, query) ("attached", number, attached, error)
+                      ("stop", which, reason, fenced) ("told", which, message or answer) ("query", which, number, query)
+                      ("flushed", number, error) ("attached", number, attached, error)
     child -> parent   ("ready",) ("begun",) ("offer", kind, body, index, cause) ("flush", number)
                       ("write", stream, piece, index) ("close_output",)
                       ("attach", number, path, name) ("detach", number)
@@ -15,6 +15,7 @@ takes the stacks of all threads, when the parent asks for them by a signal, and 
                       ("raised", error, index, retryable, begun) ("cancelled",) ("suspended", what for)
 
 `functions` and `work` are pickled by themselves, and read by the main thread: what they name may not be importable.
+`which` is the run and the fence of the attempt that is meant: it may be over by then, and another one run here.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from protocol.artifacts import Attached
 from protocol.codes import ErrorCode
 from protocol.control import RunError
 from protocol.errors import FleetlineError
-from protocol.frames import Query, Reply
+from protocol.frames import Reply
 from protocol.output import Piece
 
 __all__ = ["DUMP_SIGNAL", "MEMORY_EXCEEDED", "NO_MEMORY", "child_main"]
@@ -203,6 +204,11 @@ class _Current:
         self.outlet: _PipeOutlet | None = None
         self.uploads: _PipeUploads | None = None
 
+    def attempt(self, which: tuple[str, int]) -> AttemptState | None:
+        """Return its state where it is the one that is meant."""
+        state = self.state
+        return None if state is None or (state.assign.run, state.assign.fence) != which else state
+
 
 class _Start:
     """A handler to run: a pickled (function, is_async, arguments), and its attempt."""
@@ -215,6 +221,7 @@ class _Start:
 
 
 _Prepare = tuple[bytes, ...]
+_Todo = queue.SimpleQueue[_Start | _Prepare]
 
 
 def child_main(pipe: Connection, dumps: Connection) -> None:
@@ -227,7 +234,7 @@ def child_main(pipe: Connection, dumps: Connection) -> None:
     ensure_logging()
     pipe.send(("ready",))
     current = _Current()
-    todo: queue.SimpleQueue[_Start | _Prepare] = queue.SimpleQueue()
+    todo: _Todo = queue.SimpleQueue()
     threading.Thread(target=_read, args=(pipe, current, todo), name="fleetline-pipe", daemon=True).start()
     while True:
         asked = todo.get()
@@ -238,7 +245,7 @@ def child_main(pipe: Connection, dumps: Connection) -> None:
             _prepare(asked)
 
 
-def _read(pipe: Connection, current: _Current, todo: queue.SimpleQueue[_Start | _Prepare]) -> None:
+def _read(pipe: Connection, current: _Current, todo: _Todo) -> None:
     while True:
         try:
             message = pipe.recv()
@@ -246,32 +253,31 @@ def _read(pipe: Connection, current: _Current, todo: queue.SimpleQueue[_Start | 
             os._exit(NO_MEMORY)
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone: nobody is left to work for
-        match message:
-            case ("start", work, assign, journal, checkpoint, past, after_s, body_bytes_max, memory_bytes):
-                outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
-                uploads = current.uploads = _PipeUploads(outlet)
-                state = current.state = AttemptState(assign, outlet, journal, checkpoint, past, after_s, uploads)
-                todo.put(_Start(work, state, outlet, memory_bytes))
-            case ("prepare", functions):
-                todo.put(functions)
-            case ("stop", reason, fenced) if current.state is not None:
-                current.state.stop(reason, fenced=fenced)
-            case ("told", fence, told) if current.state is not None and current.state.assign.fence == fence:
-                current.state.inbox.tell(told)
-            case ("query", number, query) if current.state is not None and current.outlet is not None:
-                _ask(current.state, current.outlet, number, query)
-            case ("flushed", number, error) if current.outlet is not None:
-                current.outlet.on_flushed(number, error)
-            case ("attached", number, attached, error) if current.uploads is not None:
-                current.uploads.on_attached(number, attached, error)
-            case _:
-                continue
+        _take(message, pipe, current, todo)
 
 
-def _ask(state: AttemptState, outlet: _PipeOutlet, number: int, query: Query) -> None:
-    """Have the handler answer a query; one of an attempt that has ended is answered by the parent."""
-    if state.assign.fence == query.fence:
-        state.queries.ask(query, partial(_answer, outlet, number))
+def _take(message: tuple[Any, ...], pipe: Connection, current: _Current, todo: _Todo) -> None:
+    """Do what the parent says. What is about an attempt that is over is the parent's to answer."""
+    match message:
+        case ("start", work, assign, journal, checkpoint, past, after_s, body_bytes_max, memory_bytes):
+            outlet = current.outlet = _PipeOutlet(pipe, f"run/{assign.run}", body_bytes_max)
+            uploads = current.uploads = _PipeUploads(outlet)
+            state = current.state = AttemptState(assign, outlet, journal, checkpoint, past, after_s, uploads)
+            todo.put(_Start(work, state, outlet, memory_bytes))
+        case ("prepare", functions):
+            todo.put(functions)
+        case ("stop", which, reason, fenced) if meant := current.attempt(which):
+            meant.stop(reason, fenced=fenced)
+        case ("told", which, told) if meant := current.attempt(which):
+            meant.inbox.tell(told)
+        case ("query", which, number, query) if (meant := current.attempt(which)) and current.outlet is not None:
+            meant.queries.ask(query, partial(_answer, current.outlet, number))
+        case ("flushed", number, error) if current.outlet is not None:
+            current.outlet.on_flushed(number, error)
+        case ("attached", number, attached, error) if current.uploads is not None:
+            current.uploads.on_attached(number, attached, error)
+        case _:
+            return
 
 
 def _answer(outlet: _PipeOutlet, number: int, reply: Reply) -> None:

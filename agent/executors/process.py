@@ -124,11 +124,12 @@ class _Serving:
         child, state = self._child, self._state
         try:
             past = state.inbox.past()
-            which = (state.assign, state.journal, state.checkpoint, past)
-            child.send("start", work, *which, state.patience.after_s, state.outlet.body_bytes_max, self._memory_bytes)
-            state.on_stop(lambda: child.send("stop", state.reason, state.fenced))
-            state.inbox.follow(partial(child.send, "told", state.assign.fence), past)
-            state.queries.forward(partial(child.send, "query"))
+            which = (state.assign.run, state.assign.fence)
+            begin = (state.assign, state.journal, state.checkpoint, past)
+            child.send("start", work, *begin, state.patience.after_s, state.outlet.body_bytes_max, self._memory_bytes)
+            state.on_stop(lambda: child.send("stop", which, state.reason, state.fenced))
+            state.inbox.follow(partial(child.send, "told", which), past)
+            state.queries.forward(partial(child.send, "query", which))
             resolve(done, self._serve())
         except BaseException as error:  # noqa: BLE001 - the boundary between the handler and us
             reject(done, error)
