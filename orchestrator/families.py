@@ -31,7 +31,8 @@ from protocol.codec import unpack_record
 from protocol.control import Cancel, Kind, read_control
 from protocol.entry import Record
 from protocol.family import ChildEnded, Spawn
-from protocol.ids import LogKind, LogName
+from protocol.ids import LogKind, LogName, partition_of
+from protocol.run import RunState
 
 __all__ = ["Families"]
 
@@ -99,7 +100,7 @@ class Families:
         meta = await read_run(self._line, log)
         if meta is None:
             ops = (family_timer(log, due=False),)
-            await settle(self._line, Commit(self._line.new_commit_id(), int(log.name[:2]), ops=ops))
+            await settle(self._line, Commit(self._line.new_commit_id(), partition_of(log), ops=ops))
             return True
         records = await self._store.hash_all(keys.children(log))
         known = [MetaChild.parse(slot, text.decode()) for slot, text in records.items()]
@@ -212,5 +213,5 @@ def _why(meta: RunMeta, child: MetaChild) -> str:
     if child.cancel is children.CancelPhase.WANTED:
         return f"{parent} cancelled it{': ' if child.reason else ''}{child.reason}"[:REASON_CHARS_MAX]
     if meta.final:
-        return f"{parent} {'ended without it' if meta.state == 'succeeded' else f'is {meta.state.value}'}"
+        return f"{parent} {'ended without it' if meta.state is RunState.SUCCEEDED else f'is {meta.state.value}'}"
     return f"{parent} was told to cancel"

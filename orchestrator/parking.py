@@ -14,6 +14,7 @@ from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.settle import settle
 from orchestrator.store.commits import Commit
+from orchestrator.writing import read_run
 from protocol.ids import LogKind, LogName
 from protocol.run import RunState
 
@@ -97,8 +98,8 @@ class Parking:
 
     async def _metas(self, queue: Queue, names: Sequence[str]) -> list[RunMeta]:
         logs = [LogName(queue.namespace, LogKind.RUN, run) for run in names]
-        found = await asyncio.gather(*(self._store.meta(log) for log in logs))
-        return [RunMeta.parse(log, fields) for log, fields in zip(logs, found, strict=True) if fields]
+        found = await asyncio.gather(*(read_run(self._line, log) for log in logs))
+        return [meta for meta in found if meta is not None]
 
     def _ids(self) -> runs.Ids:
         return runs.Ids(self._line.new_commit_id(), self._line.src)

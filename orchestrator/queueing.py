@@ -15,8 +15,7 @@ from typing import Any
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.queues import Queue, Terms, set_terms, who_takes, why_held
-from orchestrator.core.run_meta import Bucket as Place
-from orchestrator.core.run_meta import RunMeta, parse_bucket
+from orchestrator.core.run_meta import Bucket, parse_bucket
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.peers import Peer
@@ -26,13 +25,14 @@ from orchestrator.settle import settle
 from orchestrator.store import keys
 from orchestrator.store.commits import Outcome
 from orchestrator.submitting import submit
+from orchestrator.writing import read_run
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
 from protocol.errors import RequestError
 from protocol.frames import Part
 from protocol.ids import PARTITIONS, LogKind, LogName, check_name
+from protocol.requests import Bucket as BucketInfo
 from protocol.requests import (
-    Bucket,
     DeadLetters,
     KeyInfo,
     QueueDead,
@@ -135,8 +135,7 @@ class Queueing:
         require(peer.scopes, Action.SUBMIT)
         queue = _queue(peer, params.queue)
         await self._check(queue)
-        retried = await self._resubmit(queue, peer.principal)
-        return QueueRetried(retried=retried)
+        return QueueRetried(retried=await self._resubmit(queue, peer.principal))
 
     # Reading
 
@@ -192,7 +191,7 @@ class Queueing:
             ),
         )
 
-    async def _waiting(self, queue: Queue) -> dict[Place, int]:
+    async def _waiting(self, queue: Queue) -> dict[Bucket, int]:
         """Return how many runs wait in each bucket."""
         names = await self._buckets(queue)
         sizes = await self._sizes([queue.waiting(name) for name in names])
@@ -252,8 +251,7 @@ class Queueing:
 
     async def _cancel(self, log: LogName, principal: str, reason: str) -> bool:
         """Cancel a run if it waits. Returns whether it did."""
-        fields = await self._store.meta(log)
-        meta = RunMeta.parse(log, fields) if fields else None
+        meta = await read_run(self._line, log)
         if meta is None or meta.state is not RunState.QUEUED:
             return False
         ids = runs.Ids(self._line.new_commit_id(), principal)
@@ -265,20 +263,20 @@ def _queue(peer: Peer, name: str) -> Queue:
     return Queue(peer.namespace, check_name(name))
 
 
-def _buckets(waiting: dict[Place, int]) -> tuple[Bucket, ...]:
+def _buckets(waiting: dict[Bucket, int]) -> tuple[BucketInfo, ...]:
     """Return what waits by what it waits for, over priorities and submitters."""
     counts: Counter[tuple[str, str]] = Counter()
-    for place, size in waiting.items():
-        counts[place.handler, str(place.where)] += size
+    for bucket, size in waiting.items():
+        counts[bucket.handler, str(bucket.where)] += size
     return tuple(
-        Bucket(handler=handler, where=where, waiting=size) for (handler, where), size in sorted(counts.items())
+        BucketInfo(handler=handler, where=where, waiting=size) for (handler, where), size in sorted(counts.items())
     )
 
 
-def _shares(waiting: dict[Place, int]) -> tuple[Share, ...]:
+def _shares(waiting: dict[Bucket, int]) -> tuple[Share, ...]:
     """Return the submitters that most runs wait of."""
     counts: Counter[str] = Counter()
-    for place, size in waiting.items():
-        counts[place.by] += size
+    for bucket, size in waiting.items():
+        counts[bucket.by] += size
     most = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:SHARES_SHOWN_MAX]
     return tuple(Share(by=by, waiting=size) for by, size in most)

@@ -8,7 +8,6 @@ Specification: docs/protocol.md, section "Schedules".
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 
 import structlog
@@ -19,7 +18,8 @@ from orchestrator.core.schedules import LISTED_FIELDS, Place, Schedule, advance,
 from orchestrator.line import Line
 from orchestrator.settle import settle
 from orchestrator.store.commits import Outcome
-from protocol.ids import LogKind, LogName, make_run_id, queue_partition
+from orchestrator.writing import new_run_id
+from protocol.ids import LogKind, LogName
 
 __all__ = ["Schedules"]
 
@@ -101,10 +101,10 @@ class Schedules:
         """Submit the run of a due time, and return it; where it was submitted before, it is that one."""
         asked = runs.keeping_for(due_run(schedule), self._keep_ms and max(self._keep_ms, KEPT_LEAST_MS))
         namespace = schedule.place.namespace
-        partition = queue_partition(namespace, asked.queue)
-        log = LogName(namespace, LogKind.RUN, make_run_id(partition, now_ms, secrets.token_bytes(8)))
+        queue = Queue(namespace, asked.queue)
+        log = LogName(namespace, LogKind.RUN, new_run_id(self._line, queue))
         result = await settle(self._line, runs.submit(self._ids(schedule.made_by), log, asked, now_ms))
-        self._look(Queue(namespace, asked.queue))
+        self._look(queue)
         if isinstance(result, Outcome):
             return log.name
         assert result.actual is not None, result  # the only guard is that the key names no run yet

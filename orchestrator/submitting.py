@@ -5,15 +5,14 @@ Specification: docs/protocol.md, section "Requests".
 
 from __future__ import annotations
 
-import secrets
-
 from orchestrator.core import runs
 from orchestrator.core.queues import Queue
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.settle import settle
 from orchestrator.store.commits import Outcome, Refused
-from protocol.ids import LogKind, LogName, make_run_id
+from orchestrator.writing import new_run_id
+from protocol.ids import LogKind, LogName
 from protocol.requests import RunSubmit
 
 __all__ = ["submit"]
@@ -33,7 +32,7 @@ async def submit(
         StoreUnavailable: the store does not answer.
     """
     queue = Queue(namespace, params.queue)
-    run = make_run_id(queue.partition, line.now_ms(), secrets.token_bytes(8))
+    run = new_run_id(line, queue)
     ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
     log = LogName(namespace, LogKind.RUN, run)
     commit = runs.submit(ids, log, params, line.now_ms(), retry_of)
