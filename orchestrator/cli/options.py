@@ -1,4 +1,4 @@
-"""Options that several commands share: spelled, explained and read from the environment in one place."""
+"""Options and arguments that several commands share: spelled, explained and read from the environment in one place."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = [
     "Priority",
     "Queue",
     "Retries",
+    "Run",
     "Timeout",
     "TokenFile",
     "Where",
@@ -24,6 +25,7 @@ __all__ = [
 
 _CONNECTION = "Connection"
 
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.")]
 Hub = Annotated[
     str | None,
     typer.Option(

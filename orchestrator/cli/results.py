@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["artifacts_json", "fetch", "output", "show_artifacts"]
 
 COPY_BYTES = 256 * 1024
-RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 
 
 def output(
-    run: Annotated[str, RUN],
+    run: options.Run,
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on until the run ends; the exit code is that of the run.")
     ] = False,
@@ -57,7 +56,7 @@ def output(
 
 
 def fetch(
-    run: Annotated[str, RUN],
+    run: options.Run,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which file; without, they are listed.")] = None,
     output: Annotated[
         Path | None,

@@ -27,7 +27,6 @@ WIDE_COLUMNS = 120
 
 FOLLOW = "Print entries as they come, until the run ends."
 WAIT = "Print the result when the run ends."
-RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 
 
 @app.command("submit")
@@ -96,7 +95,7 @@ def submit(
 
 @app.command("retry")
 def retry(
-    run: Annotated[str, RUN],
+    run: options.Run,
     follow: Annotated[bool, typer.Option("--follow", help=FOLLOW)] = False,
     wait: Annotated[bool, typer.Option("--wait", help=WAIT)] = False,
     as_json: options.Json = False,
@@ -168,7 +167,7 @@ def _table(out: Output, runs: tuple[RunInfo, ...]) -> None:
 
 @app.command("show")
 def show(
-    run: Annotated[str, RUN],
+    run: options.Run,
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
@@ -187,7 +186,7 @@ def show(
 
 @app.command("cancel")
 def cancel(
-    run: Annotated[str, RUN],
+    run: options.Run,
     reason: Annotated[str | None, typer.Option("--reason", help="Told to the handler, and kept in the log.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the run has ended.")] = False,
     as_json: options.Json = False,

@@ -28,7 +28,6 @@ __all__ = [
     "steer",
 ]
 
-RUN = typer.Argument(metavar="RUN", help="Id of a run.")
 QUESTION = re.compile(r"(?P<index>[0-9]{1,15})(\.(?P<digest>[A-Za-z0-9._-]{1,64}))?")
 DIGEST_CHARACTERS = 8
 """As much of a question's digest as tells it from another at its index."""
@@ -36,7 +35,7 @@ TEXT = "Text, JSON, @FILE, or - for standard input."
 
 
 def steer(
-    run: Annotated[str, RUN],
+    run: options.Run,
     message: Annotated[str, typer.Argument(metavar="MESSAGE", help=TEXT)],
     wait: Annotated[bool, typer.Option("--wait", help="Return when the handler said what it did with it.")] = False,
     as_json: options.Json = False,
@@ -64,7 +63,7 @@ def steer(
 
 
 def answer(
-    run: Annotated[str, RUN],
+    run: options.Run,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[QUESTION] VALUE", help=f"A question, as `run show` names it, and: {TEXT}"),
@@ -94,7 +93,7 @@ def answer(
 
 
 def query(
-    run: Annotated[str, RUN],
+    run: options.Run,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the handler calls the query.")],
     args: Annotated[str | None, typer.Argument(metavar="[ARGS]", help=TEXT)] = None,
     timeout: Annotated[
