@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from orchestrator.artifacts import Artifacts
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
-from orchestrator.core.publish import RETRY_MS, check_kind, unavailable_code
+from orchestrator.core.publish import RETRY_MS, check_body, check_kind, unavailable_code
 from orchestrator.dispatch import Dispatch
 from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
@@ -181,7 +181,7 @@ class Methods:
         require(peer.scopes, Action.SUBMIT)
         if params.wait_ms:
             require(peer.scopes, Action.READ)
-        self._check_size(params.input)
+        check_body(params.input, self._body_bytes_max)
         check_name(params.queue)
         check_name(params.handler)
         _check_times(params)
@@ -241,11 +241,6 @@ class Methods:
             result = await settle(self._line, commit)
             if isinstance(result, Outcome):
                 return answer
-
-    def _check_size(self, body: bytes) -> None:
-        if len(body) > self._body_bytes_max:
-            message = f"{len(body)} bytes; the limit of one entry is {self._body_bytes_max}"
-            raise RequestError(ErrorCode.ENTRY_TOO_LARGE, message)
 
     def _run_log(self, peer: Peer, run: str) -> LogName:
         return LogName.parse(f"run/{run}", peer.namespace)
@@ -309,7 +304,7 @@ class Methods:
         require(peer.scopes, Action.publish_to(LogKind.AGENT))
         log = LogName(peer.namespace, LogKind.AGENT, check_name(params.agent))
         check_kind(params.kind)
-        self._check_size(params.body)
+        check_body(params.body, self._body_bytes_max)
         key = keys.meta(log)
         while True:
             known = await self._kept.find(peer, log, op, Place)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.cron import Cron, InvalidCron
+from orchestrator.core.publish import check_body
 from orchestrator.core.schedules import Place, Schedule, add, remove, set_paused
 from orchestrator.kept import KeptAnswers
 from orchestrator.line import Line
@@ -107,9 +108,7 @@ class Scheduling:
         """
         for name in (params.schedule, params.handler, params.queue):
             check_name(name)
-        if len(params.input) > self._body_bytes_max:
-            message = f"{len(params.input)} bytes; the limit of one entry is {self._body_bytes_max}"
-            raise RequestError(ErrorCode.ENTRY_TOO_LARGE, message)
+        check_body(params.input, self._body_bytes_max)
         return params.model_copy(update={"where": str(parse_selector(params.where))}), _cron(params)
 
     async def _list(self, peer: Peer, _op: str, params: ScheduleList) -> ScheduleListed:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import questions, runs
 from orchestrator.core.meta_questions import MetaQuestion
+from orchestrator.core.publish import check_body
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.kept import KeptAnswers
@@ -36,6 +37,9 @@ from protocol.frames import Role
 from protocol.ids import LogName
 
 __all__ = ["Talking"]
+
+AROUND_ANSWER_BYTES = 1024
+"""What the entry of an answer may have beside it: whose it is, and to what."""
 
 
 class Talking:
@@ -66,7 +70,7 @@ class Talking:
     async def steer(self, peer: Peer, op: str, params: RunSteer) -> RunSteering:
         """Answer `run.steer`."""
         require(peer.scopes, Action.CONTROL)
-        _check_size(params.body, min(STEER_BYTES_MAX, self._body_bytes_max))
+        check_body(params.body, min(STEER_BYTES_MAX, self._body_bytes_max))
         log = LogName.parse(f"run/{params.run}", peer.namespace)
         message = Steer(id=secrets.token_hex(8), body=params.body)
         while True:
@@ -90,7 +94,7 @@ class Talking:
         require(peer.scopes, Action.CONTROL)
         if peer.role is Role.AGENT:
             raise RequestError(ErrorCode.FORBIDDEN, "an agent answers no questions of runs; a client does")
-        _check_size(params.answer, self._body_bytes_max - 1024)
+        check_body(params.answer, self._body_bytes_max - AROUND_ANSWER_BYTES)
         log = LogName.parse(f"run/{params.run}", peer.namespace)
         while True:
             known = await self._kept.find(peer, log, op, RunAnswered)
@@ -114,11 +118,6 @@ class Talking:
 
     def _ids(self, peer: Peer) -> runs.Ids:
         return runs.Ids(self._line.new_commit_id(), peer.principal)
-
-
-def _check_size(body: bytes, most: int) -> None:
-    if len(body) > most:
-        raise RequestError(ErrorCode.ENTRY_TOO_LARGE, f"{len(body)} bytes; the limit is {most}")
 
 
 def _check_not_over(meta: RunMeta, so: str) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "ENDINGS",
     "RETRY_MS",
     "Prepared",
+    "check_body",
     "check_kind",
     "check_size",
     "nack",
@@ -66,6 +67,16 @@ def check_kind(kind: str) -> None:
     except InvalidName:
         message = f"{kind[:160]!r} is not a kind that a peer may write here; a kind is 1 to 128 of a-z 0-9 . _ -"
         raise RequestError(ErrorCode.INVALID_ENTRY, message) from None
+
+
+def check_body(body: bytes, bytes_max: int) -> None:
+    """Do nothing where what a request puts into an entry is not too large.
+
+    Raises:
+        RequestError: `entry_too_large`, where it is.
+    """
+    if len(body) > bytes_max:
+        raise RequestError(ErrorCode.ENTRY_TOO_LARGE, f"{len(body)} bytes; the limit is {bytes_max}")
 
 
 def check_size(frame: Publish, limits: Limits) -> Nack | None:
