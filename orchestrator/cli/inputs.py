@@ -188,13 +188,11 @@ def parse_kind(text: str) -> str:
     """Read the kind of an entry or message.
 
     Raises:
-        CliError: it is empty, too long or a control kind.
+        CliError: it is no name; those of control entries are none.
     """
     if is_control(text):
-        raise CliError(f"kind {text[:160]!r}: kinds that begin with $ are the hub's own; choose another word")
-    if not text or len(text) > 128 or not text.isprintable():
-        raise CliError(f"kind {text[:160]!r}: a kind is 1 to 128 printable characters")
-    return text
+        raise CliError(f"KIND: {text[:160]!r}: kinds that begin with $ are the hub's own; choose another word")
+    return parse_name(text, "KIND")
 
 
 def parse_duration_s(text: str, option: str) -> int:

@@ -117,9 +117,9 @@ def test_names_are_read() -> None:
         parse_name("A", "--id")
 
 
-@pytest.mark.parametrize("text", ["", "$cancel", "x" * 129, "a\nb"])
-def test_kinds_that_are_not_ours_are_refused(text: str) -> None:
-    with pytest.raises(CliError, match=r"^kind "):
+@pytest.mark.parametrize("text", ["", "$cancel", "x" * 129, "a\nb", "Said", "two words", ".said"])
+def test_kinds_that_the_hub_would_refuse_are_refused(text: str) -> None:
+    with pytest.raises(CliError, match=r"^KIND: "):
         parse_kind(text)
 
 

@@ -64,6 +64,7 @@ TABLE: list[tuple[list[str], int, str]] = [
     (["replay", RUN, "--until", "0"], 2, "'--until'"),
     (["topic", "publish", "News", "post"], 2, "TOPIC: 'News' is not a name"),
     (["topic", "publish", "news", "$post"], 2, "kinds that begin with $ are the hub's own"),
+    (["topic", "publish", "news", "Two words"], 2, "KIND: 'Two words' is not a name"),
     (["topic", "publish", "news", "post", "@missing"], 2, "BODY: missing cannot be read"),
     (["agent", "send", "A", "reload"], 2, "AGENT: 'A' is not a name"),
     (["agent", "start", "agent:agent"], 2, "a module called 'agent' would shadow Fleetline's own package"),
