@@ -136,6 +136,7 @@ class Submit(_Message):
     retries: int | None = None
     backoff: float | None = None
     backoff_max: float | None = None
+    concurrency_key: str | None = None
     abandon: bool = False
 
 

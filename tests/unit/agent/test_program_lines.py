@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.children import ChildOptions
 from agent.executors import program_lines
 from agent.executors.program_lines import (
     MESSAGE_BYTES_MAX,
@@ -20,6 +21,7 @@ from agent.executors.program_lines import (
     Refused,
     Result,
     Said,
+    Submit,
     Text,
     cancel_line,
     input_line,
@@ -210,3 +212,7 @@ def test_what_a_program_is_told() -> None:
     assert json.loads(input_line(ASSIGN)) == {"path": "ü", "blob": {"$base64": "AA=="}}
     assert json.loads(cancel_line("enough")) == {"type": "cancel", "reason": "enough"}
     assert all(one.count(b"\n") == 1 and one.isascii() for one in (line, input_line(ASSIGN), cancel_line(None)))
+
+
+def test_a_program_submits_with_all_the_options_that_a_handler_has() -> None:
+    assert Submit.model_fields.keys() - {"type", "handler", "input"} == ChildOptions.__annotations__.keys()
