@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from agent.endings import run_ended
 from agent.journal import digest_arguments
 from agent.operations import Operation, mark_failed
-from agent.submission import submission
+from agent.submission import check_options, submission
 from protocol.children import ChildKey
 from protocol.codec import pack_value, unpack_value
 from protocol.family import ChildCancel, ChildEnded, Spawn, check_spawn
@@ -46,9 +46,11 @@ class Wanted:
 
     Raises:
         ValueError: there can be no such child.
+        TypeError: one of these is no option of a child.
     """
 
     def __init__(self, handler: str, input: Any, abandon: bool = False, **options: Any) -> None:
+        check_options(options, ChildOptions)
         asked = submission(handler, pack_value(input), key="-", **options)
         terms = asked.model_dump(exclude={"key"}, exclude_defaults=True)
         self._terms = {**terms, "abandon": True} if abandon else terms

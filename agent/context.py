@@ -227,6 +227,7 @@ class RunContext(ContextBase):
 
         Raises:
             ValueError: an option has no such value, or the run has had as many children as it may.
+            TypeError: a child has no such option.
         """
         spawning = self._begin_child(handler, input, options)
         return Operation(f"submit {handler!r}", partial(self._submit, spawning), self._state.journal)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
-from agent.submission import submission
+from agent.submission import check_options, submission
 from protocol.frames import Part
 from protocol.schedules import (
     Missed,
@@ -25,7 +25,7 @@ __all__ = ["ScheduleMethods", "ScheduleOptions"]
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """How the runs of a schedule are to be done: as in `SubmitOptions`, but for a key and a delay."""
+    """How the runs of a schedule are to be done: as in `SubmitOptions`, those of them that a schedule has."""
 
     queue: str
     where: Mapping[str, str] | str
@@ -75,9 +75,11 @@ class ScheduleMethods(ABC):
         Raises:
             RequestError: `name_conflict` where the name is taken, `invalid_params` where `cron` is none, for two.
             ValueError: an option has no such value.
+            TypeError: a schedule has no such option.
         """
+        check_options(options, ScheduleOptions)
         run = submission(handler, self._pack(input, f"schedule {name}"), key="-", **options)
-        terms = run.model_dump(exclude={"key", "delay_ms"})
+        terms = run.model_dump(exclude={"key", "delay_ms", "keep_ms", "concurrency_key"})
         params = ScheduleAdd(schedule=name, cron=cron, timezone=timezone, missed=Missed(missed), **terms)
         info: ScheduleInfo = await self.ask("schedule.add", params)
         return info

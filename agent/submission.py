@@ -10,7 +10,7 @@ from typing import TypedDict
 from protocol.requests import RunSubmit
 from protocol.selector import selector_of
 
-__all__ = ["SubmitOptions", "span_ms", "submission"]
+__all__ = ["SubmitOptions", "check_options", "span_ms", "submission"]
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -84,6 +84,17 @@ def submission(
         keep_ms=span_ms("keep", keep),
         concurrency_key=concurrency_key,
     )
+
+
+def check_options(options: Mapping[str, object], known: type) -> None:
+    """Do nothing where all of these are options of what is submitted so, by the `TypedDict` that says which.
+
+    Raises:
+        TypeError: one is not, and would be as if it had not been said.
+    """
+    others = sorted(options.keys() - known.__annotations__.keys())
+    if others:
+        raise TypeError(f"there is no option {others[0]!r} here; there are {', '.join(known.__annotations__)}")
 
 
 def span_ms(name: str, seconds: float | None) -> int | None:

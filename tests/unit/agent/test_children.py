@@ -265,6 +265,11 @@ def test_a_child_is_known_by_what_was_asked_and_not_by_what_is_so_anyway() -> No
     assert len({plain, Wanted("a", 1).digest("r"), *(other.digest(None) for other in others)}) == 6
 
 
+def test_an_option_that_no_child_has_is_refused() -> None:
+    with pytest.raises(TypeError, match="there is no option 'keep' here"):
+        Wanted("a", 1, keep=60)
+
+
 def test_as_many_children_as_may_be_are_admitted_and_then_one_for_each_that_ends() -> None:
     inbox = Inbox()
     assert all(inbox.admits((index, "d")) for index in range(CHILDREN_OPEN_MAX))
