@@ -26,6 +26,7 @@ from typing import Any
 
 from agent.errors import ChildDied
 from agent.executors.child import DUMP_SIGNAL, child_main
+from agent.executors.exits import ended
 from agent.executors.memory import in_mib, resident_bytes
 
 __all__ = ["GROWTH_BYTES_MAX", "Child", "Pool", "died", "pickled"]
@@ -202,16 +203,5 @@ def died(child: Child, *, begun: bool, memory_bytes: int | None = None) -> Child
     if memory_bytes is not None and code is not None and code < 0:
         hint += f"; its memory was limited to {in_mib(memory_bytes)}"
     when = "returned" if begun else "ran anything of it"
-    message = f"the handler's process {_how(code)} before it {when}: {hint}; what it emitted before is in the log"
+    message = f"the handler's process {ended(code)} before it {when}: {hint}; what it emitted before is in the log"
     return ChildDied(message, child.last_words() or None)
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "could not be ended"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time one
-        return f"was ended by signal {-code}"

@@ -22,6 +22,7 @@ from agent.attempt_state import AttemptState
 from agent.context import RunContext
 from agent.errors import ChildRaised, RequestError
 from agent.executors.child import MEMORY_EXCEEDED
+from agent.executors.exits import ended, signal_name
 from agent.executors.guard import Guard, Guarded
 from agent.executors.ladder import KILL_WAIT_S, Cause, Ladder, Rung
 from agent.executors.memory import in_mib
@@ -334,11 +335,11 @@ class _Run:
     def _ended_badly(self, code: int | None) -> ChildRaised:
         name = self._program.name
         if self._outcome is not None:
-            what = f"{name} gave a result and then {_words(code)}; a result counts with exit code 0"
+            what = f"{name} gave a result and then {ended(code)}; a result counts with exit code 0"
         elif self._program.plain:
-            what = f"{name} {_words(code)}"
+            what = f"{name} {ended(code)}"
         else:
-            what = f"{name} {_words(code)} without a result; its last line is to be a message of type 'result'"
+            what = f"{name} {ended(code)} without a result; its last line is to be a message of type 'result'"
         tail = self._tail.rstrip()
         if tail:
             what = f"{what}; standard error ends with: {tail.splitlines()[-1]}"
@@ -358,7 +359,7 @@ class _Run:
         code = self._code()
         if code is None:
             return {}
-        return {"exit": code} if code >= 0 else {"signal": _signal_name(-code)}
+        return {"exit": code} if code >= 0 else {"signal": signal_name(-code)}
 
 
 def _bad_line(why: str) -> ChildRaised:
@@ -368,16 +369,3 @@ def _bad_line(why: str) -> ChildRaised:
         "speaks no JSON lines",
         retryable=False,
     )
-
-
-def _words(code: int | None) -> str:
-    if code is None:
-        return "could not be killed"
-    return f"ended with exit code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time one
-        return f"signal {number}"
