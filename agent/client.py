@@ -138,7 +138,7 @@ class Client(ScheduleMethods, QueueMethods):
             RequestError: it was refused.
             LinkEnded: the hub ended the session for good.
         """
-        op = secrets.token_hex(8) if METHODS[method].mutates else None
+        op = secrets.token_hex(8) if METHODS[method].needs_op else None
         return await in_loop(self.links.main.request(method, params, op))
 
     # Runs

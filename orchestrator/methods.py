@@ -1,7 +1,7 @@
 """The methods of `request`: what a peer may ask, each answered on that request alone.
 
-The table in `protocol.requests` says which there are; here is what each does. A method that changes
-something stores its answer with what it changed, under the peer's `op`, and gives it again on a retry.
+The table in `protocol.requests` says which there are; here is what each does. One that needs an `op` stores its answer
+with what it changed, under the peer's `op`, and gives it again on a retry; `run.retry` makes a key of it instead.
 
 Specification: docs/protocol.md, section "Requests".
 """
@@ -167,7 +167,7 @@ class Methods:
         method = METHODS.get(request.method)
         if method is None:
             raise RequestError(ErrorCode.UNKNOWN_METHOD, f"there is no method {request.method!r}")
-        if method.mutates and request.op is None:
+        if method.needs_op and request.op is None:
             raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method} changes something and needs an op")
         try:
             params = method.params.model_validate(request.params)

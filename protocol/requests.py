@@ -337,22 +337,22 @@ class Place(Part):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row of the table: parameters, result, whether it changes something."""
+    """One row of the table: parameters, result, whether it needs an `op` to be done once however often it is sent."""
 
     params: type[Part]
     result: type[Part]
-    mutates: bool = False
+    needs_op: bool = False
 
 
 METHODS: dict[str, Method] = {
     "run.submit": Method(RunSubmit, RunSubmitted),
-    "run.retry": Method(RunRetry, RunSubmitted, mutates=True),
+    "run.retry": Method(RunRetry, RunSubmitted, needs_op=True),
     "run.get": Method(RunGet, RunInfo),
     "run.wait": Method(RunWait, RunWaited),
     "run.list": Method(RunList, RunListed),
-    "run.cancel": Method(RunCancel, RunCancelled, mutates=True),
-    "run.steer": Method(RunSteer, RunSteering, mutates=True),
-    "run.answer": Method(RunAnswer, RunAnswered, mutates=True),
+    "run.cancel": Method(RunCancel, RunCancelled, needs_op=True),
+    "run.steer": Method(RunSteer, RunSteering, needs_op=True),
+    "run.answer": Method(RunAnswer, RunAnswered, needs_op=True),
     "run.query": Method(RunQuery, RunQueried),
     "queue.list": Method(QueueList, QueueListed),
     "queue.get": Method(QueueGet, QueueInfo),
@@ -360,22 +360,22 @@ METHODS: dict[str, Method] = {
     "queue.purge": Method(QueuePurge, QueuePurged),
     "queue.dead": Method(QueueDead, DeadLetters),
     "queue.retry": Method(QueueRetry, QueueRetried),
-    "schedule.add": Method(ScheduleAdd, ScheduleInfo, mutates=True),
+    "schedule.add": Method(ScheduleAdd, ScheduleInfo, needs_op=True),
     "schedule.list": Method(ScheduleList, ScheduleListed),
     "schedule.get": Method(ScheduleGet, ScheduleInfo),
-    "schedule.set": Method(ScheduleSet, ScheduleInfo, mutates=True),
-    "schedule.remove": Method(ScheduleRemove, ScheduleRemoved, mutates=True),
+    "schedule.set": Method(ScheduleSet, ScheduleInfo, needs_op=True),
+    "schedule.remove": Method(ScheduleRemove, ScheduleRemoved, needs_op=True),
     "artifact.open": Method(ArtifactOpen, ArtifactOpened),
-    "producer.open": Method(ProducerOpen, ProducerOpened, mutates=True),
+    "producer.open": Method(ProducerOpen, ProducerOpened, needs_op=True),
     "log.read": Method(LogRead, LogReadPage),
     "log.get": Method(LogGet, LogInfo),
     "log.list": Method(LogList, LogListed),
     "agent.list": Method(AgentList, AgentListed),
     "agent.get": Method(AgentGet, AgentInfo),
-    "agent.send": Method(AgentSend, Place, mutates=True),
-    "agent.cordon": Method(AgentChange, AgentStanding, mutates=True),
-    "agent.uncordon": Method(AgentChange, AgentStanding, mutates=True),
-    "agent.drain": Method(AgentDrain, AgentStanding, mutates=True),
+    "agent.send": Method(AgentSend, Place, needs_op=True),
+    "agent.cordon": Method(AgentChange, AgentStanding, needs_op=True),
+    "agent.uncordon": Method(AgentChange, AgentStanding, needs_op=True),
+    "agent.drain": Method(AgentDrain, AgentStanding, needs_op=True),
 }
-"""Every method. `mutates` asks for an `op`; `run.submit` has its key, an artifact its number, and what is said of a
-queue may be said again."""
+"""Every method. Of those that change something and need no `op`, `run.submit` has its key, an artifact its number, and
+what is said of a queue may be said again."""

@@ -105,7 +105,7 @@ def test_methods() -> None:
     infos = {model: name for name, model in PARTS.items()}
     expected = {
         name: (
-            "yes" if method.mutates else "no",
+            "yes" if method.needs_op else "no",
             inline(method.params),
             infos.get(method.result) or inline(method.result),
         )

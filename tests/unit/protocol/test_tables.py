@@ -73,7 +73,7 @@ def test_methods_take_and_give_models(method: object) -> None:
 
 
 def test_methods_that_change_something() -> None:
-    assert {name for name, method in METHODS.items() if method.mutates} == {
+    assert {name for name, method in METHODS.items() if method.needs_op} == {
         "run.cancel",
         "run.retry",
         "run.steer",
