@@ -280,7 +280,7 @@ class Client(ScheduleMethods, QueueMethods):
     # Agents
 
     async def agents(self) -> tuple[AgentInfo, ...]:
-        """Return every agent that was ever seen, by name."""
+        """Return the agents that were ever seen, by name: the first 1000 of them."""
         agents: tuple[AgentInfo, ...] = (await self.ask("agent.list", AgentList())).agents
         return agents
 

@@ -335,7 +335,7 @@ class SyncClient(SyncScheduleMethods, SyncQueueMethods, _Closing):
         return SyncPublisher(self._portal, self._portal(work))
 
     def agents(self) -> tuple[AgentInfo, ...]:
-        """Return every agent that was ever seen, by name."""
+        """Return the agents that were ever seen, by name. See `Client.agents`."""
         return self._portal(self._client.agents())
 
     def agent(self, agent_id: str) -> AgentInfo:

@@ -28,7 +28,7 @@ LIST_MAX = 1000
 
 
 class AgentList(Part):
-    """`agent.list`: every agent that was ever seen."""
+    """`agent.list`: the agents that were ever seen, by name: the first ones, up to `limit`."""
 
     limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
 

@@ -133,7 +133,7 @@ def ls(
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> None:
-    """List every agent that was ever seen."""
+    """List the agents that were ever seen, by name: the first 1000 of them."""
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.objects import agent_json
     from orchestrator.cli.text import clock
@@ -209,6 +209,7 @@ def send(
     """Put a message into an agent's log, and print its offset. The agent is given it when it is connected."""
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_input, parse_kind, parse_name
+    from protocol.errors import RequestError
 
     name = parse_name(agent, "AGENT")
     parse_kind(kind)
@@ -216,7 +217,11 @@ def send(
     out = Output(as_json)
 
     async def use(client: Client) -> int:
-        if all(one.agent != name for one in await client.agents()):
+        try:
+            await client.agent(name)
+        except RequestError as fault:
+            if fault.code != "not_found":
+                raise
             out.note(f"no agent {name!r} was ever seen; the message waits in its log until one comes")
         return await client.send(name, kind, value)
 
