@@ -147,8 +147,8 @@ class Timekeeper:
                     await act(LogName(namespace, LogKind.RUN, about))
             except StoreUnavailable as fault:
                 return fault
-            except StoreError as fault:  # this one cannot be read; the others can
-                log_.error("due_unreadable", about=about, reason=str(fault))
+            except (StoreError, ValueError, LookupError) as fault:  # this one cannot be read; the others can
+                log_.error("due_unreadable", about=about, reason=repr(fault))
             return None
 
         for fault in await together(do(member) for _, member in due):

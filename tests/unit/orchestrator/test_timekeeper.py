@@ -6,10 +6,13 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from orchestrator.families import Families
 from orchestrator.registry import Registry
 from orchestrator.schedules import Schedules
 from orchestrator.store import keys
+from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Commit, SortedAdd, SortedRemove
 from orchestrator.store.memory import MemoryServer
 from orchestrator.timekeeper import BUSY_PERIOD_S, DUE_AT_ONCE_MAX, PERIOD_S, Timekeeper, partitions_of
@@ -74,3 +77,25 @@ async def test_while_more_is_due_than_is_looked_at_at_once_it_says_so_and_soon_l
     assert [await keeper._act() for _ in range(3)] == [True, True, False]
     assert len(done) == due
     assert BUSY_PERIOD_S < PERIOD_S / 10
+
+
+@pytest.mark.parametrize("fault", [KeyError("state"), ValueError("newer"), StoreError("no such entry")])
+async def test_what_cannot_be_read_keeps_nothing_else_waiting(fault: Exception) -> None:
+    line = await line_to(MemoryServer(lambda: NOW_MS))
+    for key, names in ((keys.leases(0), ("00-lease",)), (keys.timers(0), ("00-1", "00-2"))):
+        adds = tuple(SortedAdd(key, f"default/{name}", NOW_MS - 1) for name in names)
+        await line.commit(Commit(line.new_commit_id(), 0, ops=adds))
+    done: list[str] = []
+
+    async def act(log: LogName) -> None:
+        if log.name != "00-2":
+            raise fault
+        done.append(log.name)
+
+    work = cast(Work, SimpleNamespace(expire=act, wake=act))
+    registry = cast(Registry, SimpleNamespace(live_hubs=lambda: frozenset({"hub-1"})))
+    families = Families(line, lambda _: None, lambda work: work.close())
+    schedules = Schedules(line, lambda _: None)
+    keeper = Timekeeper(line, work, schedules, families, registry, lease_ms=0, monotonic_ms=lambda: 0)
+    assert not await keeper._act()
+    assert done == ["00-2"]
