@@ -37,6 +37,7 @@ def output(
     """Print what a run wrote: its standard output and error each as such, of all its attempts."""
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_run
+    from orchestrator.cli.waiting import at_its_end
 
     run = parse_run(run)
     out = Output(as_json)
@@ -50,7 +51,7 @@ def output(
                     out.note(f"-- attempt {piece.attempt} --")
                 attempt = piece.attempt
                 _print(out, piece)
-        return exit_of_state((await handle.get()).state) if follow else Exit.DONE
+        return exit_of_state((await at_its_end(handle)).state) if follow else Exit.DONE
 
     return with_client(hub, token_file, use, follows=follow)
 

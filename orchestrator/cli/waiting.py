@@ -1,4 +1,4 @@
-"""What whoever waits for a run is told beside its entries, on standard error."""
+"""Waiting for a run: what is told beside its entries, on standard error, and what its end is."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from protocol.errors import FleetlineError
 
 if TYPE_CHECKING:
     from agent.runs import Run
+    from protocol.requests import RunInfo
 
-__all__ = ["LOOK_AFTER_S", "left_behind", "told_why_it_waits"]
+__all__ = ["LOOK_AFTER_S", "at_its_end", "left_behind", "told_why_it_waits"]
 
 LOOK_AFTER_S = 1.5
 """How long a run may wait before the reason is looked for: most are taken at once."""
@@ -36,6 +37,11 @@ async def _tell(out: Output, run: Run, after_s: float) -> None:
         info = await run.get()
         if info.reason and info.state == "queued":
             out.note(f"waits because {info.reason}")
+
+
+async def at_its_end(run: Run) -> RunInfo:
+    """Return a run that was followed to its end, as it is there: the run that it went on as, where it did."""
+    return await (await run.last()).get()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from orchestrator.cli.exits import Exit, exit_of_state
 from orchestrator.cli.follow import Follower
 from orchestrator.cli.run_screen import RunScreen, draw_runs
 from orchestrator.cli.screen import shown
-from orchestrator.cli.waiting import told_why_it_waits
+from orchestrator.cli.waiting import at_its_end, told_why_it_waits
 from protocol.errors import FleetlineError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def follow(out: Output, run: Run, *, named: bool = False) -> Exit:
     async with told_why_it_waits(out, run), run.watch(on_reset=follower.reset) as entries:
         async for entry in entries:
             follower.entry(entry)
-    return exit_of_state((await (await run.last()).get()).state)
+    return exit_of_state((await at_its_end(run)).state)
 
 
 async def follow_all(out: Output, runs: Sequence[Run]) -> Exit:
@@ -68,8 +68,9 @@ async def _fold(run: Run, screen: RunScreen, changed: Callable[[], None]) -> Exi
     finally:
         looking.cancel()
         await asyncio.wait((looking,))
-    screen.known(await (await run.last()).get())
-    return exit_of_state(screen.info.state)
+    info = await at_its_end(run)
+    screen.known(info)
+    return exit_of_state(info.state)
 
 
 async def _look(run: Run, screen: RunScreen, changed: Callable[[], None]) -> None:

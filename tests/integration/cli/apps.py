@@ -56,3 +56,12 @@ async def reviews(ctx: RunContext, repos: list[str]) -> int:
     if repos[1:]:
         ctx.continue_as({"repos": repos[1:]})
     return len(repos)
+
+
+@agent.handler("stumbles", recover="journal", retries=0)
+async def stumbles(ctx: RunContext, more: int = 1) -> None:
+    """Go on as another run, which fails."""
+    await ctx.write(f"{more} more\n")
+    if more:
+        ctx.continue_as({"more": more - 1})
+    raise ValueError("it stumbled")

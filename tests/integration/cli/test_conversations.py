@@ -105,6 +105,15 @@ def test_a_run_with_children_that_goes_on_as_another(served: Shell) -> None:
     assert "$succeeded" in watched, "of the run that it went on as"
 
 
+def test_whoever_follows_a_run_is_told_the_end_of_the_one_that_it_went_on_as(served: Shell) -> None:
+    run = served.done("run", "submit", "stumbles", "--queue", "coding").strip()
+    for words in (("output", run, "--follow"), ("watch", run)):
+        followed = served("run", *words)
+        assert followed.returncode == 1, followed.stderr
+    assert served("run", "output", run, "--follow").stdout == "1 more\n0 more\n"
+    assert served.done("run", "output", run) == "1 more\n"
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
