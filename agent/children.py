@@ -140,7 +140,12 @@ class PlainChild(_Handle):
 
     def result(self) -> Any:
         """Wait until it is over, and return what it came to. See `Child.result`."""
-        return self._value(self._end(self._key))
+        return self._value(self.ended())
+
+    def ended(self) -> ChildEnded:
+        """Wait until it is over, and return what is known of that. See `Child.ended`."""
+        ended: ChildEnded = self._end(self._key)
+        return ended
 
     def cancel(self, reason: str | None = None) -> None:
         """Ask it to stop. See `Child.cancel`."""

@@ -217,6 +217,20 @@ def test_an_attempt_that_starts_over_and_wants_another_child_gets_it() -> None:
     assert log.spawns == [("A", None), ("B", None)]
 
 
+async def looks(ctx: RunContext) -> ChildEnded:
+    return await (await ctx.submit("a")).ended()
+
+
+def looks_plain(ctx: PlainRunContext) -> ChildEnded:
+    return ctx.submit("a").ended()
+
+
+@pytest.mark.parametrize("handler", [looks, looks_plain])
+def test_what_is_known_of_the_end_of_a_child_is_told_and_not_raised(handler: Callable[..., Any]) -> None:
+    ended = Family(a=1).start(handler)
+    assert (ended.state, ended.error) == ("failed", FAILS)
+
+
 def test_a_cancel_of_a_child_is_said_once() -> None:
     async def handler(ctx: RunContext) -> None:
         child = await ctx.submit("a", "A")
