@@ -66,8 +66,8 @@ class Claiming:
             tried = await self._try(log, peer, parse_bucket(bucket).handler, terms)
         except StoreUnavailable:
             raise
-        except StoreError as fault:  # this one run cannot be read; the others can
-            log_.error("run_unreadable", run=log.name, reason=str(fault))
+        except (StoreError, ValueError, LookupError) as fault:  # this one run cannot be read; the others can
+            log_.error("run_unreadable", run=log.name, reason=repr(fault))
         finally:
             if tried is not Tried.CLAIMED:
                 peer.held.pop(log.name, None)

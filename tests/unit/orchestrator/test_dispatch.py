@@ -14,6 +14,7 @@ from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.parking import Parking
 from orchestrator.peers import Peers
+from orchestrator.store import keys
 from orchestrator.store.base import Page
 from orchestrator.store.commits import Append, Commit, Outcome
 from orchestrator.store.memory import MemoryServer
@@ -55,6 +56,20 @@ async def test_a_run_whose_time_has_not_come_or_has_passed_is_not_claimed(
     assert tried is (Tried.MISSED if state is RunState.QUEUED else Tried.MOVED)
     meta = await meta_of(line, log)
     assert (meta.state, meta.attempt) == (state, 0)
+
+
+@pytest.mark.parametrize("fields", [{"state": b"asleep"}, {"attempt": b"one"}, {"queue": None}])
+async def test_a_run_that_cannot_be_read_is_passed_over_and_holds_no_slot(fields: dict[str, bytes | None]) -> None:
+    server = MemoryServer(lambda: NOW_MS)
+    line = await line_to(server)
+    log = await submitted(line, NOW_MS)
+    for name, value in fields.items():
+        server.data.hashes[keys.meta(log)].pop(name)
+        if value is not None:
+            server.data.hashes[keys.meta(log)][name] = value
+    peer = agent_peer(lambda _: None)
+    assert await Claiming(line, Parking(line), 1_000).claim(log, peer, BUCKET, Terms()) is Tried.MISSED
+    assert not peer.held
 
 
 @pytest.mark.parametrize("turns", range(4))
