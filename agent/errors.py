@@ -5,7 +5,7 @@
     ├── HubUnreachable             no hub answered in time
     │   └── HubNotFound            nothing says where the hub is
     ├── LinkEnded                  the hub ended the session for good
-    │   ├── NotAuthenticated       the token is missing, wrong or expired
+    │   ├── NotAuthenticated       the token is missing, wrong, expired or revoked
     │   ├── NotPermitted           the token does not permit this
     │   └── SessionSuperseded      another process took the agent's id
     ├── LinkClosed                 this program closed the connection
@@ -127,7 +127,7 @@ class LinkEnded(FleetlineError):
 
 
 class NotAuthenticated(LinkEnded):
-    """The token is missing, wrong or expired."""
+    """The token is missing, wrong, expired or revoked."""
 
     remedy = "nothing was done; get a token with `fleetline token issue` and pass it in FLEETLINE_TOKEN or --token-file"
 
@@ -149,6 +149,7 @@ class SessionSuperseded(LinkEnded):
 
 _ENDINGS: dict[int, type[LinkEnded]] = {
     CloseCode.UNAUTHENTICATED: NotAuthenticated,
+    CloseCode.REVOKED: NotAuthenticated,
     CloseCode.FORBIDDEN: NotPermitted,
     CloseCode.SUPERSEDED: SessionSuperseded,
 }

@@ -298,7 +298,7 @@ class Connection:
 
     def _on_refresh(self, frame: Refresh) -> None:
         assert self.peer is not None
-        self._expires_s = refresh(self._hub.tokens, self.peer, frame.token, int(time.time()))
+        self._expires_s = refresh(self._hub, self.peer, frame.token, int(time.time()))
         self.send(Refreshed(expires_ms=self._expires_s * 1000))
 
     def tick(self, now_ms: int, now_s: int, heartbeat: bytes) -> None:

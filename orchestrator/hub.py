@@ -12,14 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
-import os
 import secrets
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from pathlib import Path
 from socket import socket
 from types import TracebackType
 from typing import Any, Self
@@ -27,14 +24,13 @@ from typing import Any, Self
 import structlog
 
 from orchestrator.acks import Acks
+from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, withdraw
 from orchestrator.artifacts import Artifacts
 from orchestrator.auth.keys import load_signing_key
-from orchestrator.auth.principal import ANY_AGENT, Grant
-from orchestrator.auth.scopes import Scope
+from orchestrator.auth.revocation import Revocations, enforce
 from orchestrator.auth.tokens import Tokens
 from orchestrator.dispatch import Dispatch
 from orchestrator.families import Families
-from orchestrator.files import replace_file
 from orchestrator.forgetting import FORGET_S, Forgetting
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line, monotonic_ms
@@ -63,10 +59,6 @@ from protocol.ids import LogKind
 
 __all__ = ["HUB_FILE", "TOKEN_FILE", "Hub", "calm_collector"]
 
-HUB_FILE = "hub.json"
-TOKEN_FILE = "local.token"  # noqa: S105 - the name of a file
-LOCAL_NAME = "local"
-LOCAL_TOKEN_TTL_S = 365 * 24 * 3600
 TICKS_A_HEARTBEAT = 4
 TICK_S_MAX = 1.0
 WAKES_RETRY_S = 0.2
@@ -134,6 +126,7 @@ class Hub:
         store = await self._open_store()
         await self._stack.enter_async_context(self._tasks)
         self._build(store, tokens)
+        await self.services.revocations.load()
         sockets = self._sockets or await bind(self.settings)
         for each in sockets:
             self._stack.callback(each.close)
@@ -141,7 +134,7 @@ class Hub:
             await self._start_workers(sockets)
         self.url = self._server.start(sockets)
         if self._worker == 1:
-            self._announce(data, tokens)
+            announce(data, self.url, self.settings.workers, tokens)
         log_.info("hub_started", url=self.url, hub=self.hub_id, durability=self.settings.durability.value)
 
     async def _open_store(self) -> Store:
@@ -181,6 +174,7 @@ class Hub:
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
         querying = Querying(line, reading, registry, peers, self._spawn)
         artifacts, waiting = Artifacts(line, settings.limits), Waiting(line, reading)
+        revocations = Revocations(line)
         methods = Methods(
             line,
             reading,
@@ -190,14 +184,16 @@ class Hub:
             querying,
             artifacts,
             waiting,
+            revocations,
             body_bytes_max,
             settings.keep_ms,
             settings.runs_kept_least_s * 1000,
         )
         acks = Acks(line)
         greeting = Greeting(settings, line)
-        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, waiting, acks, counters)
-        self.services = Services(settings, *shared, self._spawn)
+        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, waiting, acks)
+        self.services = Services(settings, *shared, revocations, counters, self._spawn)
+        revocations.on_change = partial(enforce, self.services)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line), self._worker)
         interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000
@@ -211,6 +207,7 @@ class Hub:
             "registry": registry.run,
             "retention": Retention(line, settings.log_entries_max).run,
             "forgetting": Forgetting(line, registry, min(FORGET_S, recheck_s)).run,
+            "revocations": revocations.run,
             "wakes": partial(self._listen, store),
             "ticks": partial(self._tick, min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
             "fences": partial(self._check_fences, recheck_s),
@@ -226,16 +223,6 @@ class Hub:
             work = self._contain(self._workers.keep(number))
             self._background.append(self._tasks.create_task(work, name=f"worker {number}"))
         await self._workers.ready()
-
-    def _announce(self, data: Path, tokens: Tokens) -> None:
-        """Write down where the hub is and a token for this machine's user."""
-        grant = Grant(LOCAL_NAME, "default", frozenset({Scope.OPERATOR, Scope.AGENT}), frozenset({ANY_AGENT}))
-        token = tokens.issue(grant, now_s=int(time.time()), ttl_s=LOCAL_TOKEN_TTL_S, token_id=secrets.token_hex(8))
-        replace_file(data / TOKEN_FILE, token.encode(), 0o600)
-        place = {"url": self.url, "pid": os.getpid()}
-        if self.settings.workers > 1:
-            place["workers"] = self.settings.workers
-        replace_file(data / HUB_FILE, (json.dumps(place) + "\n").encode(), 0o644)
 
     # ── running ──────────────────────────────────────────────────────────────
 
@@ -298,6 +285,7 @@ class Hub:
         self.services.line.tails.hint(wake.heads)
         for word in wake.hints:
             self._dispatch.hint(word)
+            self.services.revocations.hint(word)
         for name in wake.heads:
             namespace, kind, agent_id = name.split("/", 2)
             if kind != LogKind.AGENT:
@@ -379,11 +367,7 @@ class Hub:
             task.cancel()
 
     def _withdraw(self) -> None:
-        """Take back the note of where the hub is, unless another hub has written its own."""
-        path = self.settings.data / HUB_FILE
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(path.read_text()).get("url") == self.url:
-                path.unlink()
+        withdraw(self.settings.data, self.url)
 
 
 def calm_collector() -> None:

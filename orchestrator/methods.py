@@ -16,6 +16,7 @@ import structlog
 from pydantic import ValidationError
 
 from orchestrator.artifacts import Artifacts
+from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_body, check_kind, unavailable_code
@@ -94,6 +95,7 @@ class Methods:
         querying: passes queries on to handlers.
         artifacts: what attempts attach.
         waiting: those who wait for runs to end.
+        revocations: what was taken back.
         body_bytes_max: limit of what one entry carries.
         keep_ms: how long a run is kept after its end that does not say; None for ever.
         keep_least_ms: how long it is kept at least, whatever it says.
@@ -109,6 +111,7 @@ class Methods:
         querying: Querying,
         artifacts: Artifacts,
         waiting: Waiting,
+        revocations: Revocations,
         body_bytes_max: int,
         keep_ms: int | None = None,
         keep_least_ms: int = 0,
@@ -144,6 +147,7 @@ class Methods:
             "agent.uncordon": self._agent_uncordon,
             "agent.drain": self._agent_drain,
             **artifacts.methods,
+            **revocations.methods,
             **Queueing(line, registry, reading, dispatch).methods,
             **Scheduling(line, schedules, self._kept, body_bytes_max).methods,
         }

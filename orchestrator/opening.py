@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from orchestrator.auth.principal import Principal
+from orchestrator.auth.revocation import why_ended
 from orchestrator.auth.scopes import may_open
-from orchestrator.auth.tokens import TokenRefused, Tokens, claimed_namespace
+from orchestrator.auth.tokens import TokenRefused, claimed_namespace
 from orchestrator.core import sessions
 from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.core.standing import Standing
@@ -103,6 +104,9 @@ async def open_session(hub: Services, connection: Connection, frame: Identify, t
         attempts = await hub.work.reopen(peer, frame.attempts)
     connection.peer = peer
     subscriptions = await follows.resume(joined, known)
+    why = why_ended(hub, peer)  # it may have been revoked before `connection.peer` was there for all to see
+    if why is not None:
+        return Denied(CloseCode.REVOKED, why)
     return Opened(peer, resumed, principal.expires_s, attempts, subscriptions)
 
 
@@ -175,14 +179,14 @@ def supersede(hub: Services, peer: Peer, instance: str) -> None:
         connection.fail(CloseCode.SUPERSEDED, "a newer session of the same agent took over")
 
 
-def refresh(tokens: Tokens, peer: Peer, token: str, now_s: int) -> int:
+def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
     """Take a new token for an open session; return until when it is good.
 
     Raises:
-        RemoteProtocolError: the token is not valid, or is somebody else's.
+        RemoteProtocolError: the token is not valid, is somebody else's, or was revoked.
     """
     try:
-        principal = tokens.verify(token, now_s)
+        principal = hub.tokens.verify(token, now_s)
     except TokenRefused as fault:
         raise RemoteProtocolError(CloseCode.UNAUTHENTICATED, str(fault)) from fault
     same_agent = peer.role is not Role.AGENT or principal.may_be(peer.id)
@@ -190,7 +194,10 @@ def refresh(tokens: Tokens, peer: Peer, token: str, now_s: int) -> int:
     permitted = may_open(principal.scopes, peer.role)
     if principal.namespace != peer.namespace or not (same_agent and same_client and permitted):
         raise RemoteProtocolError(CloseCode.FORBIDDEN, "the new token does not permit this session")
-    peer.scopes = principal.scopes
+    why = hub.revocations.why(principal, peer.id if peer.role is Role.AGENT else None, peer.key)
+    if why is not None:
+        raise RemoteProtocolError(CloseCode.REVOKED, why)
+    peer.scopes, peer.bearer = principal.scopes, principal
     return principal.expires_s
 
 
@@ -226,6 +233,9 @@ def _authenticate(hub: Services, frame: Identify, token: str | None, meta: dict[
     denied = sessions.judge(frame, principal)
     if denied is not None:
         return denied
+    why = hub.revocations.why(principal, frame.id if frame.role is Role.AGENT else None)
+    if why is not None:
+        return Denied(CloseCode.REVOKED, why)
     limits = hub.settings.limits
     if len(frame.attempts) > limits.attempts_max:
         return Denied(CloseCode.LIMIT_EXCEEDED, f"{len(frame.attempts)} attempts; the limit is {limits.attempts_max}")
@@ -248,6 +258,7 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, attempt
         handlers={handler.name: handler for handler in frame.handlers},
         slots=min(frame.slots, attempts_max),  # it could not list more
         load=frame.load,
+        bearer=principal,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.auth.principal import Principal
 from orchestrator.core.attempts import Holder
 from orchestrator.core.standing import NOTHING_SAID, Standing
 from protocol.frames import HandlerSpec, Role
@@ -48,6 +49,7 @@ class Peer:
         load: how busy it says it is, from 0 to 1, where it does; `since_ms` is when its session opened.
         leaving: it is about to close; it is given no more work.
         standing: what is said of the agent.
+        bearer: what its token says; `key` is the fingerprint of the key that it proved to hold, if it did.
     """
 
     namespace: str
@@ -69,6 +71,8 @@ class Peer:
     since_ms: int = 0
     leaving: bool = False
     standing: Standing = NOTHING_SAID
+    bearer: Principal | None = None
+    key: str | None = None
 
     @property
     def holder(self) -> Holder:

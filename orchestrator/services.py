@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
+from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line
@@ -49,6 +50,7 @@ class Services:
     querying: Querying
     waiting: Waiting
     acks: Acks
+    revocations: Revocations
     counters: Counters
     spawn: Callable[[Coroutine[Any, Any, None]], object]
     connections: set[Connection] = field(default_factory=set)

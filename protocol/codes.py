@@ -34,6 +34,7 @@ class CloseCode(IntEnum):
     SUPERSEDED = 4508
     ACK_AHEAD = 4509
     LIMIT_EXCEEDED = 4510
+    REVOKED = 4511
 
 
 _EXPLANATIONS = {
@@ -55,6 +56,7 @@ _EXPLANATIONS = {
     CloseCode.SUPERSEDED: "a newer session of the same agent id took over",
     CloseCode.ACK_AHEAD: "the peer acknowledged what it was never sent",
     CloseCode.LIMIT_EXCEEDED: "the peer went past a limit that the hub announced",
+    CloseCode.REVOKED: "the token, the agent or its key was revoked; get a new token, or enrol again",
 }
 
 

@@ -45,6 +45,7 @@ from protocol.requests_queues import (
     Rate,
     Share,
 )
+from protocol.requests_tokens import TokenCheck, TokenChecked, TokenRevoke, TokenRevoked
 from protocol.schedules import (
     ScheduleAdd,
     ScheduleGet,
@@ -376,6 +377,8 @@ METHODS: dict[str, Method] = {
     "agent.cordon": Method(AgentChange, AgentStanding, needs_op=True),
     "agent.uncordon": Method(AgentChange, AgentStanding, needs_op=True),
     "agent.drain": Method(AgentDrain, AgentStanding, needs_op=True),
+    "token.revoke": Method(TokenRevoke, TokenRevoked),
+    "token.check": Method(TokenCheck, TokenChecked),
 }
 """Every method. Of those that change something and need no `op`, `run.submit` has its key, an artifact its number, and
-what is said of a queue may be said again."""
+what is said of a queue or a token may be said again."""

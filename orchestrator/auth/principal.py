@@ -38,6 +38,7 @@ class Principal:
         agents: ids of agents that it may identify as; `ANY_AGENT` stands for all.
         expires_s: when it ends, in seconds since the epoch of Unix.
         id: `jti`.
+        issued_s: `iat`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Principal:
     agents: frozenset[str]
     expires_s: int
     id: str
+    issued_s: int = 0
 
     def may_be(self, agent_id: str) -> bool:
         """Whether it may identify as this agent."""

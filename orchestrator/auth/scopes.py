@@ -38,6 +38,8 @@ class Action(StrEnum):
     """Put a run on a queue."""
     CONTROL = "control"
     """Change a run or an agent from outside."""
+    REVOKE = "revoke"
+    """Take tokens, agents and keys back."""
     PUBLISH_AGENT = "publish:agent"
     """Append to an agent's log."""
     PUBLISH_RUN = "publish:run"

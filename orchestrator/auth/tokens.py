@@ -190,6 +190,7 @@ def _read(claims: Any) -> Principal:
             agents=frozenset(agents),
             expires_s=claims["exp"],
             id=claims["jti"],
+            issued_s=claims["iat"],
         )
     except InvalidName as fault:
         raise TokenRefused(f"the token names what is no name: {fault}") from fault

@@ -44,6 +44,7 @@ __all__ = [
     "queue",
     "queue_terms",
     "queues",
+    "revoked",
     "schedule",
     "schedules",
     "stream",
@@ -92,6 +93,7 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:leases",
     f"{PREFIX}:{{p??}}:timers",
     f"{PREFIX}:{{p??}}:ended",
+    f"{PREFIX}:{{p??}}:revoked",
 )
 """Patterns (as of `fnmatch`) of the keys that never expire. Every other key has a time to live."""
 
@@ -216,6 +218,11 @@ def timers(partition: int) -> str:
 def ended(partition: int) -> str:
     """ZSET `namespace/run` of the runs that are over -> when each is deleted, in ms."""
     return _key(partition, "ended")
+
+
+def revoked(partition: int) -> str:
+    """HASH `namespace/subject/id` -> that a token, a name, an agent or a key is revoked; all lie in one partition."""
+    return _key(partition, "revoked")
 
 
 def schedules(partition: int, namespace: str) -> str:

@@ -144,6 +144,16 @@ async def test_work_flows_between_all_the_workers() -> None:
         assert (await get(hub, "/healthz")).startswith("ok")
 
 
+async def test_what_is_revoked_at_one_worker_ends_at_all() -> None:
+    async with deadline(80), Fleet() as fleet, AsyncExitStack() as stack:
+        hub = await fleet.hub(options=THREE)
+        await eventually(lambda: len(pids(hub)) == WORKERS - 1)
+        peers = list((await meet_all(hub, stack)).values())
+        await peers[0].result("token.revoke", name="local")
+        async with deadline(1):
+            assert [await peer.closed() for peer in peers] == [CloseCode.REVOKED] * WORKERS
+
+
 async def test_a_worker_that_is_killed_is_replaced_and_its_agents_go_on_elsewhere() -> None:
     async with deadline(80), Fleet() as fleet, AsyncExitStack() as stack:
         hub = await fleet.hub(options=THREE)

@@ -45,6 +45,7 @@ async def use_everything(store: RedisStore) -> None:
         SortedAdd(keys.leases(partition), "default/r", 1),
         SortedAdd(keys.timers(partition), "default/r", 1),
         SortedAdd(keys.ended(partition), "default/r", 1),
+        HashSet(keys.revoked(partition), {"version": "1"}),
     )
     await done(store, commit(ops=ops, partition=partition))
     await store.hash_put(keys.AGENTS, {"default/a1": "{}"})

@@ -51,6 +51,7 @@ class _Doorless(Hub):
         store = await self._open_store()
         await self._stack.enter_async_context(self._tasks)
         self._build(store, TOKENS)
+        await self.services.revocations.load()
         self.url = self.hub_id
 
     def _withdraw(self) -> None:

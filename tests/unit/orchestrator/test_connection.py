@@ -13,6 +13,7 @@ import pytest
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
 from orchestrator.auth.principal import ANY_AGENT, Principal
+from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
 from orchestrator.connection import Connection
 from orchestrator.core import attempts, runs
@@ -99,7 +100,7 @@ class Desk:
         reading = Reading(line, registry)
         querying, waiting = Querying(line, reading, registry, peers, self.spawn), Waiting(line, reading)
         shared = (line, greeting, tokens, peers, registry, work, Artifacts(line, settings.limits), methods)
-        self.hub = Services(settings, *shared, querying, waiting, Acks(line), Counters(), self.spawn)
+        self.hub = Services(settings, *shared, querying, waiting, Acks(line), Revocations(line), Counters(), self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []
 

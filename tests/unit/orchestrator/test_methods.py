@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from orchestrator.artifacts import Artifacts
+from orchestrator.auth.revocation import Revocations
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.methods import Methods
@@ -38,7 +39,8 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     querying = Querying(line, reading, registry, Peers(1_000), asyncio.ensure_future)
     artifacts = Artifacts(line, DEFAULT_LIMITS)
     waiting = Waiting(line, reading)
-    methods = Methods(line, reading, registry, schedules, dispatch, querying, artifacts, waiting, 1_000)
+    others = (querying, artifacts, waiting, Revocations(line))
+    methods = Methods(line, reading, registry, schedules, dispatch, *others, 1_000)
     scopes = frozenset({"operator"})
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

@@ -88,6 +88,9 @@ PUBLIC = {
         BURST_MAX RATE_PER_MS_MAX Bucket ConcurrencyKey KeyInfo QueueDead QueueGet QueueInfo QueueList
         QueueListed QueuePurge QueuePurged QueueRetried QueueRetry QueueSet Rate Share
     """,
+    "requests_tokens": """
+        TokenCheck TokenChecked TokenId TokenRevoke TokenRevoked
+    """,
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
     """,

@@ -1,0 +1,46 @@
+"""What a hub leaves in its data directory for this machine's user: where it is, and a token to come with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+
+from orchestrator.auth.principal import ANY_AGENT, Grant
+from orchestrator.auth.scopes import Scope
+from orchestrator.auth.tokens import Tokens
+from orchestrator.files import replace_file
+
+__all__ = ["HUB_FILE", "TOKEN_FILE", "announce", "leave_token", "withdraw"]
+
+HUB_FILE = "hub.json"
+TOKEN_FILE = "local.token"  # noqa: S105 - the name of a file
+LOCAL_NAME = "local"
+LOCAL_TOKEN_TTL_S = 365 * 24 * 3600
+
+
+def announce(data: Path, url: str, workers: int, tokens: Tokens) -> None:
+    """Write down where the hub is and a token for this machine's user."""
+    leave_token(data, tokens)
+    place = {"url": url, "pid": os.getpid()}
+    if workers > 1:
+        place["workers"] = workers
+    replace_file(data / HUB_FILE, (json.dumps(place) + "\n").encode(), 0o644)
+
+
+def leave_token(data: Path, tokens: Tokens) -> None:
+    """Write a new token for this machine's user in the place of the old one."""
+    grant = Grant(LOCAL_NAME, "default", frozenset({Scope.OPERATOR, Scope.AGENT}), frozenset({ANY_AGENT}))
+    token = tokens.issue(grant, now_s=int(time.time()), ttl_s=LOCAL_TOKEN_TTL_S, token_id=secrets.token_hex(8))
+    replace_file(data / TOKEN_FILE, token.encode(), 0o600)
+
+
+def withdraw(data: Path, url: str) -> None:
+    """Take back the note of where the hub is, unless another hub has written its own."""
+    path = data / HUB_FILE
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text()).get("url") == url:
+            path.unlink()
