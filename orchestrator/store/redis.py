@@ -123,7 +123,9 @@ class RedisStore:
         """Do a commit, together with what else waits for its partition (see `Store.commit`)."""
         lane = self._lanes.get(commit.partition)
         if lane is None:
-            lane = self._lanes[commit.partition] = Lane(commit.partition, self._hub, self._writes.send)
+            lane = self._lanes[commit.partition] = Lane(
+                commit.partition, self._hub, self._writes.send, lambda: self._wakes.listening
+            )
         return await lane.commit(commit)
 
     async def trim(self, log: LogName, keep_from: int) -> Position | None:

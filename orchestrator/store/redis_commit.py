@@ -42,17 +42,25 @@ class _Waiting:
 class Lane:
     """The commits of one partition, in order. Not for use from more than one event loop."""
 
-    def __init__(self, partition: int, hub: str, send: Callable[[bytes], asyncio.Future[list[Any]]]) -> None:
+    def __init__(
+        self,
+        partition: int,
+        hub: str,
+        send: Callable[[bytes], asyncio.Future[list[Any]]],
+        listens: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Make a lane.
 
         Args:
             partition: whose commits it takes.
             hub: named in the wake hints.
             send: sends a packed call; `Line.send`.
+            listens: tells whether this hub hears the wake hints, its own among them.
         """
         self._partition = partition
         self._hub = hub
         self._send = send
+        self._listens = listens
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._batch: list[_Waiting] = []
@@ -86,7 +94,7 @@ class Lane:
             return
         commits = [waiting.commit for waiting in self._batch]
         try:
-            self._keys, self._payload = encode_batch(commits, self._hub, self._partition)
+            self._keys, self._payload = encode_batch(commits, self._hub, self._listens(), self._partition)
         except (TypeError, ValueError, OverflowError) as fault:  # a bug of a caller's; the lane must go on
             self._fail(fault)
             self._start()

@@ -55,10 +55,11 @@ class _KeyTable(dict[str, int]):
         return index
 
 
-def encode_batch(commits: Sequence[Commit], hub: str, partition: int) -> tuple[list[bytes], bytes]:
-    """Return the declared keys and the payload of one call."""
+def encode_batch(commits: Sequence[Commit], hub: str, listens: bool, partition: int) -> tuple[list[bytes], bytes]:
+    """Return the declared keys and the payload of one call; `listens`: the hub hears the wake channel itself."""
     table = _KeyTable()
-    payload = (hub, keys.wake(partition), PRODUCER_TTL_MS, [_encode_commit(commit, table) for commit in commits])
+    batch = [_encode_commit(commit, table) for commit in commits]
+    payload = (hub, listens, keys.wake(partition), PRODUCER_TTL_MS, batch)
     packed = pack_script_arguments(payload)
     return [key.encode() for key in table], packed
 

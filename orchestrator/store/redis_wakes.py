@@ -25,11 +25,16 @@ _PARTITIONS = {keys.wake(partition).encode(): partition for partition in range(P
 
 
 class WakeChannel:
-    """Subscribes, yields other hubs' hints and letters, and subscribes again when the connection breaks."""
+    """Subscribes, yields other hubs' hints and letters, and subscribes again when the connection breaks.
+
+    Attributes:
+        listening: the server has this hub among those who listen, as far as is known.
+    """
 
     def __init__(self, url: str, hub: str) -> None:
         self._url = url
         self._hub = hub
+        self.listening = False
         self._letters = keys.letters(hub).encode()
         self._closed = asyncio.Event()
         self._connection: AbstractConnection | None = None
@@ -53,12 +58,15 @@ class WakeChannel:
                 await connection.send_packed_command([command], check_health=False)
                 while True:
                     message = await connection.read_response(timeout=math.inf)
-                    if message[0] == b"smessage" and (wake := self._read(message)) is not None:
+                    if message[0] == b"ssubscribe":
+                        self.listening = message[2] > len(_PARTITIONS)
+                    elif message[0] == b"smessage" and (wake := self._read(message)) is not None:
                         yield wake
             except (RedisError, OSError):
                 await self._rest()
             finally:
                 self._connection = None
+                self.listening = False
                 await disconnect(connection)
 
     def _read(self, message: list[bytes]) -> Wake | Letter | None:

@@ -2,7 +2,7 @@
 -- Do a batch of commits of one partition, each whole or not at all, in the order given.
 --
 -- KEYS     every key that the batch reads or writes; ARGV[1] refers to them by index, from 1
--- ARGV[1]  msgpack {hub, channel, producer_ttl_ms, {commit, ...}}
+-- ARGV[1]  msgpack {hub, whether it listens to the channel itself, channel, producer_ttl_ms, {commit, ...}}
 --   commit    {id, {guard...}, {append...}, {op...}, {hint...}}
 --   guard     {key, field, expected or false}   {key, false, how many fields it has fewer than}
 --             {key, false, how many fields it has at least, true}   {key, true, every_us, burst} a token is there
@@ -33,7 +33,7 @@ local call, sha1hex, pack = redis.call, redis.sha1hex, cmsgpack.pack
 local format, sub, find, match = string.format, string.sub, string.find, string.match
 
 local request = cmsgpack.unpack(ARGV[1])
-local hub, channel, producer_ttl_ms, commits = request[1], request[2], request[3], request[4]
+local hub, listens, channel, producer_ttl_ms, commits = request[1], request[2], request[3], request[4], request[5]
 
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -382,7 +382,8 @@ written()
 if not ok then
   return redis.error_reply('FLSCRIPT ' .. tostring(type(outcomes) == 'table' and outcomes.err or outcomes))
 end
-if next(heads) or #hints > 0 then
+-- A hub that has the deployment to itself need not be told of what it did: that costs it a wake-up for every commit.
+if (next(heads) or #hints > 0) and call('PUBSUB', 'SHARDNUMSUB', channel)[2] > (listens and 1 or 0) then
   local flat = {}
   for name, head in pairs(heads) do
     flat[#flat + 1] = name

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from orchestrator.store import keys
-from orchestrator.store.base import Letter, Store, Wake
+from orchestrator.store.base import Durability, Letter, Store, Wake
 from orchestrator.store.redis import RedisStore
 from protocol.codec import pack_script_arguments
 from protocol.ids import partition_of
@@ -125,6 +125,35 @@ async def test_hints_come_again_after_the_server_was_away(server: StoreServer, r
         await _knock_raw(server, heard, "after")
 
     assert {hint for wake in heard for hint in wake.hints} == {"after"}
+
+
+async def test_a_hub_that_is_alone_is_not_told_of_what_it_does(server: StoreServer, redis_store: RedisStore) -> None:
+    other = RedisStore(server.url, Durability.MEMORY, "hub-other")
+    async with hearing(redis_store) as own:
+        await _knock_raw(server, own, "hello")
+        before = await _told(server)
+        await done(redis_store, commit(append(LOG, b"1"), hints=("said",)))
+        assert await _told(server) == before
+        await other.open()
+        async with hearing(other) as heard:
+            await knock(redis_store, heard)
+        await other.close()
+    assert await _told(server) > before
+
+
+async def test_others_are_told_while_a_hub_does_not_listen_itself(server: StoreServer, redis_store: RedisStore) -> None:
+    other = RedisStore(server.url, Durability.MEMORY, "hub-other")
+    await other.open()
+    async with hearing(other) as heard:
+        await knock(redis_store, heard)
+    await other.close()
+
+
+async def _told(server: StoreServer) -> int:
+    """Return how many hints the server has passed on, or tried to."""
+    stats = (await server.command("INFO", "commandstats")).decode()
+    (line,) = (line for line in stats.splitlines() if line.startswith("cmdstat_spublish:"))
+    return int(line.partition("calls=")[2].partition(",")[0])
 
 
 def _publish(hint: str) -> tuple[bytes | str, ...]:
