@@ -263,7 +263,7 @@ class Connection:
     async def _on_identify(self, frame: Identify) -> None:
         token, self._token = frame.token or self._token, None
         try:
-            opened = await open_session(self._hub, self, frame, token)
+            opened = await open_session(self._hub, self, frame, token, self._socket.nonce)
             if isinstance(opened, Opened):
                 self._ready(frame, opened)
             else:

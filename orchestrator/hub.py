@@ -26,6 +26,7 @@ import structlog
 from orchestrator.acks import Acks
 from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, withdraw
 from orchestrator.artifacts import Artifacts
+from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.keys import load_signing_key
 from orchestrator.auth.revocation import Revocations, enforce
 from orchestrator.auth.tokens import Tokens
@@ -44,7 +45,7 @@ from orchestrator.retention import Retention
 from orchestrator.schedules import Schedules
 from orchestrator.server import Server, bind
 from orchestrator.services import Services
-from orchestrator.settings import Settings
+from orchestrator.settings import EnrolAccept, Settings
 from orchestrator.store.base import Letter, Store, StoreError, Wake
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
@@ -191,8 +192,10 @@ class Hub:
         )
         acks = Acks(line)
         greeting = Greeting(settings, line)
-        shared = (line, greeting, tokens, peers, registry, work, artifacts, methods, querying, waiting, acks)
-        self.services = Services(settings, *shared, revocations, counters, self._spawn)
+        enrolment = Enrolment(line, tokens, revocations, asks=settings.enrol_accept is EnrolAccept.MANUAL)
+        known = (line, greeting, tokens, enrolment, peers, registry)
+        shared = (*known, work, artifacts, methods, querying, waiting, acks, revocations, counters)
+        self.services = Services(settings, *shared, self._spawn)
         revocations.on_change = partial(enforce, self.services)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line), self._worker)

@@ -22,6 +22,7 @@ from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_body, check_kind, unavailable_code
 from orchestrator.dispatch import Dispatch
 from orchestrator.kept import KeptAnswers
+from orchestrator.keyring import Keyring
 from orchestrator.line import Line
 from orchestrator.peers import Peer
 from orchestrator.querying import Querying
@@ -149,6 +150,7 @@ class Methods:
             **artifacts.methods,
             **revocations.methods,
             **Queueing(line, registry, reading, dispatch).methods,
+            **Keyring(line, revocations).methods,
             **Scheduling(line, schedules, self._kept, body_bytes_max).methods,
         }
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from orchestrator.auth.principal import Principal
+from orchestrator.auth.principal import NEVER_S, Principal
 from orchestrator.auth.revocation import why_ended
 from orchestrator.auth.scopes import may_open
-from orchestrator.auth.tokens import TokenRefused, claimed_namespace
+from orchestrator.auth.tokens import TokenRefused
 from orchestrator.core import sessions
 from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.core.standing import Standing
@@ -27,7 +27,7 @@ from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
-from protocol.errors import InvalidName, RemoteProtocolError
+from protocol.errors import RemoteProtocolError
 from protocol.frames import (
     AttemptClaim,
     AttemptVerdict,
@@ -38,7 +38,7 @@ from protocol.frames import (
     Subscribe,
     SubscriptionVerdict,
 )
-from protocol.ids import LogKind, LogName
+from protocol.ids import LogName
 
 if TYPE_CHECKING:
     from orchestrator.connection import Connection
@@ -73,30 +73,36 @@ class Opened:
             principal=peer.principal,
             namespace=peer.namespace,
             scopes=tuple(sorted(peer.scopes)),
-            expires_ms=self.expires_s * 1000,
+            expires_ms=None if self.expires_s >= NEVER_S else self.expires_s * 1000,
             subscriptions=self.subscriptions,
             attempts=self.attempts,
         )
 
 
-async def open_session(hub: Services, connection: Connection, frame: Identify, token: str | None) -> Opened | Denied:
-    """Open the session that a peer asks for.
+async def open_session(
+    hub: Services, connection: Connection, frame: Identify, token: str | None, nonce: bytes
+) -> Opened | Denied:
+    """Open the session that a peer asks for, on the connection that was given this nonce.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    meta = await _left(hub, frame, token)
-    principal = _authenticate(hub, frame, token, meta)
-    if isinstance(principal, Denied):
-        return principal
+    known_as = await hub.enrolment.identify(frame, token, nonce, int(time.time()))
+    if isinstance(known_as, Denied):
+        return known_as
+    principal = known_as.principal
+    denied = _permit(hub, frame, principal, known_as.key)
+    if denied is not None:
+        return denied
     peer = _peer(connection, frame, principal, hub.settings.limits.attempts_max)
+    peer.key = known_as.key
     attempts: tuple[AttemptVerdict, ...] = ()
     resumed = frame.session is not None
     connection.follows = follows = Follows(hub, connection, peer)
     joined = follows.join(_once(frame.subscriptions))  # first, so that they are given what the fence appends
     known: dict[LogName, Known] = {}
     if peer.role is Role.AGENT:
-        previous = await _fence(hub.line, peer, hub.tokens.mark(token or ""), meta, known)
+        previous = await _fence(hub.line, peer, known_as.mark, known_as.meta, known)
         if isinstance(previous, Denied):
             return previous
         resumed = frame.session == previous
@@ -183,8 +189,10 @@ def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
     """Take a new token for an open session; return until when it is good.
 
     Raises:
-        RemoteProtocolError: the token is not valid, is somebody else's, or was revoked.
+        RemoteProtocolError: the token is not valid, is somebody else's, or was revoked; or a key let the peer in.
     """
+    if peer.key:
+        raise RemoteProtocolError(CloseCode.FORBIDDEN, "a key let this session in: there is no token to refresh")
     try:
         principal = hub.tokens.verify(token, now_s)
     except TokenRefused as fault:
@@ -211,35 +219,18 @@ async def _close(line: Line, peer: Peer, reason: str) -> None:
         log_.debug("disconnect_not_stored", agent=peer.id, reason=str(fault))
 
 
-async def _left(hub: Services, frame: Identify, token: str | None) -> dict[str, str] | None:
-    """Return how the log of an agent was left by the session before. Nobody is told before the token is verified."""
-    namespace = claimed_namespace(token) if token and frame.role is Role.AGENT else None
-    if namespace is None:
-        return None
-    try:
-        log = LogName.parse(f"{LogKind.AGENT.value}/{frame.id}", namespace)
-    except InvalidName:
-        return None
-    return await hub.line.store.meta(log)
-
-
-def _authenticate(hub: Services, frame: Identify, token: str | None, meta: dict[str, str] | None) -> Principal | Denied:
-    if not token:
-        return Denied(CloseCode.UNAUTHENTICATED, "no token: send it in the Authorization header or in identify")
-    try:
-        principal = hub.tokens.verify(token, int(time.time()), (meta or {}).get(sessions.MARK_FIELD))
-    except TokenRefused as fault:
-        return Denied(CloseCode.UNAUTHENTICATED, str(fault))
+def _permit(hub: Services, frame: Identify, principal: Principal, key: str | None) -> Denied | None:
+    """Decide whether a peer that is known, by this key if any, may have the session that it asks for."""
     denied = sessions.judge(frame, principal)
     if denied is not None:
         return denied
-    why = hub.revocations.why(principal, frame.id if frame.role is Role.AGENT else None)
+    why = hub.revocations.why(principal, frame.id if frame.role is Role.AGENT else None, key)
     if why is not None:
         return Denied(CloseCode.REVOKED, why)
     limits = hub.settings.limits
     if len(frame.attempts) > limits.attempts_max:
         return Denied(CloseCode.LIMIT_EXCEEDED, f"{len(frame.attempts)} attempts; the limit is {limits.attempts_max}")
-    return principal
+    return None
 
 
 def _peer(connection: Connection, frame: Identify, principal: Principal, attempts_max: int) -> Peer:

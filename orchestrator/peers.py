@@ -41,7 +41,7 @@ class Peer:
         instance: the process.
         session: id of the session.
         fence: of the session; grows with every open of the same agent id.
-        scopes: what the token permits.
+        scopes: what its token or key permits.
         queues: that the agent serves, handlers by name, slots that it has.
         held: attempts that it holds, by run.
         doubted: runs that its last heartbeat listed, with their fences, of which this hub knows no attempt.
@@ -49,7 +49,8 @@ class Peer:
         load: how busy it says it is, from 0 to 1, where it does; `since_ms` is when its session opened.
         leaving: it is about to close; it is given no more work.
         standing: what is said of the agent.
-        bearer: what its token says; `key` is the fingerprint of the key that it proved to hold, if it did.
+        bearer: what its token, or the record of its key, says.
+        key: fingerprint of the key that it proved to hold, if it did.
     """
 
     namespace: str

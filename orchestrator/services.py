@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
+from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
 from orchestrator.greeting import Greeting
@@ -42,6 +43,7 @@ class Services:
     line: Line
     greeting: Greeting
     tokens: Tokens
+    enrolment: Enrolment
     peers: Peers
     registry: Registry
     work: Work

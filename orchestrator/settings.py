@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from protocol.errors import FleetlineError
 from protocol.frames.part import SPAN_MS_MAX
 from protocol.limits import DEFAULT_LIMITS, Limits
 
-__all__ = ["CONFIG_NAME", "WORKERS_MAX", "Loaded", "Settings", "SettingsInvalid", "data_dir", "load"]
+__all__ = ["CONFIG_NAME", "WORKERS_MAX", "EnrolAccept", "Loaded", "Settings", "SettingsInvalid", "data_dir", "load"]
 
 ENV_PREFIX = "FLEETLINE_"
 CONFIG_ENV = "FLEETLINE_CONFIG"
@@ -33,6 +34,15 @@ WORKERS_MAX = 64
 BEATS_A_LEASE = 3
 """A lease outlives at least this many heartbeats, so that one lost heartbeat loses no lease."""
 STORE_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class EnrolAccept(StrEnum):
+    """What it takes for a new key to be accepted."""
+
+    JOIN = "join"
+    """A join token is enough."""
+    MANUAL = "manual"
+    """An operator accepts each key."""
 
 
 class SettingsInvalid(FleetlineError):
@@ -118,6 +128,9 @@ class Settings(BaseSettings):
         ge=0,
         le=SPAN_MS_MAX // 1000,
         description="how long any run is kept at least: a submit that is sent again finds it by its key",
+    )
+    enrol_accept: EnrolAccept = Field(
+        EnrolAccept.JOIN, description="who accepts a new key: join (a join token is enough), or manual (an operator)"
     )
     log_level: str = Field("info", description="debug, info, warning or error")
     limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")

@@ -22,6 +22,7 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 4004
     OVERLOADED = 4005
     TOKEN_EXPIRED = 4006
+    KEY_PENDING = 4007
 
     MALFORMED = 4500
     TOO_LARGE = 4501
@@ -35,6 +36,8 @@ class CloseCode(IntEnum):
     ACK_AHEAD = 4509
     LIMIT_EXCEEDED = 4510
     REVOKED = 4511
+    KEY_REFUSED = 4512
+    KEY_REVOKED = 4513
 
 
 _EXPLANATIONS = {
@@ -45,6 +48,7 @@ _EXPLANATIONS = {
     CloseCode.INTERNAL_ERROR: "the hub failed on this session; reconnect, and report its log",
     CloseCode.OVERLOADED: "the hub has no room for another session now; reconnect later",
     CloseCode.TOKEN_EXPIRED: "the token ran out; reconnect with a new one",
+    CloseCode.KEY_PENDING: "the key waits until an operator accepts it; reconnect after some seconds",
     CloseCode.MALFORMED: "the bytes are not msgpack of the allowed form",
     CloseCode.TOO_LARGE: "a message, a frame or its nesting is over the announced limit",
     CloseCode.UNKNOWN_FRAME: "the frame's type is not known",
@@ -57,6 +61,8 @@ _EXPLANATIONS = {
     CloseCode.ACK_AHEAD: "the peer acknowledged what it was never sent",
     CloseCode.LIMIT_EXCEEDED: "the peer went past a limit that the hub announced",
     CloseCode.REVOKED: "the token, the agent or its key was revoked; get a new token, or enrol again",
+    CloseCode.KEY_REFUSED: "an operator rejected the key, or the name has another key",
+    CloseCode.KEY_REVOKED: "the key was revoked; the name needs a new one",
 }
 
 
@@ -99,6 +105,7 @@ class ErrorCode(StrEnum):
     NO_REPLY = "no_reply"
     NAME_CONFLICT = "name_conflict"
     LIMIT_REACHED = "limit_reached"
+    KEY_STATE = "key_state"
     FORBIDDEN = "forbidden"
     STORE_FULL = "store_full"
     UNAVAILABLE = "unavailable"

@@ -28,6 +28,7 @@ from protocol.requests_agents import (
     AgentSend,
     AgentStanding,
 )
+from protocol.requests_keys import KeyChange, KeyList, KeyListed, PeerKey, RefusedKey
 from protocol.requests_queues import (
     Bucket,
     ConcurrencyKey,
@@ -70,7 +71,10 @@ __all__ = [
     "AgentStanding",
     "Bucket",
     "DeadLetters",
+    "KeyChange",
     "KeyInfo",
+    "KeyList",
+    "KeyListed",
     "LogGet",
     "LogInfo",
     "LogList",
@@ -78,6 +82,7 @@ __all__ = [
     "LogRead",
     "LogReadPage",
     "Method",
+    "PeerKey",
     "Place",
     "ProducerOpen",
     "ProducerOpened",
@@ -92,6 +97,7 @@ __all__ = [
     "QueueRetry",
     "QueueSet",
     "Rate",
+    "RefusedKey",
     "RunAnswer",
     "RunAnswered",
     "RunCancel",
@@ -379,6 +385,10 @@ METHODS: dict[str, Method] = {
     "agent.drain": Method(AgentDrain, AgentStanding, needs_op=True),
     "token.revoke": Method(TokenRevoke, TokenRevoked),
     "token.check": Method(TokenCheck, TokenChecked),
+    "key.list": Method(KeyList, KeyListed),
+    "key.accept": Method(KeyChange, PeerKey),
+    "key.reject": Method(KeyChange, PeerKey),
+    "key.revoke": Method(KeyChange, PeerKey),
 }
 """Every method. Of those that change something and need no `op`, `run.submit` has its key, an artifact its number, and
-what is said of a queue or a token may be said again."""
+what is said of a queue, a token or a key may be said again."""

@@ -1,13 +1,19 @@
-"""Who somebody is, as a token says it."""
+"""Who somebody is, as a token or the record of a key says it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ANY_AGENT", "Grant", "Principal"]
+__all__ = ["ANY_AGENT", "NEVER_S", "USES_MAX", "Grant", "Join", "Principal"]
 
 ANY_AGENT = "*"
 """Stands for all ids of agents."""
+
+NEVER_S = 2**40
+"""When a principal ends that has no end, in seconds since the epoch of Unix."""
+
+USES_MAX = 10_000
+"""For how many keys a join token can be good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +25,36 @@ class Grant:
         namespace: what it is for.
         scopes: see `orchestrator.auth.scopes`.
         agents: ids of agents, or `ANY_AGENT` among them.
+        uses: of a join token, for how many keys it is good; 0 for any other. What it permits then belongs to those
+            who enrol with it, and `agents` may hold patterns: ids that end in `*`.
     """
 
     name: str
     namespace: str
     scopes: frozenset[str]
     agents: frozenset[str] = frozenset()
+    uses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """What a join token is for: what whoever enrols with it may do, and for how many keys it is good.
+
+    Attributes:
+        scopes: what the holder of the key may do from then on.
+        agents: ids of agents, or how they begin and a `*`.
+        uses: for how many keys.
+    """
+
+    scopes: frozenset[str]
+    agents: frozenset[str]
+    uses: int
+
+    def fits(self, agent_id: str) -> bool:
+        """Whether it is for this agent."""
+        return any(
+            agent_id.startswith(each[:-1]) if each.endswith(ANY_AGENT) else agent_id == each for each in self.agents
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +67,9 @@ class Principal:
         scopes: what it permits.
         agents: ids of agents that it may identify as; `ANY_AGENT` stands for all.
         expires_s: when it ends, in seconds since the epoch of Unix.
-        id: `jti`.
+        id: `jti`, or the fingerprint of the key that it holds.
         issued_s: `iat`.
+        join: set where the token is a join token, which permits nothing else.
     """
 
     name: str
@@ -48,6 +79,7 @@ class Principal:
     expires_s: int
     id: str
     issued_s: int = 0
+    join: Join | None = None
 
     def may_be(self, agent_id: str) -> bool:
         """Whether it may identify as this agent."""

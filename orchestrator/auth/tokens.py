@@ -22,7 +22,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from orchestrator.auth.principal import ANY_AGENT, Grant, Principal
+from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join, Principal
 from orchestrator.auth.scopes import Scope
 from protocol.errors import FleetlineError, InvalidName
 from protocol.ids import check_name
@@ -74,16 +74,12 @@ class Tokens:
         """
         check_name(grant.name)
         check_name(grant.namespace)
-        agents: str | list[str] = sorted(map(check_name, grant.agents - {ANY_AGENT}))
-        if ANY_AGENT in grant.agents:
-            agents = ANY_AGENT
         claims = {
             "iss": PARTY,
             "aud": PARTY,
             "sub": grant.name,
             "ns": grant.namespace,
-            "scopes": sorted(Scope(scope).value for scope in grant.scopes),
-            "agents": agents,
+            **_permits(grant),
             "iat": now_s,
             "exp": now_s + ttl_s,
             "jti": token_id,
@@ -131,6 +127,20 @@ class Tokens:
         self._verified[str(token)] = principal
         if len(self._verified) > VERIFIED_MAX:
             self._verified.popitem(last=False)
+
+
+def _permits(grant: Grant) -> dict[str, Any]:
+    """Return the claims that say what a token is for. A join token permits nothing itself, whoever reads it."""
+    scopes = sorted(Scope(scope).value for scope in grant.scopes)
+    if grant.uses:
+        if grant.uses > USES_MAX:
+            raise ValueError(f"a join token is good for {USES_MAX} keys at most, not {grant.uses}")
+        agents = sorted(grant.agents)
+        for each in agents:
+            check_name(each.removesuffix(ANY_AGENT) if each != ANY_AGENT else "any")
+        return {"scopes": [], "agents": [], "join": {"scopes": scopes, "agents": agents, "uses": grant.uses}}
+    named = sorted(map(check_name, grant.agents - {ANY_AGENT}))
+    return {"scopes": scopes, "agents": ANY_AGENT if ANY_AGENT in grant.agents else named}
 
 
 def claimed_namespace(token: str) -> str | None:
@@ -191,6 +201,21 @@ def _read(claims: Any) -> Principal:
             expires_s=claims["exp"],
             id=claims["jti"],
             issued_s=claims["iat"],
+            join=_join(claims["join"]) if "join" in claims else None,
         )
     except InvalidName as fault:
         raise TokenRefused(f"the token names what is no name: {fault}") from fault
+
+
+def _join(claim: Any) -> Join:
+    """Return what a join token is for.
+
+    Raises:
+        TokenRefused: its claim is none.
+    """
+    said = claim if isinstance(claim, dict) else {}
+    scopes, agents, uses = said.get("scopes"), said.get("agents"), said.get("uses")
+    words_fit = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (scopes, agents))
+    if not words_fit or type(uses) is not int or not 1 <= uses <= USES_MAX:
+        raise TokenRefused("the token's claims do not have the types of a join token's claims")
+    return Join(frozenset(scopes or ()), frozenset(agents or ()), uses)

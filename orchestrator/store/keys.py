@@ -29,6 +29,8 @@ __all__ = [
     "freed",
     "held",
     "idempotency",
+    "identities",
+    "joins",
     "keyed",
     "later",
     "leases",
@@ -90,6 +92,7 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:children:*",
     f"{PREFIX}:{{p??}}:schedules:*",
     f"{PREFIX}:{{p??}}:schedule:*",
+    f"{PREFIX}:{{p??}}:identities:*",
     f"{PREFIX}:{{p??}}:leases",
     f"{PREFIX}:{{p??}}:timers",
     f"{PREFIX}:{{p??}}:ended",
@@ -233,6 +236,16 @@ def schedules(partition: int, namespace: str) -> str:
 def schedule(partition: int, namespace: str, name: str) -> str:
     """HASH of a schedule: its terms, when it is due next, what it made last."""
     return _key(partition, "schedule", namespace, name)
+
+
+def identities(partition: int, namespace: str) -> str:
+    """HASH `agent/ID` or `client/NAME` -> what is known of its key, JSON: of a namespace, all in one partition."""
+    return _key(partition, "identities", namespace)
+
+
+def joins(partition: int, namespace: str, token_id: str) -> str:
+    """HASH `agent/ID FINGERPRINT` -> when, in ms: the keys that a join token was used for. It lives as the token."""
+    return _key(partition, "joins", namespace, token_id)
 
 
 def held(partition: int, namespace: str, agent: str) -> str:

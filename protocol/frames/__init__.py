@@ -33,7 +33,19 @@ from protocol.frames.following import (
 )
 from protocol.frames.part import Digest, Name, Part, Span, UInt
 from protocol.frames.publishing import Nack, Puback, Publish
-from protocol.frames.session import Bye, Error, Goaway, Heartbeat, Hello, Identify, Ready, Refresh, Refreshed, Role
+from protocol.frames.session import (
+    Bye,
+    Error,
+    Goaway,
+    Heartbeat,
+    Hello,
+    Identify,
+    Proof,
+    Ready,
+    Refresh,
+    Refreshed,
+    Role,
+)
 from protocol.frames.work import (
     Assign,
     AttemptClaim,
@@ -70,6 +82,7 @@ __all__ = [
     "Name",
     "Part",
     "Probe",
+    "Proof",
     "Puback",
     "Publish",
     "Query",

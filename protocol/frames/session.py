@@ -16,7 +16,25 @@ from protocol.frames.work import AttemptClaim, AttemptVerdict, HandlerSpec, Held
 from protocol.limits import Limits
 from protocol.selector import LABELS_MAX
 
-__all__ = ["Bye", "Error", "Goaway", "Heartbeat", "Hello", "Identify", "Ready", "Refresh", "Refreshed", "Role"]
+__all__ = [
+    "PUBLIC_KEY_BYTES",
+    "SIGNATURE_BYTES",
+    "Bye",
+    "Error",
+    "Goaway",
+    "Heartbeat",
+    "Hello",
+    "Identify",
+    "Proof",
+    "Ready",
+    "Refresh",
+    "Refreshed",
+    "Role",
+]
+
+PUBLIC_KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+"""Of Ed25519."""
 
 
 class Role(StrEnum):
@@ -44,6 +62,18 @@ class Hello(Part):
     store_ms: UInt
 
 
+class Proof(Part):
+    """That a peer holds a key: what it signs is in `protocol.proof`.
+
+    `name` is whose key it is: the agent's id, or the client's name.
+    """
+
+    namespace: Name
+    name: Name
+    key: Annotated[bytes, Field(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    signature: Annotated[bytes, Field(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+
 class Identify(Part):
     """peer -> hub: who it is, what it follows and what it holds.
 
@@ -57,6 +87,7 @@ class Identify(Part):
     id: Name
     instance: Name
     token: str | None = None
+    proof: Proof | None = None
     session: Name | None = None
     labels: Annotated[dict[Name, Name], Field(max_length=LABELS_MAX)] = {}
     queues: Annotated[tuple[Name, ...], Field(max_length=256)] = ()

@@ -78,9 +78,10 @@ class World:
         namespace: str = "default",
         agents: tuple[str, ...] = (),
         ttl_s: int = 60,
+        uses: int = 0,
     ) -> str:
-        """Issue a token of this deployment."""
-        grant = Grant(name, namespace, frozenset(scopes), frozenset(agents))
+        """Issue a token of this deployment; with `uses` a join token."""
+        grant = Grant(name, namespace, frozenset(scopes), frozenset(agents), uses)
         tokens = Tokens(load_signing_key(self.data))
         return tokens.issue(grant, now_s=int(time.time()), ttl_s=ttl_s, token_id=secrets.token_hex(4))
 

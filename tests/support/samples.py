@@ -25,6 +25,7 @@ from protocol.frames import (
     Lost,
     Nack,
     Probe,
+    Proof,
     Puback,
     Publish,
     Query,
@@ -119,6 +120,13 @@ SAMPLES: dict[str, Frame] = {
         handlers=(HandlerSpec(name="review", recover=Recover.JOURNAL, retries=3),),
         subscriptions=(Subscribe(log="agent/builder-1", from_=Start.ACKED, durable="inbox"),),
         attempts=(AttemptClaim(run=RUN, fence=FENCE, seq=12),),
+    ),
+    "identify: an agent with a key": Identify(
+        version=1,
+        role=Role.AGENT,
+        id="builder-1",
+        instance=INSTANCE,
+        proof=Proof(namespace="default", name="builder-1", key=bytes(range(32)), signature=bytes(range(64))),
     ),
     "ready: new": Ready(
         session=SESSION, fence=0, resumed=False, principal="client:ada", namespace="default", scopes=("operator",)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgpack
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.codec import encode, pack_record, pack_value
 from protocol.codes import CloseCode
@@ -17,9 +18,10 @@ from protocol.control import Call, Checkpoint, Claimed, Marker, MarkerOp, Submit
 from protocol.conversation import Suspended
 from protocol.entry import Entry, first_tag, next_tag
 from protocol.family import ChildEnded, ChildRun, Continue, Continued, Spawn
-from protocol.frames import Ack, Heartbeat, Part, Recover
+from protocol.frames import Ack, Heartbeat, Identify, Part, Recover, Role
 from protocol.ids import LogName, make_run_id, partition_of, queue_partition
 from protocol.limits import ITEMS_MAX, NESTING_MAX, UNIDENTIFIED_BYTES_MAX
+from protocol.proof import fingerprint, proof_bytes
 from tests.support.samples import EPOCH, NOW_MS, RUN, SAMPLES, story
 
 __all__ = ["build_vectors", "invalid_messages", "render_vectors"]
@@ -237,6 +239,23 @@ def _partitions() -> list[dict[str, Any]]:
     ]
 
 
+def _proofs() -> list[dict[str, Any]]:
+    secret = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    key, nonce = secret.public_key().public_bytes_raw(), bytes(range(16))
+    frame = Identify(version=1, role=Role.AGENT, id="builder-1", instance="1257a4ce1257a4ce")
+    signed = proof_bytes("hub-1", nonce, frame, "default", "builder-1")
+    parts: dict[str, Any] = {
+        "hub": "hub-1",
+        "nonce": nonce.hex(),
+        "role": "agent",
+        "namespace": "default",
+        "name": "builder-1",
+    }
+    parts |= {"id": frame.id, "instance": frame.instance, "version": 1}
+    secrets = {"private_key": bytes(range(32)).hex(), "key": key.hex(), "fingerprint": fingerprint(key)}
+    return [{**parts, **secrets, "signed": signed.hex(), "signature": secret.sign(signed).hex()}]
+
+
 def build_vectors() -> dict[str, Any]:
     """Return the content of the file."""
     together = (Heartbeat(), SAMPLES["ack"])
@@ -266,6 +285,7 @@ def build_vectors() -> dict[str, Any]:
         ],
         "runs": _run_ids(),
         "partitions": _partitions(),
+        "proofs": _proofs(),
         "limits": {
             "unidentified_bytes_max": UNIDENTIFIED_BYTES_MAX,
             "items_max": ITEMS_MAX,

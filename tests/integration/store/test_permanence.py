@@ -42,6 +42,8 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.children(RUN), {"1.d": "x"}),
         HashSet(keys.schedules(partition, "default"), {"s": "1"}),
         HashSet(keys.schedule(partition, "default", "s"), {"next": "1"}),
+        HashSet(keys.identities(partition, "default"), {"agent/a": "{}"}),
+        HashSet(keys.joins(partition, "default", "t"), {"agent/a x": "1"}, ttl_ms=TWO_DAYS_MS),
         SortedAdd(keys.leases(partition), "default/r", 1),
         SortedAdd(keys.timers(partition), "default/r", 1),
         SortedAdd(keys.ended(partition), "default/r", 1),

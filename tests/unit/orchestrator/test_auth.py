@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from orchestrator.auth.keys import KeyUnusable, load_signing_key
-from orchestrator.auth.principal import ANY_AGENT, Grant
+from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join
 from orchestrator.auth.tokens import VERIFIED_MAX, Token, TokenRefused, Tokens, claimed_namespace
 from protocol.errors import InvalidName
 
@@ -213,3 +213,45 @@ def test_a_token_claims_its_namespace() -> None:
 
 def test_tokens_compare_as_their_text() -> None:
     assert Token("x") == "x"
+
+
+def test_a_join_token_permits_nothing_itself_and_says_what_it_is_for() -> None:
+    grant = Grant("rack", "default", frozenset({"agent"}), frozenset({"web-*", "db"}), uses=3)
+    principal = Tokens(KEY).verify(Tokens(KEY).issue(grant, now_s=NOW_S, ttl_s=60, token_id="t"), NOW_S)
+    assert (principal.scopes, principal.agents) == (frozenset(), frozenset())
+    assert principal.join == Join(frozenset({"agent"}), frozenset({"web-*", "db"}), 3)
+    assert [name for name in ("web-1", "web-", "web", "db", "db2") if principal.join.fits(name)] == [
+        "web-1",
+        "web-",
+        "db",
+    ]
+
+
+@pytest.mark.parametrize("agents", [{"*web"}, {"web*-*"}, {"/*"}, {"Web"}])
+def test_a_join_token_is_for_names_and_how_they_begin(agents: set[str]) -> None:
+    grant = Grant("rack", "default", frozenset({"agent"}), frozenset(agents), uses=1)
+    with pytest.raises(InvalidName):
+        Tokens(KEY).issue(grant, now_s=NOW_S, ttl_s=60, token_id="t")
+
+
+def test_a_join_token_is_good_for_a_limited_number_of_keys() -> None:
+    with pytest.raises(ValueError, match="10000 keys at most"):
+        Tokens(KEY).issue(Grant("rack", "default", frozenset(), uses=USES_MAX + 1), now_s=NOW_S, ttl_s=60, token_id="t")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        7,
+        {},
+        {"scopes": ["agent"], "agents": ["a"]},
+        {"scopes": ["agent"], "agents": ["a"], "uses": 0},
+        {"scopes": ["agent"], "agents": ["a"], "uses": True},
+        {"scopes": ["agent"], "agents": ["a"], "uses": USES_MAX + 1},
+        {"scopes": "agent", "agents": ["a"], "uses": 1},
+        {"scopes": ["agent"], "agents": [1], "uses": 1},
+    ],
+)
+def test_a_join_claim_of_another_form_is_refused(claim: object) -> None:
+    with pytest.raises(TokenRefused, match="join token"):
+        Tokens(KEY).verify(jwt.encode(claims(join=claim), KEY, algorithm="EdDSA"), NOW_S)

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
+from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.principal import ANY_AGENT, Principal
 from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
@@ -99,8 +100,11 @@ class Desk:
         greeting = Greeting(settings, line)
         reading = Reading(line, registry)
         querying, waiting = Querying(line, reading, registry, peers, self.spawn), Waiting(line, reading)
-        shared = (line, greeting, tokens, peers, registry, work, Artifacts(line, settings.limits), methods)
-        self.hub = Services(settings, *shared, querying, waiting, Acks(line), Revocations(line), Counters(), self.spawn)
+        revocations = Revocations(line)
+        enrolment = Enrolment(line, tokens, revocations, asks=False)
+        shared = (line, greeting, tokens, enrolment, peers, registry, work, Artifacts(line, settings.limits), methods)
+        more = (querying, waiting, Acks(line), revocations, Counters())
+        self.hub = Services(settings, *shared, *more, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []
 

@@ -35,6 +35,7 @@ from protocol.session import DEFAULT_HANDSHAKE_MS
 from tests.support.document import PROTOCOL, field_rows, headings, section, table
 
 PARTS: dict[str, type[BaseModel]] = {
+    "proof": frames.Proof,
     "handler spec": frames.HandlerSpec,
     "attempt claim": frames.AttemptClaim,
     "subscription verdict": frames.SubscriptionVerdict,
@@ -51,6 +52,8 @@ PARTS: dict[str, type[BaseModel]] = {
     "rate": requests.Rate,
     "share": requests.Share,
     "key info": requests.KeyInfo,
+    "peer key": requests.PeerKey,
+    "refused key": requests.RefusedKey,
     "log info": requests.LogInfo,
     "agent info": requests.AgentInfo,
     "run error": control.RunError,

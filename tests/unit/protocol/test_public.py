@@ -55,7 +55,7 @@ PUBLIC = {
     """,
     "frames": """
         FRAMES Ack Assign AttemptClaim AttemptVerdict Bye Digest Entries Error Fault Frame Goaway HandlerSpec
-        Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Puback Publish Query Ready Recover Refresh
+        Heartbeat HeldAttempt Hello Identify Lost Nack Name Part Probe Proof Puback Publish Query Ready Recover Refresh
         Refreshed Release ReleaseReason Reply Request Reset ResetReason Response Resumption Role Span Start Subscribe
         Subscribed SubscriptionVerdict Tags UInt Unsubscribe Verdict Window WireRecover
     """,
@@ -66,16 +66,19 @@ PUBLIC = {
         ARRAYS_MAX DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX MAPS_MAX MESSAGE_FRAMES_MAX NESTING_MAX
         UNIDENTIFIED_BYTES_MAX Limits
     """,
+    "proof": """
+        FINGERPRINT_CHARS PROOF_LABEL fingerprint proof_bytes
+    """,
     "readable": """
         READABLE_DEPTH_MAX entry_object json_line readable readable_body
     """,
     "requests": """
         METHODS AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding Bucket
-        DeadLetters KeyInfo LogGet LogInfo LogList LogListed LogRead LogReadPage Method Place ProducerOpen
-        ProducerOpened QueueDead QueueGet QueueInfo QueueList QueueListed QueuePurge QueuePurged QueueRetried
-        QueueRetry QueueSet Rate RunAnswer RunAnswered RunCancel RunCancelled RunGet RunInfo RunList RunListed
-        RunRetry RunSteer RunSteering RunSubmit RunSubmitted RunWait RunWaited Share
-        never_starts
+        DeadLetters KeyChange KeyInfo KeyList KeyListed LogGet LogInfo LogList LogListed LogRead LogReadPage Method
+        PeerKey Place ProducerOpen ProducerOpened QueueDead QueueGet QueueInfo QueueList QueueListed QueuePurge
+        QueuePurged QueueRetried QueueRetry QueueSet Rate RefusedKey RunAnswer RunAnswered RunCancel RunCancelled
+        RunGet RunInfo RunList RunListed RunRetry RunSteer RunSteering RunSubmit RunSubmitted RunWait RunWaited
+        Share never_starts
     """,
     "output": """
         OUTPUT_ENTRY_BYTES_MAX PIECE_BYTES_MAX STDERR STDOUT STREAMS WRITE_OVERHEAD_BYTES Piece Written check_stream
@@ -83,6 +86,9 @@ PUBLIC = {
     """,
     "requests_agents": """
         LIST_MAX AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding
+    """,
+    "requests_keys": """
+        KeyChange KeyList KeyListed PeerKey RefusedKey
     """,
     "requests_queues": """
         BURST_MAX RATE_PER_MS_MAX Bucket ConcurrencyKey KeyInfo QueueDead QueueGet QueueInfo QueueList

@@ -23,6 +23,8 @@ def test_all_keys_of_a_partition_share_its_hash_tag() -> None:
         keys.leases(partition),
         keys.timers(partition),
         keys.held(partition, "default", "a"),
+        keys.identities(partition, "default"),
+        keys.joins(partition, "default", "{other}"),
         keys.wake(partition),
     ]
 
