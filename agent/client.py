@@ -81,6 +81,7 @@ class Client(ScheduleMethods, QueueMethods):
         token: str | SecretStr | None = None,
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
+        ca_file: str | Path | None = None,
         name: str | None = None,
         timeout: float | None = CONNECT_TIMEOUT_S,
     ) -> Connecting:
@@ -91,6 +92,7 @@ class Client(ScheduleMethods, QueueMethods):
             token: the token to come with, or
             token_file: the file that holds it.
             directory: a data directory to find hub and token in.
+            ca_file: authorities that the hub's certificate may be of, where the system's will not do.
             name: what this client is called in logs of the hub; made up without.
             timeout: how long the first connection may take, in seconds; None waits for ever. Later
                 reconnects are tried for ever in any case.
@@ -106,7 +108,7 @@ class Client(ScheduleMethods, QueueMethods):
             id=name or f"client-{secrets.token_hex(4)}",
             instance=secrets.token_hex(8),
         )
-        locate = locator(hub, token, token_file, directory=directory)
+        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file)
         return Connecting(cls, identity, locate, timeout)
 
     async def __aenter__(self) -> Self:

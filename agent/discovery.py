@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import SecretStr
 
 from agent.errors import HubNotFound
+from agent.trust import SYSTEM, Trust, check_plaintext
 
 __all__ = ["Endpoint", "data_directories", "locator"]
 
@@ -31,10 +33,19 @@ DIRECTORY = ".fleetline"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A hub's address, and the token to come with."""
+    """A hub's address, the token to come with, and which certificate will do."""
 
     url: str
     token: SecretStr | None = None
+    trust: Trust = SYSTEM
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return what to begin TLS with, where the address asks for it.
+
+        Raises:
+            OSError: a file that it needs cannot be used.
+        """
+        return self.trust.context() if self.url.startswith("wss:") else None
 
     def headers(self) -> dict[str, str]:
         """Return the headers to connect with."""
@@ -47,6 +58,7 @@ def locator(
     token_file: str | Path | None = None,
     *,
     directory: str | Path | None = None,
+    ca_file: str | Path | None = None,
 ) -> Callable[[], Endpoint]:
     """Return what finds the hub, each time it is called.
 
@@ -55,8 +67,10 @@ def locator(
         token: the token itself.
         token_file: a file that holds it.
         directory: the data directory, where it is none of the usual places.
+        ca_file: authorities that its certificate may be of, where the system's will not do.
 
-    The function returned raises `HubNotFound` where nothing says where the hub is.
+    The function returned raises `HubNotFound` where nothing says where the hub is, `PlaintextRefused` where the token
+    could be read on the way.
     """
     given = SecretStr(token) if isinstance(token, str) else token
     places = data_directories() if directory is None else (Path(directory),)
@@ -70,8 +84,12 @@ def locator(
             url = local.url
         else:
             raise HubNotFound(", ".join(str(place) for place in places))
-        own = local.token if local is not None and local.url == url else None
-        return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own)
+        its = local if local is not None and local.url == url else None
+        if its is None:
+            check_plaintext(url)
+        trust = Trust.here(ca_file, its.trust.pinned if its else None)
+        own = its.token if its else None
+        return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own, trust)
 
     return locate
 
@@ -91,12 +109,13 @@ def _local_hub(place: Path) -> Endpoint | None:
     try:
         said = json.loads((place / HUB_FILE).read_text())
         url = _as_url(said["url"])
+        trust = Trust(pinned=Path(said["certificate"])) if "certificate" in said else SYSTEM
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
-        return Endpoint(url, _read_token(place / TOKEN_FILE))
+        return Endpoint(url, _read_token(place / TOKEN_FILE), trust)
     except OSError:  # somebody else's directory: the hub is there, its token is not ours
-        return Endpoint(url)
+        return Endpoint(url, None, trust)
 
 
 def _read_token(path: str | Path | None) -> SecretStr | None:

@@ -236,6 +236,7 @@ class Link:
             self.url = endpoint.url
             async with connect(
                 endpoint.url,
+                ssl=endpoint.tls(),
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 compression=None,
                 ping_interval=None,

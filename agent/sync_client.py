@@ -249,12 +249,19 @@ class SyncClient(SyncScheduleMethods, SyncQueueMethods, _Closing):
         token: str | SecretStr | None = None,
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
+        ca_file: str | Path | None = None,
         name: str | None = None,
         timeout: float | None = CONNECT_TIMEOUT_S,
     ) -> Self:
         """Connect to the hub. See `Client.connect`."""
         connecting = Client.connect(
-            hub, token=token, token_file=token_file, directory=directory, name=name, timeout=timeout
+            hub,
+            token=token,
+            token_file=token_file,
+            directory=directory,
+            ca_file=ca_file,
+            name=name,
+            timeout=timeout,
         )
         return cls(connecting.blocking())
 

@@ -196,6 +196,7 @@ class Agent:
         token: str | SecretStr | None = None,
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
+        ca_file: str | Path | None = None,
         drain_s: float = DRAIN_S,
     ) -> None:
         """Serve until SIGTERM or SIGINT, or until the hub asks for it, then drain.
@@ -211,7 +212,15 @@ class Agent:
         if multiprocessing.parent_process() is not None:
             return
         asyncio.run(
-            self.serve(hub, token=token, token_file=token_file, directory=directory, drain_s=drain_s, signals=True)
+            self.serve(
+                hub,
+                token=token,
+                token_file=token_file,
+                directory=directory,
+                ca_file=ca_file,
+                drain_s=drain_s,
+                signals=True,
+            )
         )
 
     async def serve(
@@ -221,6 +230,7 @@ class Agent:
         token: str | SecretStr | None = None,
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
+        ca_file: str | Path | None = None,
         drain_s: float = DRAIN_S,
         signals: bool = False,
         on_ready: Callable[[], object] | None = None,
@@ -234,7 +244,7 @@ class Agent:
             LinkEnded: the hub ended the session for good.
         """
         ensure_logging()
-        locate = locator(hub, token, token_file, directory=directory)
+        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file)
         locate()
         service = self._service = Service(self, locate, self._on_message, self._accept, self._load)
         try:

@@ -13,6 +13,7 @@ from orchestrator.auth.principal import ANY_AGENT, Grant
 from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
 from orchestrator.files import replace_file
+from orchestrator.settings import Settings
 
 __all__ = ["HUB_FILE", "TOKEN_FILE", "announce", "leave_token", "withdraw"]
 
@@ -22,13 +23,15 @@ LOCAL_NAME = "local"
 LOCAL_TOKEN_TTL_S = 365 * 24 * 3600
 
 
-def announce(data: Path, url: str, workers: int, tokens: Tokens) -> None:
-    """Write down where the hub is and a token for this machine's user."""
-    leave_token(data, tokens)
+def announce(settings: Settings, url: str, tokens: Tokens) -> None:
+    """Write down where the hub is, the certificate by which it is known there, and a token for this machine's user."""
+    leave_token(settings.data, tokens)
     place = {"url": url, "pid": os.getpid()}
-    if workers > 1:
-        place["workers"] = workers
-    replace_file(data / HUB_FILE, (json.dumps(place) + "\n").encode(), 0o644)
+    if settings.workers > 1:
+        place["workers"] = settings.workers
+    if settings.tls_cert is not None:
+        place["certificate"] = str(settings.tls_cert)
+    replace_file(settings.data / HUB_FILE, (json.dumps(place) + "\n").encode(), 0o644)
 
 
 def leave_token(data: Path, tokens: Tokens) -> None:

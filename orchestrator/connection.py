@@ -382,6 +382,7 @@ class Connection:
             "connection_ended",
             principal=peer.principal if peer else None,
             session=peer.session if peer else None,
+            address=self._socket.address,
             reason=self._reason or "the connection broke",
         )
 

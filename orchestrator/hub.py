@@ -50,6 +50,7 @@ from orchestrator.store.base import Letter, Store, StoreError, Wake
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
 from orchestrator.timekeeper import Timekeeper
+from orchestrator.tls import Certificates, check_plaintext
 from orchestrator.waiting import Waiting
 from orchestrator.web.health import Health
 from orchestrator.work import Work
@@ -98,6 +99,7 @@ class Hub:
         self._worker = worker
         self._sockets = sockets
         self._store_url = ""
+        self._certificates = Certificates(settings)
         self._workers: Workers | None = None
         self.url = ""
         self.hub_id = secrets.token_hex(8)
@@ -121,6 +123,7 @@ class Hub:
         return self
 
     async def _start(self) -> None:
+        check_plaintext(self.settings)
         data = self.settings.data
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         tokens = Tokens(load_signing_key(data))
@@ -135,7 +138,7 @@ class Hub:
             await self._start_workers(sockets)
         self.url = self._server.start(sockets)
         if self._worker == 1:
-            announce(data, self.url, self.settings.workers, tokens)
+            announce(self.settings, self.url, tokens)
         log_.info("hub_started", url=self.url, hub=self.hub_id, durability=self.settings.durability.value)
 
     async def _open_store(self) -> Store:
@@ -198,7 +201,7 @@ class Hub:
         self.services = Services(settings, *shared, self._spawn)
         revocations.on_change = partial(enforce, self.services)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
-        self._server = Server(self.services, Health(line), self._worker)
+        self._server = Server(self.services, Health(line), self._certificates, self._worker)
         interval_s, recheck_s = settings.interval_ms / 1000, settings.recheck_ms / 1000
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "clock": line.run,
@@ -214,6 +217,7 @@ class Hub:
             "wakes": partial(self._listen, store),
             "ticks": partial(self._tick, min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
             "fences": partial(self._check_fences, recheck_s),
+            "certificates": self._certificates.run,
         }
         for name, run in loops.items():
             self._background.append(self._tasks.create_task(self._keep(name, run), name=name))

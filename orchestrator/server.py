@@ -15,13 +15,15 @@ from websockets.http11 import Request
 from websockets.typing import Subprotocol
 
 from orchestrator.connection import Connection
+from orchestrator.core.addresses import networks, peer_address
 from orchestrator.room import Room
 from orchestrator.services import Services
 from orchestrator.settings import Settings
 from orchestrator.telemetry import exposition
+from orchestrator.tls import Certificates
 from orchestrator.turns import Turns
 from orchestrator.web.health import Health
-from orchestrator.websocket import Socket
+from orchestrator.websocket import CLOSE_TIMEOUT_S, Socket
 from protocol.errors import FleetlineError
 
 __all__ = ["SUBPROTOCOL", "CannotListen", "Server", "bind"]
@@ -62,29 +64,34 @@ class Server:
     Args:
         hub: what connections share.
         health: what `/healthz` answers.
+        certificates: what TLS begins with.
         worker: which of the hub's processes this is.
     """
 
-    def __init__(self, hub: Services, health: Health, worker: int = 1) -> None:
+    def __init__(self, hub: Services, health: Health, certificates: Certificates, worker: int = 1) -> None:
         self._hub = hub
         self._health = health
+        self._certificates = certificates
         self._worker = worker
+        self._proxies = networks(hub.settings.trusted_proxies)
         self._bound: Sequence[net.socket] = ()
         self._turns: Turns | None = None
         self._room = Room(hub.settings)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
         self._turns_away = False
         self._emptied = asyncio.Event()
 
     def start(self, sockets: Sequence[net.socket]) -> str:
         """Let in whoever connects to these sockets, which are this server's from now on; return their address."""
         settings = self._hub.settings
-        host, _ = settings.address
+        host = settings.listen.rpartition(":")[0]
         self._bound = sockets
         self._turns = Turns(sockets, self._take, shared=settings.workers > 1)
         port = sockets[0].getsockname()[1]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        scheme = "ws" if self._certificates.context is None else "wss"
+        return f"{scheme}://{host}:{port}"
 
     def _socket(self) -> Socket:
         return Socket(self, SUBPROTOCOL, self._hub.settings.handshake_ms / 1000)
@@ -94,8 +101,27 @@ class Server:
         self._hub.spawn(self._serve(connection))
 
     async def _serve(self, connection: net.socket) -> None:
-        with contextlib.suppress(OSError):  # whoever called has gone
-            await asyncio.get_running_loop().connect_accepted_socket(self._socket, connection)
+        task = asyncio.current_task()
+        assert task is not None
+        self._beginning.add(task)
+        try:
+            with contextlib.suppress(OSError):  # whoever called has gone, or speaks no TLS that will do
+                await self._begin(connection)
+        finally:
+            self._beginning.discard(task)
+
+    async def _begin(self, connection: net.socket) -> None:
+        loop, context = asyncio.get_running_loop(), self._certificates.context
+        if context is None:
+            await loop.connect_accepted_socket(self._socket, connection)
+            return
+        await loop.connect_accepted_socket(
+            self._socket,
+            connection,
+            ssl=context,
+            ssl_handshake_timeout=self._hub.settings.handshake_ms / 1000,
+            ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+        )
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""
@@ -113,6 +139,8 @@ class Server:
     def turn_away(self) -> None:
         """Cut off those who have not been let in, and whoever still comes."""
         self._turns_away = True
+        for task in tuple(self._beginning):
+            task.cancel()
         for socket in tuple(self._strangers):
             socket.abort()
 
@@ -142,6 +170,14 @@ class Server:
 
     def on_request(self, socket: Socket, request: Request) -> None:
         """Let a websocket in as far as there is room; answer plain HTTP."""
+        headers = request.headers
+        forwarded = headers.get_all("Forwarded"), headers.get_all("X-Forwarded-For")
+        socket.address = peer_address(socket.address, *forwarded, self._proxies)
+        strange = [origin for origin in headers.get_all("Origin") if origin not in self._hub.settings.origins]
+        if strange:
+            text = "a request from a web page that the hub does not know: its setting `origins` names those that may\n"
+            socket.respond(HTTPStatus.FORBIDDEN, text)
+            return
         match request.path.partition("?")[0]:
             case "/" | "":
                 self._admit(socket, request)

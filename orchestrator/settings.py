@@ -12,13 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from orchestrator.core.attempts import LOSSES_MAX
+from orchestrator.settings_values import (
+    check_listen,
+    check_networks,
+    check_origins,
+    check_store,
+    resolve,
+    split_words,
+)
 from orchestrator.store.base import Durability
 from protocol.errors import FleetlineError
 from protocol.frames.part import SPAN_MS_MAX
@@ -31,9 +45,10 @@ CONFIG_ENV = "FLEETLINE_CONFIG"
 CONFIG_NAME = "fleetline.toml"
 LOCAL_DATA = Path(".fleetline")
 WORKERS_MAX = 64
+PathOrNone = Annotated[Path | None, AfterValidator(resolve)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
 BEATS_A_LEASE = 3
 """A lease outlives at least this many heartbeats, so that one lost heartbeat loses no lease."""
-STORE_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class EnrolAccept(StrEnum):
@@ -61,19 +76,6 @@ def data_dir(*, here: bool = False) -> Path:
     return Path(state) / "fleetline"
 
 
-def _check_listen(listen: str) -> str:
-    host, colon, port = listen.rpartition(":")
-    if not (colon and host and port.isdecimal() and int(port) < 2**16):
-        raise ValueError("is HOST:PORT, say 127.0.0.1:7420 or [::1]:7420")
-    return listen
-
-
-def _check_store(store: str | None) -> str | None:
-    if store is not None and not store.startswith(STORE_SCHEMES):
-        raise ValueError(f"is an address that begins with one of {', '.join(STORE_SCHEMES)}")
-    return store
-
-
 class Settings(BaseSettings):
     """What a hub is told. Make it with `load`, or with keywords alone in tests."""
 
@@ -82,14 +84,30 @@ class Settings(BaseSettings):
     data: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=data_dir, description="directory of keys, the embedded store and hub.json"
     )
-    store: Annotated[str | None, AfterValidator(_check_store)] = Field(
+    store: Annotated[str | None, AfterValidator(check_store)] = Field(
         None, description="address of a Redis-compatible server; the embedded one where none is given"
     )
     durability: Durability = Field(
         Durability.LOCAL, description="what an acknowledgement means: memory, or local (fsynced)"
     )
-    listen: Annotated[str, AfterValidator(_check_listen)] = Field(
+    listen: Annotated[str, AfterValidator(check_listen)] = Field(
         "127.0.0.1:7420", description="address to listen on; port 0 takes a free one"
+    )
+    tls_cert: PathOrNone = Field(
+        None, description="certificate chain in PEM, the hub's own first; read again when it changes"
+    )
+    tls_key: PathOrNone = Field(None, description="its key in PEM, without a password")
+    tls_client_ca: PathOrNone = Field(
+        None, description="authorities in PEM; where given, every peer must show a certificate of one of them"
+    )
+    insecure_plaintext: bool = Field(
+        False, description="speak plain WebSocket on an address that others reach: tokens can be read on the way"
+    )
+    origins: Annotated[Words, AfterValidator(check_origins)] = Field(
+        (), description="origins of web pages that may connect; no other request with an Origin header is let in"
+    )
+    trusted_proxies: Annotated[Words, AfterValidator(check_networks)] = Field(
+        (), description="networks of proxies whose X-Forwarded-For or Forwarded is believed"
     )
     workers: int = Field(
         1,
@@ -142,6 +160,14 @@ class Settings(BaseSettings):
         if isinstance(level, str) and level.startswith("replicated"):
             raise ValueError(f"durability {level!r} is not offered yet; take memory or local")
         return values
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: one of the two is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
 
     @property
     def interval_ms(self) -> int:

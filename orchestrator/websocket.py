@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from protocol.codes import CloseCode
 from protocol.limits import UNIDENTIFIED_BYTES_MAX
 
-__all__ = ["NONCE_BYTES", "Door", "Socket", "Talker"]
+__all__ = ["CLOSE_TIMEOUT_S", "NONCE_BYTES", "Door", "Socket", "Talker"]
 
 NONCE_BYTES = 16
 WRITE_HIGH_BYTES = 256 * 1024
@@ -107,6 +107,9 @@ class Socket(asyncio.Protocol):
         door: who lets it in.
         subprotocol: that it must speak.
         handshake_s: how long its request may take.
+
+    Attributes:
+        address: of the peer; whoever looks at the request knows better where there are proxies.
     """
 
     __slots__ = (
@@ -123,6 +126,7 @@ class Socket(asyncio.Protocol):
         "_transport",
         "_turn",
         "_unfed",
+        "address",
     )
 
     def __init__(self, door: Door, subprotocol: Subprotocol, handshake_s: float) -> None:
@@ -137,6 +141,7 @@ class Socket(asyncio.Protocol):
         self._handshake_s = handshake_s
         self._requested_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.address = ""
         self._transport: asyncio.Transport
 
     # ── letting it in ────────────────────────────────────────────────────────
@@ -227,6 +232,7 @@ class Socket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)
+        self.address = str((transport.get_extra_info("peername") or ("",))[0])
         self._transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
         self._arm(self._handshake_s)
         self._door.on_opened(self)

@@ -9,10 +9,13 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from cryptography.x509 import load_pem_x509_certificate
 
 from orchestrator.room import FILES_RESERVED
 from orchestrator.settings import Loaded, Settings
@@ -20,6 +23,8 @@ from orchestrator.store.base import StoreError
 from orchestrator.store.datadir import DataDirectory
 from orchestrator.store.durability import Finding, Run, inspect_server
 from orchestrator.store.redis_line import connect, disconnect, greet_on
+from orchestrator.tls import Certificates, check_plaintext
+from protocol.errors import FleetlineError
 
 __all__ = [
     "Check",
@@ -29,12 +34,14 @@ __all__ = [
     "check_limits",
     "check_settings",
     "check_store",
+    "check_tls",
     "store_url",
 ]
 
 CLOCK_DIFFERENCE_MS_MAX = 1000
 """Leases are judged by the store's clock, tokens by the hub's: further apart than this, they disagree."""
 FILES_LEAST = 1024
+CERTIFICATE_DAYS_LEAST = 14
 
 
 class Verdict(StrEnum):
@@ -126,6 +133,28 @@ def _check_secret(path: Path) -> Check:
     return Check("data", name, f"mode {mode:04o}")
 
 
+def check_tls(settings: Settings) -> Iterator[Check]:
+    """Look at the certificate, and whether tokens can be read on the way."""
+    try:
+        check_plaintext(settings)
+        Certificates(settings)
+    except FleetlineError as fault:
+        yield Check("tls", "certificate", str(settings.tls_cert or "none"), Verdict.WRONG, str(fault))
+        return
+    if settings.tls_cert is None:
+        yield Check("tls", "certificate", "none: plain WebSocket")
+        return
+    ends = load_pem_x509_certificate(settings.tls_cert.read_bytes()).not_valid_after_utc
+    left = ends - datetime.now(UTC)
+    value = f"{settings.tls_cert}, good until {ends:%Y-%m-%d}"
+    if left < timedelta(0):
+        yield Check("tls", "certificate", value, Verdict.WRONG, "it has ended: put a new one into the file")
+    elif left < timedelta(days=CERTIFICATE_DAYS_LEAST):
+        yield Check("tls", "certificate", value, Verdict.ADVICE, "it ends soon: put a new one into the file")
+    else:
+        yield Check("tls", "certificate", value)
+
+
 def check_limits(settings: Settings) -> Iterator[Check]:
     """Look at what the system allows this user."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -207,7 +236,6 @@ async def _clock(run: Run) -> Check:
 async def check_hub(settings: Settings) -> list[Check]:
     """Connect to the hub that the data directory names, as any client would."""
     from agent.client import Client
-    from protocol.errors import FleetlineError
 
     place = _running_hub(settings.data)
     if place is None:

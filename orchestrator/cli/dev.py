@@ -18,6 +18,7 @@ def dev(
     ] = None,
     data: options.Data = None,
     listen: options.Listen = None,
+    insecure_plaintext: options.Plaintext = False,
     as_json: options.Json = False,
 ) -> int:
     """Start a hub with an embedded store, and the agent APP if it is given. Keys are made on first use."""
@@ -28,4 +29,5 @@ def dev(
         from orchestrator.cli.agents import agent_beside
 
         beside = agent_beside(app)
-    return serve(load_here({"data": data, "listen": listen, "workers": 1}).settings, Output(as_json), beside)
+    flags = {"data": data, "listen": listen, "workers": 1, "insecure_plaintext": insecure_plaintext or None}
+    return serve(load_here(flags).settings, Output(as_json), beside)

@@ -70,6 +70,7 @@ async def _look(loaded: Loaded) -> list[Check]:
     return [
         *checks.check_settings(loaded),
         *checks.check_data(settings.data),
+        *checks.check_tls(settings),
         *await checks.check_store(settings),
         *checks.check_limits(settings),
         *await checks.check_hub(settings),

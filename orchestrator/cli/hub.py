@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +37,16 @@ def start(
         int | None,
         typer.Option("--workers", metavar="N", help="Processes that serve the address, a core each."),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Certificate chain in PEM; read again when it changes."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key in PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-client-ca", metavar="FILE", help="Let in only who shows a certificate of these."),
+    ] = None,
+    insecure_plaintext: options.Plaintext = False,
     as_json: options.Json = False,
 ) -> int:
     """Start a hub, say where it listens, and serve until SIGTERM or Ctrl-C."""
@@ -43,5 +54,7 @@ def start(
 
     if durability is not None and durability.startswith("replicated"):
         raise CliError("--durability: replicated levels are not offered yet; take local (fsynced) or memory")
-    flags = {"data": data, "store": store, "listen": listen, "durability": durability, "workers": workers}
-    return serve(load_here(flags).settings, Output(as_json))
+    served = {"listen": listen, "workers": workers, "insecure_plaintext": insecure_plaintext or None}
+    tls = {"tls_cert": tls_cert, "tls_key": tls_key, "tls_client_ca": tls_client_ca}
+    loaded = load_here({"data": data, "store": store, "durability": durability, **served, **tls})
+    return serve(loaded.settings, Output(as_json))

@@ -14,6 +14,7 @@ __all__ = [
     "Json",
     "Limit",
     "Listen",
+    "Plaintext",
     "Priority",
     "Queue",
     "Retries",
@@ -31,7 +32,7 @@ Hub = Annotated[
     typer.Option(
         "--hub",
         metavar="URL",
-        help="Address of the hub, ws://HOST:PORT. Else FLEETLINE_HUB, else the data directory's hub.",
+        help="Address of the hub, wss:// or ws://HOST:PORT. Else FLEETLINE_HUB, else the data directory's hub.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -57,6 +58,12 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, metavar="N", hel
 Listen = Annotated[
     str | None,
     typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 takes a free one."),
+]
+Plaintext = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-plaintext", help="Speak plain WebSocket though others reach --listen: tokens can be read."
+    ),
 ]
 
 # What a run is submitted with, by `run submit` and by each schedule.

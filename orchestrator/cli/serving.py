@@ -19,6 +19,7 @@ from orchestrator.process import loop_factory, told_to_stop
 from orchestrator.settings import Loaded, Settings, data_dir, load
 from orchestrator.store.datadir import DataDirectory
 from orchestrator.telemetry import configure_logs
+from protocol.address import is_loopback
 
 __all__ = ["load_here", "serve"]
 
@@ -71,19 +72,15 @@ def _announce(settings: Settings, hub: Hub, out: Output) -> None:
     near = "in this directory" if data == data_dir(here=True) else f"with FLEETLINE_DATA={data}"
     out.line(f"on this machine, {near}: fleetline run ls finds it by itself")
     host, _ = settings.address
-    if _is_loopback(host):
+    if is_loopback(host):
         port = urlsplit(hub.url).port
-        out.line(f"only this machine can reach it; --listen 0.0.0.0:{port} lets others in")
+        out.line(
+            f"only this machine can reach it; --listen 0.0.0.0:{port} with --tls-cert and --tls-key lets others in"
+        )
         return
-    url = hub.url if not _is_wildcard(host) else f"ws://ADDRESS-OF-THIS-MACHINE:{urlsplit(hub.url).port}"
+    found = urlsplit(hub.url)
+    url = hub.url if not _is_wildcard(host) else f"{found.scheme}://ADDRESS-OF-THIS-MACHINE:{found.port}"
     out.line(f"from elsewhere: --hub {url}, and a token from `fleetline token issue NAME --data {data}`")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_wildcard(host: str) -> bool:

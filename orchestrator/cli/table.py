@@ -15,6 +15,7 @@ import typer
 
 from orchestrator.cli.errors import CliError, explained
 from orchestrator.cli.exits import Exit
+from orchestrator.cli.trusting import trusting
 
 __all__ = ["execute", "table"]
 
@@ -36,9 +37,11 @@ def table(*nouns: str) -> typer.Typer:
     for noun in nouns or NOUNS:
         module = import_module(f"orchestrator.cli.{noun}")
         if hasattr(module, "app"):
+            for verb in module.app.registered_commands:
+                verb.callback = trusting(verb.callback)
             app.add_typer(module.app, name=noun, **_GROUP)
         else:
-            app.command(noun)(getattr(module, noun))
+            app.command(noun)(trusting(getattr(module, noun)))
     return app
 
 

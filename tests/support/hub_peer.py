@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -143,9 +143,11 @@ class HubPeer:
 
 
 @asynccontextmanager
-async def connected(url: str, token: str | None = None) -> AsyncIterator[HubPeer]:
-    """Connect to a hub; the token goes into the header."""
-    headers = {"Authorization": f"Bearer {token}"} if token else None
+async def connected(
+    url: str, token: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
+) -> AsyncIterator[HubPeer]:
+    """Connect to a hub; the token goes into the header. Options are those of `websockets`."""
+    headers = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
     socket = await connect(
         url,
         subprotocols=[Subprotocol("fleetline.v1")],
@@ -155,6 +157,7 @@ async def connected(url: str, token: str | None = None) -> AsyncIterator[HubPeer
         ping_interval=None,
         close_timeout=1,
         proxy=None,
+        **options,
     )
     try:
         yield HubPeer(socket)

@@ -13,7 +13,7 @@ import uvloop
 from tests.support.hub_world import ServedWorld, World
 from tests.support.stores import valkey
 
-ON_BOTH_LOOPS = {"test_transport.py"}
+ON_BOTH_LOOPS = {"test_tls.py", "test_transport.py"}
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -14,6 +14,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from protocol.codec import pack_value
 from protocol.codes import CloseCode
 from protocol.frames import Hello
 from tests.integration.embedded.values import gone
+from tests.support.certificates import Authority
 from tests.support.fleet import Fleet, HubProcess
 from tests.support.forks import CHECKOUT
 from tests.support.hub_peer import HubPeer, connected, identify
@@ -152,6 +154,24 @@ async def test_what_is_revoked_at_one_worker_ends_at_all() -> None:
         await peers[0].result("token.revoke", name="local")
         async with deadline(1):
             assert [await peer.closed() for peer in peers] == [CloseCode.REVOKED] * WORKERS
+
+
+async def test_all_workers_have_the_certificate_and_take_a_new_one(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.pair("hub", "127.0.0.1")
+    tls = ("--tls-cert", str(pair.cert), "--tls-key", str(pair.key))
+    async with deadline(80), Fleet() as fleet:
+        hub = await fleet.hub(options=(*THREE, *tls))
+        url = hub.url.replace("ws:", "wss:")
+        words = ("log", "ls", "--hub", url)
+        trusting = await fleet.command(hub, *words, "--ca-file", str(authority.ca_file))
+        assert trusting.returncode == 0, trusting.stderr
+        authority.renew(pair, "127.0.0.1")
+        await eventually(lambda: len(events(hub, "certificate_reloaded")) == WORKERS, 20)
+        async with Client.connect(directory=hub.data) as client:
+            assert await client.agents() == ()
+        assert await hub.terminate() == 0
+        assert in_good_order(hub)
 
 
 async def test_a_worker_that_is_killed_is_replaced_and_its_agents_go_on_elsewhere() -> None:

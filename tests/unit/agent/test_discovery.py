@@ -79,7 +79,7 @@ def test_environment_goes_before_the_directory_and_arguments_before_both(
 
 def test_the_local_token_goes_to_the_local_hub_only(tmp_path: Path) -> None:
     hub_in(tmp_path / "state" / "fleetline", "ws://127.0.0.1:2")
-    assert locator("ws://elsewhere:2")().token is None
+    assert locator("wss://elsewhere:2")().token is None
     assert secret(locator("ws://127.0.0.1:2")().token) == "local"
 
 

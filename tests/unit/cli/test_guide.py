@@ -141,7 +141,8 @@ def test_settings() -> None:
     expected = {}
     for name, field in Settings.model_fields.items():
         value = field.default.value if isinstance(field.default, Enum) else field.default
-        expected[name] = (SAID_OTHERWISE.get(name, str(value)), field.description)
+        shown = "none" if value in (None, ()) else str(value).lower() if isinstance(value, bool) else str(value)
+        expected[name] = (SAID_OTHERWISE.get(name, shown), field.description)
     assert documented == expected
 
 

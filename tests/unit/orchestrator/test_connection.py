@@ -58,6 +58,7 @@ class Socket:
     congested = False
     buffered = 0
     nonce = b"n" * 16
+    address = "192.0.2.1"
 
     def __init__(self) -> None:
         self.connection: Connection
