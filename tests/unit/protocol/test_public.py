@@ -10,6 +10,9 @@ import pytest
 import protocol
 
 PUBLIC = {
+    "address": """
+        is_loopback
+    """,
     "agent_story": """
         Connected Cordoned Disconnected Drained Draining Superseded
     """,
