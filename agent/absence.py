@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import structlog
 
+from agent.errors import HubUnreachable
+from agent.identity import KeyPending
 from protocol.backoff import backoff_ms
+from protocol.codes import CloseCode
 from protocol.frames import Identify, Ready, Role
 
 __all__ = ["READY_FAILURES_MAX", "Absence"]
 
 log = structlog.get_logger("fleetline.link")
 
+PENDING_MS = 1_000, 5_000
+"""A key that an operator has to accept is tried again after a time between these: somebody may be waiting for it."""
 READY_FAILURES_MAX = 3
 """A hub that opens sessions is there: one that soon loses them is tried again sooner than one that is gone."""
 
@@ -23,29 +28,39 @@ class Absence:
 
     Attributes:
         reason: why there is no session; "" while there is one.
+        pending: the hub said last that an operator has to accept the key.
     """
 
     def __init__(self, identity: Identify) -> None:
         self.reason = "not tried yet"
+        self.pending = False
         self._identity = identity
         self._failures = 0
         self._told = False
         self._was_open = False
 
-    def failed(self, reason: str, url: str, draw: float) -> int:
+    def failed(self, reason: str, url: str, draw: float, code: int = 0) -> int:
         """Note why a try or a session came to nothing. Returns how long to wait before the next try, in ms.
 
-        `draw` is a random number in [0, 1).
+        `draw` is a random number in [0, 1), `code` what the hub closed the connection with, if it did.
         """
         self._failures += 1
         self.reason = reason
+        self.pending = code == CloseCode.KEY_PENDING
+        least_ms, most_ms = PENDING_MS
         pause_ms = backoff_ms(self._failures, draw)
+        if self.pending:
+            pause_ms = least_ms + int(draw * (most_ms - least_ms))
         # A client whose first connection fails is given the error.
         news = not self._told and (self._was_open or self._identity.role is Role.AGENT)
         self._told |= news
         tell = log.warning if news else log.debug
         tell("link_dropped", peer=self._identity.id, url=url, reason=reason, retry_ms=pause_ms)
         return pause_ms
+
+    def unreachable(self, url: str, within_s: float | None) -> HubUnreachable:
+        """Return the error for a hub with which no session was opened in time."""
+        return KeyPending(url, self.reason) if self.pending else HubUnreachable(url, self.reason, within_s)
 
     def over(self, frame: Ready) -> None:
         """A session is open."""

@@ -16,12 +16,16 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
 from agent.errors import HubNotFound
 from agent.trust import SYSTEM, Trust, check_plaintext
+
+if TYPE_CHECKING:
+    from agent.identity import Credentials
 
 __all__ = ["Endpoint", "data_directories", "locator"]
 
@@ -33,11 +37,12 @@ DIRECTORY = ".fleetline"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A hub's address, the token to come with, and which certificate will do."""
+    """A hub's address, what to come with (a token, or a key, or both), and which certificate will do."""
 
     url: str
     token: SecretStr | None = None
     trust: Trust = SYSTEM
+    credentials: Credentials | None = None
 
     def tls(self) -> ssl.SSLContext | None:
         """Return what to begin TLS with, where the address asks for it.
@@ -59,6 +64,7 @@ def locator(
     *,
     directory: str | Path | None = None,
     ca_file: str | Path | None = None,
+    credentials: Credentials | None = None,
 ) -> Callable[[], Endpoint]:
     """Return what finds the hub, each time it is called.
 
@@ -68,6 +74,7 @@ def locator(
         token_file: a file that holds it.
         directory: the data directory, where it is none of the usual places.
         ca_file: authorities that its certificate may be of, where the system's will not do.
+        credentials: the key that the peer has, if any.
 
     The function returned raises `HubNotFound` where nothing says where the hub is, `PlaintextRefused` where the token
     could be read on the way.
@@ -89,7 +96,7 @@ def locator(
             check_plaintext(url)
         trust = Trust.here(ca_file, its.trust.pinned if its else None)
         own = its.token if its else None
-        return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own, trust)
+        return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own, trust, credentials)
 
     return locate
 

@@ -1,4 +1,4 @@
-"""Small parts of a connection: why it was dropped, and how frames become messages."""
+"""Small parts of a connection: why it was dropped, what error that is, and how frames become messages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from agent.errors import LinkEnded, NotAuthenticated, NotPermitted, SessionSuperseded
+from agent.identity import KeyRefused
+from protocol.codes import CloseCode
 from protocol.limits import MESSAGE_FRAMES_MAX
 
-__all__ = ["Dropped", "first_cause", "messages", "now_ms"]
+__all__ = ["Dropped", "first_cause", "link_ended", "messages", "now_ms"]
+
+_ENDINGS: dict[int, type[LinkEnded]] = {
+    CloseCode.UNAUTHENTICATED: NotAuthenticated,
+    CloseCode.REVOKED: NotAuthenticated,
+    CloseCode.FORBIDDEN: NotPermitted,
+    CloseCode.SUPERSEDED: SessionSuperseded,
+    CloseCode.KEY_REFUSED: KeyRefused,
+    CloseCode.KEY_REVOKED: KeyRefused,
+}
 
 
 class Dropped(Exception):
@@ -18,6 +30,11 @@ class Dropped(Exception):
         super().__init__(reason)
         self.code = code
         self.by_hub = by_hub
+
+
+def link_ended(code: int, reason: str) -> LinkEnded:
+    """Return the error for a terminal close code."""
+    return _ENDINGS.get(code, LinkEnded)(code, reason)
 
 
 def now_ms() -> int:

@@ -3,10 +3,12 @@
     FleetlineError                 (protocol.errors)
     ├── RequestError               (protocol.errors) one request was refused, with its code
     ├── HubUnreachable             no hub answered in time
+    │   ├── KeyPending             (agent.identity) an operator has to accept the key of this peer
     │   └── HubNotFound            nothing says where the hub is
     ├── LinkEnded                  the hub ended the session for good
     │   ├── NotAuthenticated       the token is missing, wrong, expired or revoked
     │   ├── NotPermitted           the token does not permit this
+    │   │   └── KeyRefused         (agent.identity) the hub does not take the key of this peer
     │   └── SessionSuperseded      another process took the agent's id
     ├── LinkClosed                 this program closed the connection
     ├── SubscriptionRefused        a log cannot be followed
@@ -41,7 +43,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.codes import CloseCode, explain
+from protocol.codes import explain
 from protocol.control import RunError
 from protocol.errors import FleetlineError, RequestError
 from protocol.frames import ResetReason
@@ -77,7 +79,6 @@ __all__ = [
     "SessionSuperseded",
     "SubscriptionRefused",
     "Unanswered",
-    "link_ended",
 ]
 
 
@@ -145,19 +146,6 @@ class SessionSuperseded(LinkEnded):
         "this process stops: its runs are fenced and go on elsewhere; "
         "give every agent process an id of its own, or stop the other one"
     )
-
-
-_ENDINGS: dict[int, type[LinkEnded]] = {
-    CloseCode.UNAUTHENTICATED: NotAuthenticated,
-    CloseCode.REVOKED: NotAuthenticated,
-    CloseCode.FORBIDDEN: NotPermitted,
-    CloseCode.SUPERSEDED: SessionSuperseded,
-}
-
-
-def link_ended(code: int, reason: str) -> LinkEnded:
-    """Return the error for a terminal close code."""
-    return _ENDINGS.get(code, LinkEnded)(code, reason)
 
 
 class LinkClosed(FleetlineError):

@@ -28,8 +28,8 @@ from websockets.typing import Subprotocol
 
 from agent.absence import Absence
 from agent.discovery import Endpoint
-from agent.drops import Dropped, first_cause, messages, now_ms
-from agent.errors import FleetlineError, HubUnreachable, LinkClosed, link_ended
+from agent.drops import Dropped, first_cause, link_ended, messages, now_ms
+from agent.errors import FleetlineError, HubUnreachable, LinkClosed
 from agent.held import Held
 from agent.peer import Peer
 from agent.requests import Asked
@@ -117,7 +117,7 @@ class Link:
 
     def unreachable(self, within_s: float | None) -> HubUnreachable:
         """Return the error for a hub that did not answer."""
-        return HubUnreachable(self.url or "?", self._absence.reason, within_s)
+        return self._absence.unreachable(self.url or "?", within_s)
 
     def request(self, method: str, params: Part, op: str | None = None) -> Future[Any]:
         """Ask the hub; the answer is the method's result model, or fails with `RequestError`."""
@@ -233,7 +233,7 @@ class Link:
         """
         try:
             endpoint = self._locate()
-            self.url = endpoint.url
+            self.url, self.peer.credentials = endpoint.url, endpoint.credentials
             async with connect(
                 endpoint.url,
                 ssl=endpoint.tls(),
@@ -379,7 +379,7 @@ class Link:
         if drop.by_hub and is_terminal(drop.code):
             raise link_ended(drop.code, str(drop))
         after_ms = self.peer.goaway_ms
-        pause_ms = self._after_failure(f"{drop.code}: {explain(drop.code)} ({drop})")
+        pause_ms = self._after_failure(f"{drop.code}: {explain(drop.code)} ({drop})", drop.code)
         return pause_ms if after_ms is None else after_ms
 
     def _after_refusal(self, refused: InvalidStatus) -> int:
@@ -389,8 +389,8 @@ class Link:
             raise link_ended(_HTTP_ENDINGS[status], said or f"HTTP {status}") from None
         return self._after_failure(f"it answered HTTP {status} {said}".rstrip())
 
-    def _after_failure(self, reason: str) -> int:
-        return self._absence.failed(reason, self.url, random.random())
+    def _after_failure(self, reason: str, code: int = 0) -> int:
+        return self._absence.failed(reason, self.url, random.random(), code)
 
 
 def _closed(closed: ConnectionClosed) -> Dropped:

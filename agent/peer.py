@@ -13,7 +13,7 @@ Specification: docs/protocol.md, section "Sessions".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.held import Attempts, DrainAsked, Event
 from agent.outbox import Outbox
@@ -48,6 +48,9 @@ from protocol.frames import Reset as ResetFrame
 from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
 from protocol.version import VERSION
 
+if TYPE_CHECKING:
+    from agent.identity import Credentials
+
 __all__ = ["Peer"]
 
 CLAIM_BYTES = 96
@@ -66,6 +69,7 @@ class Peer:
         ready: a session is open.
         load: how busy the agent says it is, from 0 to 1; None where it does not.
         switchboard: passes on what the handlers of attempts are asked.
+        credentials: the key to open sessions with, if any.
         goaway_ms: the hub asked us to come back after so long; None where it did not.
     """
 
@@ -81,6 +85,7 @@ class Peer:
         self.session: str | None = None
         self.ready = False
         self.load: float | None = None
+        self.credentials: Credentials | None = None
         self.goaway_ms: int | None = None
         self._releases: list[Release] = []
         self._handlers: dict[type[Part], Callable[[Any, int], None]] = {
@@ -127,6 +132,8 @@ class Peer:
         self.outbox.disconnected(self.attempts.producers())
         self.requests.announce(hello.limits)
         said = self.identity.model_copy(update={"session": self.session, "load": self.load})
+        if self.credentials is not None:
+            said = self.credentials.prove(said, hello)
         room = UNIDENTIFIED_BYTES_MAX - len(encode(said))
         attempts = self.attempts.claims(max(0, room) // 2 // CLAIM_BYTES)
         subscriptions = self._first_subscriptions(room - CLAIM_BYTES * len(attempts))
@@ -199,6 +206,8 @@ class Peer:
     def _on_ready(self, frame: Ready, now_ms: int) -> None:
         self.session = frame.session
         self.ready = True
+        if self.credentials is not None:
+            self.credentials.accepted()
         for attempt in frame.attempts:
             self.attempts.on_verdict(attempt)
         for verdict in frame.subscriptions:

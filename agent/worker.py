@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from agent.discovery import locator
 from agent.errors import BadHandler
 from agent.handlers import BACKOFF_MAX_S, BACKOFF_S, Handler
+from agent.identity import find_credentials
 from agent.labels import with_version
 from agent.logs import ensure_logging
 from agent.program import Program, ProgramHandler
@@ -22,6 +23,7 @@ from agent.service import Service
 from agent.signals import Signals
 from agent.willing import Offer
 from protocol.control import is_control
+from protocol.frames import Role
 from protocol.ids import check_name
 
 __all__ = ["DRAIN_S", "Agent"]
@@ -195,6 +197,8 @@ class Agent:
         *,
         token: str | SecretStr | None = None,
         token_file: str | Path | None = None,
+        join_token_file: str | Path | None = None,
+        state_dir: str | Path | None = None,
         directory: str | Path | None = None,
         ca_file: str | Path | None = None,
         drain_s: float = DRAIN_S,
@@ -216,6 +220,8 @@ class Agent:
                 hub,
                 token=token,
                 token_file=token_file,
+                join_token_file=join_token_file,
+                state_dir=state_dir,
                 directory=directory,
                 ca_file=ca_file,
                 drain_s=drain_s,
@@ -229,6 +235,8 @@ class Agent:
         *,
         token: str | SecretStr | None = None,
         token_file: str | Path | None = None,
+        join_token_file: str | Path | None = None,
+        state_dir: str | Path | None = None,
         directory: str | Path | None = None,
         ca_file: str | Path | None = None,
         drain_s: float = DRAIN_S,
@@ -237,14 +245,18 @@ class Agent:
     ) -> None:
         """Serve until `stop` is called, the hub asks for it or, with `signals`, a signal comes; then drain.
 
-        `on_ready` is called once, when the hub has accepted the agent for the first time.
+        `on_ready` is called once, when the hub has accepted the agent for the first time. Where `state_dir`, else the
+        usual place, has a key of this agent, or there is a join token (`join_token_file`, `FLEETLINE_JOIN_TOKEN`) to
+        enrol one with, the agent comes with that: see docs/deploy.md, section "Keys".
 
         Raises:
+            IdentityUnusable: that key cannot be used.
             HubNotFound: nothing says where the hub is.
             LinkEnded: the hub ended the session for good.
         """
         ensure_logging()
-        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file)
+        credentials = find_credentials(Role.AGENT, self.name, directory=state_dir, join_token_file=join_token_file)
+        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file, credentials=credentials)
         locate()
         service = self._service = Service(self, locate, self._on_message, self._accept, self._load)
         try:

@@ -30,7 +30,7 @@ READ_BYTES = 64 * 1024
 LEAVE_WAIT_S = 10.0
 """How long a guard may take to end, once it is told to, before it is killed."""
 
-KEPT_BACK = ("FLEETLINE_TOKEN",)
+KEPT_BACK = ("FLEETLINE_TOKEN", "FLEETLINE_JOIN_TOKEN")
 """Variables that are the agent's own: no program needs them."""
 
 

@@ -48,6 +48,8 @@ def start(
     ] = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
+    join_token_file: options.JoinTokenFile = None,
+    state_dir: options.StateDir = None,
 ) -> int:
     """Start an agent, and serve until SIGTERM or Ctrl-C. It reconnects for as long as it lives."""
     from dataclasses import replace
@@ -55,7 +57,7 @@ def start(
     from orchestrator.cli.agents import run_agent
 
     flags = _flags(agent_id, queue, label, slots, hub, token_file, version)
-    return run_agent(app_, replace(flags, processes=processes))
+    return run_agent(app_, replace(flags, processes=processes, join_token_file=join_token_file, state_dir=state_dir))
 
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
@@ -92,13 +94,18 @@ def exec_(
     ] = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
+    join_token_file: options.JoinTokenFile = None,
+    state_dir: options.StateDir = None,
 ) -> int:
     """Start an agent whose runs are a program, and serve until SIGTERM or Ctrl-C."""
+    from dataclasses import replace
+
     from agent.program import Graces, Program
     from orchestrator.cli.agents import run_program
     from orchestrator.cli.inputs import parse_name, parse_span_s, program_name
 
     flags = _flags(agent_id, queue, label, slots, hub, token_file, version)
+    flags = replace(flags, join_token_file=join_token_file, state_dir=state_dir)
     name = program_name(command[0]) if handler is None else parse_name(handler, "--handler")
     message_s, term_s = parse_span_s(message_grace, "--message-grace"), parse_span_s(term_grace, "--term-grace")
     assert message_s is not None

@@ -44,6 +44,8 @@ class AgentFlags:
     token_file: Path | None = None
     version: str | None = None
     processes: int | None = None
+    join_token_file: Path | None = None
+    state_dir: Path | None = None
 
     def apply(self, agent: Agent) -> None:
         """Change the agent accordingly.
@@ -92,6 +94,8 @@ def run_program(handler: str, program: Program, flags: AgentFlags, *, retries: i
 def _prepare(flags: AgentFlags) -> None:
     check_hub(flags.hub)
     check_token_file(flags.token_file)
+    if flags.join_token_file is not None and flags.token_file is not None:
+        raise CliError("--join-token-file, --token-file: an agent comes with a key or with a token; name one")
     configure_logs(log_level("info"))
 
 
@@ -129,7 +133,13 @@ async def _serve(agent: Agent, flags: AgentFlags) -> Exit:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    await agent.serve(flags.hub, token_file=flags.token_file, on_ready=lambda: _say_serving(agent))
+    await agent.serve(
+        flags.hub,
+        token_file=flags.token_file,
+        join_token_file=flags.join_token_file,
+        state_dir=flags.state_dir,
+        on_ready=lambda: _say_serving(agent),
+    )
     return Exit.INTERRUPTED if received[:1] == [signal.SIGINT] else Exit.DONE
 
 

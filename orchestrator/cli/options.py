@@ -11,6 +11,7 @@ __all__ = [
     "Data",
     "Deadline",
     "Hub",
+    "JoinTokenFile",
     "Json",
     "Limit",
     "Listen",
@@ -19,6 +20,7 @@ __all__ = [
     "Queue",
     "Retries",
     "Run",
+    "StateDir",
     "Timeout",
     "TokenFile",
     "Where",
@@ -42,6 +44,24 @@ TokenFile = Annotated[
         "--token-file",
         metavar="FILE",
         help="File that holds the token. Else FLEETLINE_TOKEN, else the data directory's token.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+JoinTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--join-token-file",
+        metavar="FILE",
+        help="File that holds a join token, which enrols a key; then it may go. Else FLEETLINE_JOIN_TOKEN.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Where the key is. Else FLEETLINE_STATE_DIR, else $XDG_STATE_HOME/fleetline, a directory for each.",
         rich_help_panel=_CONNECTION,
     ),
 ]

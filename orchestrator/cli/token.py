@@ -19,6 +19,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Issue tokens that let agents and clients in.")
 
 DEFAULT_EXPIRES = "30d"
+JOIN_EXPIRES = "15m"
 
 
 @app.callback()
@@ -39,14 +40,24 @@ def issue(
     ] = None,
     namespace: Annotated[str, typer.Option("--namespace", metavar="NS", help="Where it is good for.")] = "default",
     expires: Annotated[
-        str, typer.Option("--expires", metavar="TIME", help="How long it is good: 90s, 15m, 12h, 30d, 2w.")
-    ] = DEFAULT_EXPIRES,
+        str | None,
+        typer.Option(
+            "--expires", metavar="TIME", help="How long it is good: 90s, 15m, 12h, 2w. Without 30d, with --join 15m."
+        ),
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="A join token: it enrols keys, see `fleetline key`, and does nothing else.")
+    ] = False,
+    uses: Annotated[
+        int | None, typer.Option("--uses", min=1, max=10_000, metavar="N", help="For how many keys; 1 without.")
+    ] = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
     """Print a token, signed with the key in the hub's data directory. Needs no running hub.
 
-    Without --scope and --agent it is an operator's.
+    Without --scope and --agent it is an operator's. With --join, scopes and agents are those of whoever enrols with it;
+    --agent may then end in * for all ids that begin so.
     """
     import secrets
     import time
@@ -58,7 +69,9 @@ def issue(
 
     agents = frozenset(agent or ())
     for one in agents - {ANY_AGENT}:
-        parse_name(one, "--agent")
+        parse_name(one.removesuffix(ANY_AGENT) if join else one, "--agent")
+    if uses is not None and not join:
+        raise CliError("--uses: only a join token is counted; add --join")
     scopes = frozenset(scope or ()) or frozenset({Scope.AGENT.value if agents else Scope.OPERATOR.value})
     known = [one.value for one in Scope]
     for word in sorted(scopes):
@@ -66,18 +79,25 @@ def issue(
             raise CliError(f"--scope: {word!r} is no scope; it is one of {', '.join(known)}")
     if Scope.AGENT in scopes and not agents:
         raise CliError("--scope agent: say which agent ids the token may use with --agent ID, or --agent '*' for any")
-    ttl_s = parse_duration_s(expires, "--expires")
-    grant = Grant(parse_name(name, "NAME"), parse_name(namespace, "--namespace"), scopes | _implied(agents), agents)
+    lasts = expires or (JOIN_EXPIRES if join else DEFAULT_EXPIRES)
+    ttl_s = parse_duration_s(lasts, "--expires")
+    scopes |= _implied(agents)
+    keys = (uses or 1) if join else 0
+    grant = Grant(parse_name(name, "NAME"), parse_name(namespace, "--namespace"), scopes, agents, keys)
     tokens = _tokens(load({"data": data}).settings.data)
     now_s = int(time.time())
     token = tokens.issue(grant, now_s=now_s, ttl_s=ttl_s, token_id=secrets.token_hex(8))
     out = Output(as_json)
     if as_json:
         shown = {"token": str(token), "name": name, "namespace": namespace, "scopes": sorted(grant.scopes)}
-        out.json({**shown, "agents": sorted(agents), "expires_ms": (now_s + ttl_s) * 1000})
+        counted = {"uses": keys} if join else {}
+        out.json({**shown, "agents": sorted(agents), "expires_ms": (now_s + ttl_s) * 1000, **counted})
     else:
         out.line(str(token))
-        out.note(f"for {name}, scopes {', '.join(sorted(grant.scopes))}, good for {expires}; keep it like a password")
+        what = f"enrols {keys} key{'s' if keys > 1 else ''}, " if join else ""
+        out.note(
+            f"for {name}, {what}scopes {', '.join(sorted(grant.scopes))}, good for {lasts}; keep it like a password"
+        )
 
 
 def _implied(agents: frozenset[str]) -> frozenset[str]:

@@ -6,7 +6,9 @@ import importlib
 
 import pytest
 
-from agent.errors import HubUnreachable, RunCancelled, RunDead, RunFailed, link_ended
+from agent.drops import link_ended
+from agent.errors import HubUnreachable, RunCancelled, RunDead, RunFailed
+from agent.identity import IdentityUnusable
 from orchestrator.cli import errors
 from orchestrator.cli.errors import CliError, explained
 from orchestrator.cli.exits import Exit, exit_of_code, exit_of_state
@@ -30,6 +32,9 @@ from protocol.run import FINAL
         (RunCancelled("r", 1, "was cancelled"), 3),
         (link_ended(CloseCode.UNAUTHENTICATED, ""), 4),
         (link_ended(CloseCode.FORBIDDEN, ""), 4),
+        (link_ended(CloseCode.KEY_REFUSED, ""), 4),
+        (link_ended(CloseCode.KEY_REVOKED, ""), 4),
+        (IdentityUnusable(""), 4),
         (link_ended(CloseCode.INVALID_FRAME, ""), 1),
         (RequestError("forbidden", "x"), 4),
         (RequestError("not_found", "x"), 2),
