@@ -36,7 +36,8 @@ def announce(settings: Settings, url: str, tokens: Tokens) -> None:
 
 def leave_token(data: Path, tokens: Tokens) -> None:
     """Write a new token for this machine's user in the place of the old one."""
-    grant = Grant(LOCAL_NAME, "default", frozenset({Scope.OPERATOR, Scope.AGENT}), frozenset({ANY_AGENT}))
+    scopes = frozenset({Scope.OPERATOR, Scope.AGENT, Scope.ADMIN})
+    grant = Grant(LOCAL_NAME, "default", scopes, frozenset({ANY_AGENT}))
     token = tokens.issue(grant, now_s=int(time.time()), ttl_s=LOCAL_TOKEN_TTL_S, token_id=secrets.token_hex(8))
     replace_file(data / TOKEN_FILE, token.encode(), 0o600)
 

@@ -267,6 +267,7 @@ class Connection:
             if isinstance(opened, Opened):
                 self._ready(frame, opened)
             else:
+                self._hub.audit.denied(frame, opened, self._socket.address)
                 self.fail(opened.code, opened.message)
         except StoreUnavailable as fault:
             self.fail(CloseCode.STORE_UNAVAILABLE, str(fault))
@@ -378,12 +379,9 @@ class Connection:
             hub.unidentified -= 1
         if peer is not None and peer.role is Role.AGENT:
             leave(hub, peer, self._reason or "the connection broke")
+        who = {"principal": peer.principal, "session": peer.session} if peer else {}
         log_.info(
-            "connection_ended",
-            principal=peer.principal if peer else None,
-            session=peer.session if peer else None,
-            address=self._socket.address,
-            reason=self._reason or "the connection broke",
+            "connection_ended", **who, address=self._socket.address, reason=self._reason or "the connection broke"
         )
 
     def _broken(self, fault: Exception) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from orchestrator.auth.scopes import Action, may, may_follow
+from orchestrator.auth.scopes import may_make, may_read
 from orchestrator.following import Reader, Subscription
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -18,6 +18,7 @@ from protocol.codes import ErrorCode
 from protocol.errors import InvalidName
 from protocol.frames import Ack, Role, Subscribe, Subscribed, SubscriptionVerdict, Tags
 from protocol.ids import LogName, check_name
+from protocol.refusals import What
 
 __all__ = ["Follows"]
 
@@ -117,7 +118,8 @@ class Follows:
         except InvalidName as fault:
             return refused(frame.log, ErrorCode.NOT_FOUND, str(fault))
         agent_id = peer.id if peer.role is Role.AGENT else None
-        if not may_follow(peer.scopes, agent_id, log):
+        if not may_read(peer.scopes, agent_id, log):
+            hub.audit.forbidden(peer, What.SUBSCRIBE, log.path)
             return refused(frame.log, ErrorCode.FORBIDDEN, f"the token does not permit to follow {frame.log}")
         self.unsubscribe(frame.log)
         limit = hub.settings.limits.subscriptions_max
@@ -150,7 +152,7 @@ class Follows:
     ) -> SubscriptionVerdict:
         """Return the verdict on a subscription; one that is refused ends."""
         peer = self._peer
-        make = may(peer.scopes, Action.publish_to(subscription.tail.log.kind))
+        make = may_make(peer.scopes, subscription.tail.log)
         followed = False
         try:
             verdict = await subscription.verify(frame, peer.principal, known, make=make)

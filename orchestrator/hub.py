@@ -26,6 +26,7 @@ import structlog
 from orchestrator.acks import Acks
 from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, withdraw
 from orchestrator.artifacts import Artifacts
+from orchestrator.audit import Audit
 from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.keys import load_signing_key
 from orchestrator.auth.revocation import Revocations, enforce
@@ -193,12 +194,12 @@ class Hub:
             settings.keep_ms,
             settings.runs_kept_least_s * 1000,
         )
-        acks = Acks(line)
+        acks, audit = Acks(line), Audit(line, counters)
         greeting = Greeting(settings, line)
         enrolment = Enrolment(line, tokens, revocations, asks=settings.enrol_accept is EnrolAccept.MANUAL)
         known = (line, greeting, tokens, enrolment, peers, registry)
-        shared = (*known, work, artifacts, methods, querying, waiting, acks, revocations, counters)
-        self.services = Services(settings, *shared, self._spawn)
+        shared = (*known, work, artifacts, methods, querying, waiting, acks, revocations)
+        self.services = Services(settings, *shared, audit, counters, self._spawn)
         revocations.on_change = partial(enforce, self.services)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks
         self._server = Server(self.services, Health(line), self._certificates, self._worker)
@@ -208,6 +209,7 @@ class Hub:
             "tails": partial(tails.run, recheck_s),
             "ranges": partial(tails.close_ranges, interval_s),
             "acks": acks.run,
+            "audit": audit.run,
             "dispatch": dispatch.run,
             "timekeeper": timekeeper.run,
             "registry": registry.run,
@@ -361,6 +363,7 @@ class Hub:
                 while self._work:
                     await asyncio.wait(self._work)
                 await self._acks.flush()
+                await self.services.audit.write(everything=True)
                 await self._leave()
 
     async def _leave(self) -> None:

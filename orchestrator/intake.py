@@ -13,8 +13,9 @@ from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any, Protocol
 
-from orchestrator.auth.scopes import Action, may
+from orchestrator.auth.scopes import may_publish
 from orchestrator.core import publish as publishing
+from orchestrator.core.refusals import asked_for
 from orchestrator.peers import Peer
 from orchestrator.services import Services
 from orchestrator.store.base import StoreUnavailable
@@ -23,6 +24,7 @@ from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import InvalidName, RemoteProtocolError
 from protocol.frames import Fault, HeldAttempt, Nack, Part, Puback, Publish, Release, Reply, Request, Response
 from protocol.ids import LogKind, LogName
+from protocol.refusals import What
 
 __all__ = ["Intake", "Port"]
 
@@ -131,7 +133,8 @@ class Intake:
             log = _parse(frame.log, self._peer.namespace)
         except InvalidName as fault:
             return publishing.refuse(frame, ErrorCode.NOT_FOUND, str(fault))
-        if not may(self._peer.scopes, Action.publish_to(log.kind)):
+        if not may_publish(self._peer.scopes, log):
+            self._hub.audit.forbidden(self._peer, What.PUBLISH, log.path)
             return publishing.refuse(frame, ErrorCode.FORBIDDEN, f"the token does not permit to publish to {frame.log}")
         return publishing.check_size(frame, self._hub.settings.limits) or log
 
@@ -198,6 +201,8 @@ class Intake:
         finally:
             self._asked[waits] -= 1
         self._hub.counters.requests += 1
+        if response.error is not None and response.error.code == ErrorCode.FORBIDDEN:
+            self._hub.audit.forbidden(self._peer, What.REQUEST, asked_for(frame.method, frame.params))
         self._port.send(response)
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.auth.revocation import Revocations
-from orchestrator.auth.scopes import Action, require
+from orchestrator.auth.scopes import Action, may_publish, require, require_read
 from orchestrator.core import runs
 from orchestrator.core.publish import RETRY_MS, check_body, check_kind, unavailable_code
 from orchestrator.dispatch import Dispatch
@@ -45,7 +45,7 @@ from protocol.codec import pack_record
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
 from protocol.errors import InvalidName, InvalidSelector, RequestError, misfit
-from protocol.frames import Fault, Part, Request, Response
+from protocol.frames import Fault, Part, Request, Response, Role
 from protocol.ids import LogKind, LogName, check_name, partition_of
 from protocol.requests import (
     METHODS,
@@ -255,7 +255,8 @@ class Methods:
 
     async def _producer_open(self, peer: Peer, op: str, params: ProducerOpen) -> ProducerOpened:
         log = LogName.parse(params.log, peer.namespace)
-        require(peer.scopes, Action.publish_to(log.kind))
+        if not may_publish(peer.scopes, log):
+            raise RequestError(ErrorCode.FORBIDDEN, f"the token does not permit to publish to {log.path}")
         if log.kind in (LogKind.RUN, LogKind.ARTIFACT):
             raise RequestError(ErrorCode.FORBIDDEN, f"{log.path} has attempts as producers; they are not opened")
         key, field = keys.producers(log), f"{peer.principal}/{check_name(params.producer)}"
@@ -279,12 +280,16 @@ class Methods:
                 return answer
 
     async def _log_read(self, peer: Peer, _op: str, params: LogRead) -> LogReadPage:
-        require(peer.scopes, Action.READ)
-        return await self._reading.page(LogName.parse(params.log, peer.namespace), params)
+        return await self._reading.page(self._read_log(peer, params.log), params)
 
     async def _log_get(self, peer: Peer, _op: str, params: LogGet) -> LogInfo:
-        require(peer.scopes, Action.READ)
-        return await self._reading.log(LogName.parse(params.log, peer.namespace))
+        return await self._reading.log(self._read_log(peer, params.log))
+
+    @staticmethod
+    def _read_log(peer: Peer, path: str) -> LogName:
+        log = LogName.parse(path, peer.namespace)
+        require_read(peer.scopes, peer.id if peer.role is Role.AGENT else None, log)
+        return log
 
     async def _log_list(self, peer: Peer, _op: str, params: LogList) -> LogListed:
         require(peer.scopes, Action.READ)

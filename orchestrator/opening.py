@@ -39,6 +39,7 @@ from protocol.frames import (
     SubscriptionVerdict,
 )
 from protocol.ids import LogName
+from protocol.refusals import What
 
 if TYPE_CHECKING:
     from orchestrator.connection import Connection
@@ -112,7 +113,7 @@ async def open_session(
     subscriptions = await follows.resume(joined, known)
     why = why_ended(hub, peer)  # it may have been revoked before `connection.peer` was there for all to see
     if why is not None:
-        return Denied(CloseCode.REVOKED, why)
+        return Denied(CloseCode.REVOKED, why, principal=principal)
     return Opened(peer, resumed, principal.expires_s, attempts, subscriptions)
 
 
@@ -196,14 +197,17 @@ def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
     try:
         principal = hub.tokens.verify(token, now_s)
     except TokenRefused as fault:
+        hub.audit.forbidden(peer, What.SESSION, "refresh", fault.reason)
         raise RemoteProtocolError(CloseCode.UNAUTHENTICATED, str(fault)) from fault
     same_agent = peer.role is not Role.AGENT or principal.may_be(peer.id)
     same_client = peer.role is not Role.CLIENT or peer.principal == f"client:{principal.name}"
     permitted = may_open(principal.scopes, peer.role)
     if principal.namespace != peer.namespace or not (same_agent and same_client and permitted):
+        hub.audit.forbidden(peer, What.SESSION, "refresh", "another")
         raise RemoteProtocolError(CloseCode.FORBIDDEN, "the new token does not permit this session")
     why = hub.revocations.why(principal, peer.id if peer.role is Role.AGENT else None, peer.key)
     if why is not None:
+        hub.audit.forbidden(peer, What.SESSION, "refresh", "revoked")
         raise RemoteProtocolError(CloseCode.REVOKED, why)
     peer.scopes, peer.bearer = principal.scopes, principal
     return principal.expires_s
@@ -226,7 +230,7 @@ def _permit(hub: Services, frame: Identify, principal: Principal, key: str | Non
         return denied
     why = hub.revocations.why(principal, frame.id if frame.role is Role.AGENT else None, key)
     if why is not None:
-        return Denied(CloseCode.REVOKED, why)
+        return Denied(CloseCode.REVOKED, why, principal=principal)
     limits = hub.settings.limits
     if len(frame.attempts) > limits.attempts_max:
         return Denied(CloseCode.LIMIT_EXCEEDED, f"{len(frame.attempts)} attempts; the limit is {limits.attempts_max}")

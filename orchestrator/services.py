@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
+from orchestrator.audit import Audit
 from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
@@ -53,6 +54,7 @@ class Services:
     waiting: Waiting
     acks: Acks
     revocations: Revocations
+    audit: Audit
     counters: Counters
     spawn: Callable[[Coroutine[Any, Any, None]], object]
     connections: set[Connection] = field(default_factory=set)

@@ -53,6 +53,7 @@ class Counters:
     sessions: int = 0
     superseded: int = 0
     faults: int = 0
+    refusals: int = 0
     commits: int = 0
     entries_in: int = 0
     nacks: int = 0
@@ -68,6 +69,7 @@ _HELP = {
     "sessions": "sessions opened",
     "superseded": "sessions ended by a newer one of the same agent",
     "faults": "connections closed because of what the peer sent",
+    "refusals": "things that peers asked for and were not permitted",
     "commits": "commits that happened",
     "entries_in": "entries that peers published and that were acknowledged",
     "nacks": "publishes refused",

@@ -22,6 +22,7 @@ from protocol.errors import misfit
 from protocol.family import ChildCancel, ChildEnded, ChildRun, Continue, Continued, Spawn
 from protocol.frames import Name, Part, Span, UInt, WireRecover
 from protocol.ids import LogKind
+from protocol.refusals import Refusals
 from protocol.run_error import RunError
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Marker",
     "MarkerOp",
     "Progress",
+    "Refusals",
     "Released",
     "Retry",
     "RunError",
@@ -104,6 +106,7 @@ class Kind(StrEnum):
     UNCORDONED = "$uncordoned"
     DRAINING = "$draining"
     DRAINED = "$drained"
+    REFUSED = "$refused"
 
 
 class Writer(StrEnum):
@@ -332,6 +335,7 @@ CONTROL: dict[str, Control] = {
     Kind.UNCORDONED: Control(LogKind.AGENT, Cordoned, Writer.HUB),
     Kind.DRAINING: Control(LogKind.AGENT, Draining, Writer.HUB),
     Kind.DRAINED: Control(LogKind.AGENT, Drained, Writer.HUB),
+    Kind.REFUSED: Control(LogKind.AGENT, Refusals, Writer.HUB),
 }
 
 PACKED_FIELDS: dict[str, str] = {

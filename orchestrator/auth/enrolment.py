@@ -13,7 +13,7 @@ Specification: docs/protocol.md, sections "Proof of a key" and "Keys of peers".
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from cryptography.exceptions import InvalidSignature
@@ -110,7 +110,7 @@ class Enrolment:
                 return await self._by_token(frame, token, now_s)
             return await self._by_proof(frame, frame.proof, token, nonce, now_s)
         except TokenRefused as fault:
-            return Denied(CloseCode.UNAUTHENTICATED, str(fault))
+            return Denied(CloseCode.UNAUTHENTICATED, str(fault), fault.reason)
         except InvalidName as fault:
             return Denied(CloseCode.INVALID_FRAME, f"identify: {fault}")
 
@@ -127,14 +127,14 @@ class Enrolment:
             return self._check(frame, proof, nonce) or self._known(place, read.record, read.meta)
         principal = self._tokens.verify(token, now_s) if token else None
         if principal is None:
-            return Denied(CloseCode.UNAUTHENTICATED, UNKNOWN_KEY)
+            return Denied(CloseCode.UNAUTHENTICATED, UNKNOWN_KEY, "unknown_key")
         if principal.join is None and read.record is None:
             return await self._by_token(frame, token, now_s)  # it has a key elsewhere, and a token here
         wrong = _may_enrol(place, principal) or self._check(frame, proof, nonce)
         if wrong is not None:
             return wrong
         if principal.join is None:
-            return await self._refuse_other(place, proof.key, read)
+            return await self._refuse_other(place, proof.key, read, principal)
         return await self._enrol(place, proof.key, principal, principal.join, read, now_s)
 
     def _check(self, frame: Identify, proof: Proof, nonce: bytes) -> Denied | None:
@@ -144,15 +144,12 @@ class Enrolment:
             Ed25519PublicKey.from_public_bytes(proof.key).verify(proof.signature, signed)
         except (InvalidSignature, ValueError):
             message = "the proof does not verify: it was made for another session, or with another key"
-            return Denied(CloseCode.UNAUTHENTICATED, message)
+            return Denied(CloseCode.UNAUTHENTICATED, message, "proof")
         return None
 
     @staticmethod
     def _known(place: KeyPlace, record: KeyRecord, meta: dict[str, str] | None) -> Identified | Denied:
         """Return who the holder of a known key is."""
-        denied = judge_key(record, place)
-        if denied is not None:
-            return denied
         principal = Principal(
             name=place.name,
             namespace=place.namespace,
@@ -162,6 +159,9 @@ class Enrolment:
             id=record.fingerprint,
             issued_s=NEVER_S,  # to revoke the tokens of a name revokes no key
         )
+        denied = judge_key(record, place)
+        if denied is not None:
+            return replace(denied, principal=principal)
         return Identified(principal, meta, "", record.fingerprint)
 
     async def _enrol(
@@ -170,27 +170,26 @@ class Enrolment:
         """Record a key that came with a join token, and count the use with it."""
         why = self._revocations.why(principal, key=fingerprint(key))
         if why is not None:
-            return Denied(CloseCode.REVOKED, why)
+            return Denied(CloseCode.REVOKED, why, principal=principal)
         for _ in range(ENROL_TRIES_MAX):
             ids = Ids(self._line.new_commit_id(), f"join:{principal.name}", self._line.now_ms())
             record = enrolled(read.record, key, join.scopes, ids, asks=self._asks)
             if record is None:
-                return await self._refuse_other(place, key, read)
+                return await self._refuse_other(place, key, read, principal)
             use = JoinUse(principal.id, join.uses, (principal.expires_s - now_s) * 1000)
             outcome = await settle(self._line, write(place, read.text, record, ids, use=use))
             if isinstance(outcome, Outcome):
                 log_.info("key_enrolled", name=place.field, key=record.fingerprint, state=record.state.value)
                 return self._known(place, record, read.meta)
             if outcome.guard > 0:
-                return Denied(
-                    CloseCode.UNAUTHENTICATED, f"the join token was used for {join.uses} keys, and is used up"
-                )
+                message = f"the join token was used for {join.uses} keys, and is used up"
+                return Denied(CloseCode.UNAUTHENTICATED, message, "used_up", principal)
             read = await self._read(place)  # somebody was quicker, or the reply was lost
             if read.record is not None and read.record.key == key.hex():
                 return self._known(place, read.record, read.meta)
         return Denied(CloseCode.OVERLOADED, "others enrol a key of that name at the same time")
 
-    async def _refuse_other(self, place: KeyPlace, key: bytes, read: _Read) -> Denied:
+    async def _refuse_other(self, place: KeyPlace, key: bytes, read: _Read, principal: Principal) -> Denied:
         """Refuse a key of a name that has another one, and write down that somebody came with it."""
         now_ms = self._line.now_ms()
         noted = note_other(read.record, key, now_ms) if read.record is not None else None
@@ -198,13 +197,15 @@ class Enrolment:
             ids = Ids(self._line.new_commit_id(), self._line.src, now_ms)
             await self._line.commit(write(place, read.text, noted, ids))  # where others write at once, theirs counts
             log_.warning("key_refused", name=place.field, key=fingerprint(key))
-        return Denied(CloseCode.KEY_REFUSED, f"{place.field} has another key; an operator sees both: fleetline key ls")
+        message = f"{place.field} has another key; an operator sees both: fleetline key ls"
+        return Denied(CloseCode.KEY_REFUSED, message, "another_key", principal)
 
     # ── by a token ───────────────────────────────────────────────────────────
 
     async def _by_token(self, frame: Identify, token: str | None, now_s: int) -> Identified | Denied:
         if not token:
-            return Denied(CloseCode.UNAUTHENTICATED, "no token: send it in the Authorization header or in identify")
+            message = "no token: send it in the Authorization header or in identify"
+            return Denied(CloseCode.UNAUTHENTICATED, message, "no_token")
         if frame.role is Role.CLIENT:
             principal = self._tokens.verify(token, now_s)
             read = await self._read(KeyPlace(principal.namespace, Role.CLIENT, principal.name))
@@ -212,10 +213,13 @@ class Enrolment:
             read = await self._left(frame, claimed_namespace(token))
             principal = self._tokens.verify(token, now_s, (read.meta or {}).get(MARK_FIELD))
         if principal.join is not None:
-            return Denied(CloseCode.FORBIDDEN, "a join token enrols a key and nothing else: send a proof with it")
+            message = "a join token enrols a key and nothing else: send a proof with it"
+            return Denied(CloseCode.FORBIDDEN, message, "join", principal)
         name = principal.name if frame.role is Role.CLIENT else frame.id
         denied = judge_token(read.record, KeyPlace(principal.namespace, frame.role, name))
-        return denied or Identified(principal, read.meta, self._tokens.mark(token))
+        if denied is not None:
+            return replace(denied, principal=principal)
+        return Identified(principal, read.meta, self._tokens.mark(token))
 
     async def _left(self, frame: Identify, namespace: str | None) -> _Read:
         """Return what there is of an agent in the namespace that its token claims, before that is verified."""
@@ -242,7 +246,7 @@ async def read_text(line: Line, place: KeyPlace) -> str | None:
 def _may_enrol(place: KeyPlace, principal: Principal) -> Denied | None:
     """Decide whether a token is for a key of this name."""
     if principal.namespace != place.namespace:
-        return Denied(CloseCode.FORBIDDEN, "the token is for another namespace")
+        return Denied(CloseCode.FORBIDDEN, "the token is for another namespace", "namespace", principal)
     join = principal.join
     if join is None:
         fits = principal.may_be(place.name) if place.role is Role.AGENT else principal.name == place.name
@@ -252,4 +256,4 @@ def _may_enrol(place: KeyPlace, principal: Principal) -> Denied | None:
         scopes = join.scopes
     if fits and may_open(scopes, place.role):
         return None
-    return Denied(CloseCode.FORBIDDEN, f"the token is not for {place.field}")
+    return Denied(CloseCode.FORBIDDEN, f"the token is not for {place.field}", "name", principal)

@@ -51,7 +51,15 @@ class Token(str):
 
 
 class TokenRefused(FleetlineError):
-    """The token is not one of ours, is not valid now, or says what no token says."""
+    """The token is not one of ours, is not valid now, or says what no token says.
+
+    Attributes:
+        reason: the same in a word of ours, as the audit has it.
+    """
+
+    def __init__(self, message: str, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Tokens:
@@ -108,7 +116,7 @@ class Tokens:
                 self._keep(token, principal)
         if principal.expires_s <= now_s:
             self._verified.pop(token, None)
-            raise TokenRefused(f"the token expired {now_s - principal.expires_s} s ago")
+            raise TokenRefused(f"the token expired {now_s - principal.expires_s} s ago", "expired")
         return principal
 
     def mark(self, token: str) -> str:
@@ -170,7 +178,7 @@ def _principal(payload: bytes, now_s: int) -> Principal:
         raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
     principal = _read(claims)
     if max(claims["iat"], claims.get("nbf", 0)) > now_s + SKEW_S:
-        raise TokenRefused("the token was issued in the future; check the clocks")
+        raise TokenRefused("the token was issued in the future; check the clocks", "not_yet")
     return principal
 
 

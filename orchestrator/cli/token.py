@@ -32,7 +32,7 @@ def issue(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for: a person, a program, a machine.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="S", help="agent, operator or viewer; several times for several."),
+        typer.Option("--scope", metavar="S", help="agent, operator, viewer or admin; several times for several."),
     ] = None,
     agent: Annotated[
         list[str] | None,

@@ -239,7 +239,8 @@ def judge_token(record: KeyRecord | None, place: KeyPlace) -> Denied | None:
         return None
     if record.state is KeyState.REVOKED:
         return Denied(CloseCode.KEY_REVOKED, f"the key of {place.field} was revoked; it needs a new one")
-    return Denied(CloseCode.UNAUTHENTICATED, f"{place.field} has a key: a token without its proof lets nobody in")
+    message = f"{place.field} has a key: a token without its proof lets nobody in"
+    return Denied(CloseCode.UNAUTHENTICATED, message, "no_proof")
 
 
 def enrolled(known: KeyRecord | None, key: bytes, scopes: frozenset[str], ids: Ids, *, asks: bool) -> KeyRecord | None:

@@ -50,10 +50,19 @@ SUPERSEDED_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Why a peer gets no session."""
+    """Why a peer gets no session.
+
+    Attributes:
+        code: its connection is closed with.
+        message: for whoever asked.
+        reason: a word of ours for it, as the audit has it.
+        principal: who asked, where that is known.
+    """
 
     code: CloseCode
     message: str
+    reason: str = ""
+    principal: Principal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +114,11 @@ def judge(frame: Identify, principal: Principal) -> Denied | None:
     except (InvalidName, InvalidLabel) as fault:
         return Denied(CloseCode.INVALID_FRAME, f"identify: {fault}")
     if not may_open(principal.scopes, frame.role):
-        return Denied(CloseCode.FORBIDDEN, f"the token's scopes permit no session as {frame.role.value}")
+        message = f"the token's scopes permit no session as {frame.role.value}"
+        return Denied(CloseCode.FORBIDDEN, message, "role", principal)
     if frame.role is Role.AGENT and not principal.may_be(frame.id):
-        return Denied(CloseCode.FORBIDDEN, f"the token does not permit to be agent {frame.id!r}")
+        message = f"the token does not permit to be agent {frame.id!r}"
+        return Denied(CloseCode.FORBIDDEN, message, "agent", principal)
     return None
 
 

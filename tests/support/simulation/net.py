@@ -210,6 +210,7 @@ class HubEnd(End):
     def __init__(self, network: Network, machine: Machine, out: Pipe, into: Pipe, number: int) -> None:
         super().__init__(network, machine, out, into)
         self.nonce = number.to_bytes(16, "big")
+        self.address = "192.0.2.1"
         self._talker: Talker | None = None
         self._reading = True
 

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
+from orchestrator.audit import Audit
 from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.principal import ANY_AGENT, Principal
 from orchestrator.auth.revocation import Revocations
@@ -101,11 +102,12 @@ class Desk:
         greeting = Greeting(settings, line)
         reading = Reading(line, registry)
         querying, waiting = Querying(line, reading, registry, peers, self.spawn), Waiting(line, reading)
+        counters = Counters()
         revocations = Revocations(line)
         enrolment = Enrolment(line, tokens, revocations, asks=False)
         shared = (line, greeting, tokens, enrolment, peers, registry, work, Artifacts(line, settings.limits), methods)
-        more = (querying, waiting, Acks(line), revocations, Counters())
-        self.hub = Services(settings, *shared, *more, self.spawn)
+        more = (querying, waiting, Acks(line), revocations, Audit(line, counters))
+        self.hub = Services(settings, *shared, *more, counters, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.auth.principal import ANY_AGENT, Principal
-from orchestrator.auth.scopes import Action, may, may_follow, may_open, require
+from orchestrator.auth.scopes import Action, may, may_open, may_publish, may_read, require
 from orchestrator.core.sessions import (
     SUPERSEDED_MAX,
     Newcomer,
@@ -136,8 +136,9 @@ def test_the_end_of_a_session_is_guarded_on_its_being_the_newest() -> None:
 
 PERMITTED = {
     "agent": {Action.READ, Action.PUBLISH_RUN, Action.PUBLISH_TOPIC},
-    "operator": set(Action) - {Action.PUBLISH_RUN},
+    "operator": set(Action) - {Action.PUBLISH_RUN, Action.AUDIT},
     "viewer": {Action.READ},
+    "admin": set(Action) - {Action.PUBLISH_RUN},
     "nonsense": set(),
 }
 
@@ -162,10 +163,17 @@ def test_roles_need_their_scopes() -> None:
     assert not may_open({"agent"}, Role.CLIENT)
 
 
-def test_an_agent_follows_its_own_log_and_no_other_agents() -> None:
+def test_an_agent_reads_its_own_log_and_no_other_agents() -> None:
     own, other = LogName("default", LogKind.AGENT, "a1"), LogName("default", LogKind.AGENT, "a2")
-    assert may_follow({"agent"}, "a1", own)
-    assert not may_follow({"agent"}, "a1", other)
-    assert may_follow({"agent", "operator"}, "a1", other)
-    assert may_follow({"agent"}, "a1", LogName("default", LogKind.TOPIC, "t"))
-    assert not may_follow(set(), None, own)
+    assert may_read({"agent"}, "a1", own)
+    assert not may_read({"agent"}, "a1", other)
+    assert may_read({"agent", "operator"}, "a1", other)
+    assert may_read({"agent"}, "a1", LogName("default", LogKind.TOPIC, "t"))
+    assert not may_read(set(), None, own)
+
+
+def test_the_audit_is_for_admins_to_read_and_for_nobody_to_write() -> None:
+    audit = LogName("default", LogKind.TOPIC, "audit")
+    assert [scope for scope in PERMITTED if may_read({scope}, None, audit)] == ["admin"]
+    assert not may_publish(set(PERMITTED), audit)
+    assert may_publish({"admin"}, audit._replace(name="audits"))

@@ -35,8 +35,8 @@ PUBLIC = {
     """,
     "control": """
         COMMANDS CONTROL PACKED_FIELDS AttemptLost Call Cancel Cancelled Checkpoint Claimed Connected Control Cordoned
-        Dead Disconnected Drained Draining Errored Expired Failed Kind Marker MarkerOp Progress Released Retry RunError
-        Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
+        Dead Disconnected Drained Draining Errored Expired Failed Kind Marker MarkerOp Progress Refusals Released
+        Retry RunError Submitted Succeeded Superseded TimedOut Writer is_control pack_control read_control
     """,
     "conversation": """
         CANCEL_ID QUERIES_AT_ONCE_MAX QUERY_ARGS_BYTES_MAX QUERY_MS QUERY_MS_MAX QUERY_VALUE_BYTES_MAX QUESTIONS_MAX
@@ -74,6 +74,9 @@ PUBLIC = {
     """,
     "readable": """
         READABLE_DEPTH_MAX entry_object json_line readable readable_body
+    """,
+    "refusals": """
+        AUDIT_TOPIC Refusals What
     """,
     "requests": """
         METHODS AgentChange AgentDrain AgentGet AgentInfo AgentList AgentListed AgentSend AgentStanding Bucket

@@ -19,7 +19,16 @@ ATTEMPTS_WRITE = {
     *("$progress", "$call", "$marker", "$checkpoint", "$received", "$steered", "$asked", "$attached"),
     *("$spawn", "$child_cancel", "$continue", "$suspended", "$errored", "$succeeded", "$cancelled"),
 }
-AGENT_KINDS = {"$connected", "$disconnected", "$superseded", "$cordoned", "$uncordoned", "$draining", "$drained"}
+AGENT_KINDS = {
+    "$connected",
+    "$disconnected",
+    "$superseded",
+    "$cordoned",
+    "$uncordoned",
+    "$draining",
+    "$drained",
+    "$refused",
+}
 
 
 def test_every_kind_has_its_row() -> None:
