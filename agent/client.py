@@ -27,6 +27,7 @@ from agent.runs import WAIT_MS, Run
 from agent.scheduling import ScheduleMethods
 from agent.submission import SubmitOptions, span_ms, submission
 from agent.threads import in_loop
+from agent.tokening import TokenMethods
 from protocol.codec import pack_value
 from protocol.entry import Position
 from protocol.frames import Identify, Part, Role, Start
@@ -62,7 +63,7 @@ def topic_log(topic: str) -> str:
     return LogName.parse(topic if "/" in topic else f"topic/{topic}").path
 
 
-class Client(ScheduleMethods, QueueMethods):
+class Client(ScheduleMethods, QueueMethods, TokenMethods):
     """A connection to the hub that is kept open: it reconnects and resumes by itself.
 
     Make one with `Client.connect()`, as `async with Client.connect() as client` or `await Client.connect()`.

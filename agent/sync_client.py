@@ -25,6 +25,7 @@ from agent.runs import Run
 from agent.submission import SubmitOptions
 from agent.sync_queueing import SyncQueueMethods
 from agent.sync_scheduling import SyncScheduleMethods
+from agent.sync_tokening import SyncTokenMethods
 from agent.threads import LoopThread
 from protocol.artifacts import Artifact
 from protocol.conversation import QUERY_MS
@@ -227,7 +228,7 @@ class SyncPublisher(_Closing):
         self._portal(self._publisher.aclose())
 
 
-class SyncClient(SyncScheduleMethods, SyncQueueMethods, _Closing):
+class SyncClient(SyncScheduleMethods, SyncQueueMethods, SyncTokenMethods, _Closing):
     """The blocking twin of `Client`. Make one with `SyncClient.connect()`."""
 
     def __init__(self, client: Client) -> None:

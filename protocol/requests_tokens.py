@@ -41,7 +41,8 @@ class TokenCheck(Part):
 
 
 class TokenChecked(Part):
-    """Whether it is revoked, and how."""
+    """Whether it is revoked, and how, in the namespace of whoever asked."""
 
+    namespace: str
     revoked: bool
     reason: str | None = None

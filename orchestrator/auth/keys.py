@@ -21,7 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 from orchestrator.files import write_new_private
 from protocol.errors import FleetlineError
 
-__all__ = ["KeyUnusable", "load_signing_key"]
+__all__ = ["SIGNING_KEY", "KeyUnusable", "load_signing_key"]
+
+SIGNING_KEY = Path("keys") / "signing.pem"
+"""Where the signing key is in a data directory."""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -39,7 +42,7 @@ def load_signing_key(data_dir: Path) -> Ed25519PrivateKey:
     Raises:
         KeyUnusable: the file can be read by others, or holds no Ed25519 key.
     """
-    path = data_dir / "keys" / "signing.pem"
+    path = data_dir / SIGNING_KEY
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = Ed25519PrivateKey.generate()

@@ -163,7 +163,7 @@ class Revocations:
         require(peer.scopes, Action.READ)
         await self.load()
         why = self._marks.why_token(peer.namespace, params.token, params.name, params.issued_s)
-        return TokenChecked(revoked=why is not None, reason=why)
+        return TokenChecked(namespace=peer.namespace, revoked=why is not None, reason=why)
 
 
 def why_ended(hub: Services, peer: Peer) -> str | None:

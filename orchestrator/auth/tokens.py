@@ -27,7 +27,7 @@ from orchestrator.auth.scopes import Scope
 from protocol.errors import FleetlineError, InvalidName
 from protocol.ids import check_name
 
-__all__ = ["Token", "TokenRefused", "Tokens", "claimed_namespace"]
+__all__ = ["Token", "TokenRefused", "Tokens", "claimed_namespace", "unverified_claims"]
 
 ALGORITHM = "EdDSA"
 PARTY = "fleetline"
@@ -124,6 +124,14 @@ class Tokens:
         text = token.encode(errors="backslashreplace")
         return hashlib.blake2b(text, key=self._mark_key, digest_size=MARK_BYTES).hexdigest()
 
+    def signed(self, token: str) -> bool:
+        """Return whether the signature of a token is this deployment's, whatever it says and whenever."""
+        try:
+            self._signatures.decode(token, self._public, algorithms=[ALGORITHM])
+        except (jwt.InvalidTokenError, ValueError):
+            return False
+        return True
+
     def _check(self, token: str, now_s: int) -> Principal:
         try:
             payload = self._signatures.decode(token, self._public, algorithms=[ALGORITHM])
@@ -159,6 +167,21 @@ def claimed_namespace(token: str) -> str | None:
         return check_name(json.loads(_payload(token))["ns"])
     except (ValueError, TypeError, KeyError, RecursionError, InvalidName):
         return None
+
+
+def unverified_claims(token: str) -> dict[str, Any]:
+    """Return what a token says of itself; nothing of it can be relied on.
+
+    Raises:
+        TokenRefused: it is no token at all.
+    """
+    try:
+        claims = json.loads(_payload(token)) if len(token) <= TOKEN_CHARS_MAX else None
+    except (ValueError, RecursionError):
+        claims = None
+    if not isinstance(claims, dict):
+        raise TokenRefused("it does not have the form of a JWT")
+    return claims
 
 
 def _payload(token: str) -> bytes:

@@ -1,4 +1,4 @@
-"""`fleetline token`: tokens that let agents and clients in."""
+"""`fleetline token`: tokens that let agents and clients in, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Issue tokens that let agents and clients in.")
+app = typer.Typer(help="Issue, inspect and revoke the tokens that let agents and clients in.")
 
 DEFAULT_EXPIRES = "30d"
 JOIN_EXPIRES = "15m"
@@ -24,7 +24,7 @@ JOIN_EXPIRES = "15m"
 
 @app.callback()
 def _group() -> None:
-    """Issue tokens that let agents and clients in."""
+    """Issue, inspect and revoke the tokens that let agents and clients in."""
 
 
 @app.command("issue")
@@ -98,6 +98,69 @@ def issue(
         out.note(
             f"for {name}, {what}scopes {', '.join(sorted(grant.scopes))}, good for {lasts}; keep it like a password"
         )
+
+
+@app.command("inspect")
+def inspect(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="File that holds the token; standard input without.")
+    ] = None,
+    data: options.Data = None,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+    as_json: options.Json = False,
+) -> int:
+    """Say what a token permits, whether it is good, and, where a hub is reached, whether it was revoked.
+
+    The signature is checked where the data directory has the key. Exit code 4: it is not good.
+    """
+    from orchestrator.cli.exits import Exit
+    from orchestrator.cli.inspecting import ask_hub, inspect_token, read_token, show
+    from orchestrator.settings import load
+
+    found = inspect_token(read_token(file), load({"data": data}).settings.data)
+    standing = ask_hub(found, hub, token_file)
+    show(Output(as_json), found, standing)
+    return Exit.DONE if found.good and not standing.revoked else Exit.FORBIDDEN
+
+
+@app.command("revoke")
+def revoke(
+    token_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Id of the token, as `token inspect` shows it.")
+    ] = None,
+    principal: Annotated[
+        str | None, typer.Option("--principal", metavar="NAME", help="All tokens issued to NAME until now.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="The token in this file; - is standard input.")
+    ] = None,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Take a token back: it opens no session any more, and those that are open end within a second."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name
+    from orchestrator.cli.inspecting import of_file, parse_token_id
+    from orchestrator.cli.text import clock
+
+    if sum(each is not None for each in (token_id, principal, file)) != 1:
+        raise CliError("say what to revoke: the ID of a token, --file FILE that holds it, or --principal NAME")
+    given, expires_ms = of_file(file) if file is not None else (token_id, None)
+    if principal is not None:
+        name = parse_name(principal, "--principal")
+        revoked = with_client(hub, token_file, lambda client: client.revoke_tokens_of(name))
+    else:
+        one = parse_token_id(given or "")
+        revoked = with_client(hub, token_file, lambda client: client.revoke_token(one, expires_ms))
+    out = Output(as_json)
+    if as_json:
+        what = {"token": given, "principal": principal}
+        out.json({**what, "since_ms": revoked.since_ms, "until_ms": revoked.until_ms})
+    else:
+        said = f"token {given}" if principal is None else f"all tokens of {principal} issued until now"
+        out.line(f"{said}: revoked at {clock(revoked.since_ms)}")
 
 
 def _implied(agents: frozenset[str]) -> frozenset[str]:

@@ -94,7 +94,7 @@ async def test_all_tokens_of_a_name_are_revoked_and_those_issued_later_are_good(
         asked = await peers[2].result("token.check", token=id_of(tokens[0]), name="ann", issued_s=int(time.time()) - 1)
         assert asked["revoked"]
         later = await peers[2].result("token.check", token="x", name="ann", issued_s=int(time.time()) + 1)
-        assert later == {"revoked": False}
+        assert later == {"namespace": "default", "revoked": False}
 
 
 async def test_a_revoked_agent_comes_back_with_no_token_at_all(line: World) -> None:

@@ -114,6 +114,13 @@ TABLE: list[tuple[list[str], int, str]] = [
     (["token", "issue", "me", "--scope", "agent"], 2, "--scope agent: say which agent ids the token may use"),
     (["token", "issue", "me", "--agent", "A"], 2, "--agent: 'A' is not a name"),
     (["token", "issue", "Me"], 2, "NAME: 'Me' is not a name"),
+    (["token", "revoke"], 2, "say what to revoke: the ID of a token, --file FILE that holds it, or --principal NAME"),
+    (["token", "revoke", "t1", "--principal", "ann"], 2, "say what to revoke"),
+    (["token", "revoke", "x" * 161], 2, "ID: an id has 1 to 160 characters"),
+    (["token", "revoke", f"{'e' * 60}.{'e' * 60}.e"], 2, "ID: that looks like a token, which others can see on a"),
+    (["token", "revoke", "--file", "two-words"], 2, "two-words does not hold one token"),
+    (["token", "inspect", "missing"], 2, "missing cannot be read: No such file or directory"),
+    (["token", "inspect", "one-word"], 2, "that is no token: it does not have the form of a JWT"),
     (["token", "issue", "me", "--data", "missing"], 2, "missing; start the hub first (it makes one)"),
     (["run", "ls"], 5, "nothing says where the hub is (looked at FLEETLINE_HUB and in "),
 ]
@@ -127,6 +134,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "two-words").write_text("not json\n")
+    (tmp_path / "one-word").write_text("word\n")
 
 
 @pytest.mark.parametrize(

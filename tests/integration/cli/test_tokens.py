@@ -1,0 +1,76 @@
+"""Tokens from the command line: what one says, whether it is good, and that it is not any more."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Shell
+
+
+def issue(shell: Shell, name: str, *options: str) -> Path:
+    """Issue a token into a file."""
+    file = shell.directory / f"{name}.token"
+    file.write_text(shell.done("token", "issue", name, *options))
+    return file
+
+
+def inspect(shell: Shell, file: Path, code: int = 0) -> dict[str, object]:
+    """Return what is said of a token, which is not said itself."""
+    found = shell("token", "inspect", str(file), "--json")
+    assert found.returncode == code, found.stderr
+    assert file.read_text().strip() not in found.stdout + found.stderr
+    return dict(json.loads(found.stdout))
+
+
+def test_a_token_is_told_but_not_shown(shell: Shell) -> None:
+    file = issue(shell, "ann", "--agent", "a1", "--scope", "viewer", "--expires", "1h")
+    said = inspect(shell, file)
+    assert (said["name"], said["namespace"], said["issuer"]) == ("ann", "default", "fleetline")
+    assert (said["scopes"], said["agents"]) == (["agent", "viewer"], ["a1"])
+    assert (said["times"], said["signature"], said["revoked"]) == ("valid", "good", False)
+    assert abs(int(str(said["expires_ms"])) / 1000 - time.time() - 3600) < 60
+    people = shell("token", "inspect", stdin=file.read_bytes())
+    assert people.returncode == 0, people.stderr
+    assert f"id\t{said['id']}\n" in people.stdout
+    assert file.read_text().strip() not in people.stdout
+
+
+def test_a_token_of_another_key_is_not_good(shell: Shell) -> None:
+    file = issue(shell, "eve")
+    header, claims, signature = file.read_text().strip().split(".")
+    file.write_text(f"{header}.{claims}.{signature[::-1]}")
+    assert inspect(shell, file, 4)["signature"] == "wrong"
+
+
+def test_without_a_hub_it_is_not_known_whether_it_is_revoked(shell: Shell) -> None:
+    file = issue(shell, "dan")
+    nowhere = {**shell.environment(), "FLEETLINE_DATA": str(shell.directory / "nowhere")}
+    found = shell("token", "inspect", str(file), "--json", environment=nowhere)
+    assert found.returncode == 0, found.stderr
+    said = json.loads(found.stdout)
+    assert (said["revoked"], said["reason"], said["signature"]) == (None, "no hub was reached", "unknown")
+
+
+@pytest.mark.parametrize("how", ["id", "file", "principal"])
+def test_a_token_is_revoked_by_its_id_its_file_or_its_name(shell: Shell, how: str) -> None:
+    file, other = issue(shell, f"{how}-1"), issue(shell, f"{how}-2")
+    token_id = str(inspect(shell, file)["id"])
+    words = {"id": [token_id], "file": ["--file", str(file)], "principal": ["--principal", f"{how}-1"]}[how]
+    (said,) = shell.json("token", "revoke", *words)
+    assert (said["token"], said["principal"]) == ((None, f"{how}-1") if how == "principal" else (token_id, None))
+    assert (said["until_ms"] is None) == (how != "file")
+    refused = shell("run", "ls", "--token-file", str(file))
+    assert (refused.returncode, "get a new one" in refused.stderr) == (4, True)
+    found = inspect(shell, file, 4)
+    assert (found["revoked"], found["times"]) == (True, "valid")
+    assert shell("run", "ls", "--token-file", str(other)).returncode == 0
+
+
+def test_only_some_may_revoke(shell: Shell) -> None:
+    viewer = issue(shell, "looker", "--scope", "viewer")
+    refused = shell("token", "revoke", "--principal", "ann", "--token-file", str(viewer))
+    assert (refused.returncode, refused.stdout) == (4, "")
