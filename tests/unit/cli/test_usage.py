@@ -110,7 +110,7 @@ TABLE: list[tuple[list[str], int, str]] = [
     (["hub", "start", "--workers", "65"], 2, "workers (from flag): Input should be less than or equal to 64"),
     (["hub", "start", "--workers", "x"], 2, "Invalid value for '--workers': Input should be a valid integer"),
     (["token", "issue", "me", "--expires", "5"], 2, "--expires: '5' is not a duration; write a whole number above 0"),
-    (["token", "issue", "me", "--scope", "admin"], 2, "--scope: 'admin' is no scope; it is one of agent, operator"),
+    (["token", "issue", "me", "--scope", "boss"], 2, "--scope: 'boss' is no scope; it is one of agent, operator"),
     (["token", "issue", "me", "--scope", "agent"], 2, "--scope agent: say which agent ids the token may use"),
     (["token", "issue", "me", "--agent", "A"], 2, "--agent: 'A' is not a name"),
     (["token", "issue", "Me"], 2, "NAME: 'Me' is not a name"),
