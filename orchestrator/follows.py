@@ -106,7 +106,8 @@ class Follows:
         """Follow nothing, and wait for no run, any more."""
         for path in tuple(self._subscriptions):
             self.unsubscribe(path)
-        self._hub.waiting.gone(self._peer.session)
+        self._peer.over = True
+        self._hub.waiting.gone(self._peer)
 
     def _follow(self, frame: Subscribe) -> Subscription | SubscriptionVerdict:
         """Begin a subscription, or say why there is none. One that there is for the log ends."""

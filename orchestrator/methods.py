@@ -195,7 +195,7 @@ class Methods:
         answer = await self._submit(peer, runs.keeping_for(params, self._keep_ms, self._keep_least_ms))
         if not params.wait_ms:
             return answer
-        end = await self._waiting.end(peer.session, self._run_log(peer, answer.run), params.wait_ms)
+        end = await self._waiting.end(peer, self._run_log(peer, answer.run), params.wait_ms)
         return answer.model_copy(update={"end": end})
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:

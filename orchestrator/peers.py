@@ -47,7 +47,7 @@ class Peer:
         doubted: runs that its last heartbeat listed, with their fences, of which this hub knows no attempt.
         send: put a frame on its way, in order; never blocks.
         load: how busy it says it is, from 0 to 1, where it does; `since_ms` is when its session opened.
-        leaving: it is about to close; it is given no more work.
+        leaving: it is about to close; it is given no more work. `over`: it has ended.
         standing: what is said of the agent.
         bearer: what its token, or the record of its key, says.
         key: fingerprint of the key that it proved to hold, if it did.
@@ -71,6 +71,7 @@ class Peer:
     load: float | None = None
     since_ms: int = 0
     leaving: bool = False
+    over: bool = False
     standing: Standing = NOTHING_SAID
     bearer: Principal | None = None
     key: str | None = None

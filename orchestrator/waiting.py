@@ -88,37 +88,36 @@ class Waiting:
         """Answer `run.wait`."""
         require(peer.scopes, Action.READ)
         log = LogName.parse(f"run/{params.run}", peer.namespace)
-        return RunWaited(end=await self.end(peer.session, log, params.wait_ms))
+        return RunWaited(end=await self.end(peer, log, params.wait_ms))
 
-    async def end(self, session: str, log: LogName, wait_ms: int) -> Entry | None:
-        """Return the entry that ended a run, once there is one; None where there is none in time.
+    async def end(self, peer: Peer, log: LogName, wait_ms: int) -> Entry | None:
+        """Return the entry that ended a run, once there is one; None where there is none in time, or the session ends.
 
         Raises:
             RequestError: `not_found`.
             StoreUnavailable: the store does not answer.
-            asyncio.CancelledError: the session is over.
         """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_ms / 1000
-        while loop.time() < until_s:
+        while not peer.over and loop.time() < until_s:
             watch = _Watch(loop.create_future())
             tail = self._line.tails.join(log, watch)
             late = loop.call_at(until_s, watch.reverify)
-            self._waits[session].add(watch)
+            self._waits[peer.session].add(watch)
             try:
                 ended = await self._begin(watch, tail) or await watch.seen
             finally:
                 late.cancel()
                 self._line.tails.leave(tail, watch)
-                self._forget(session, watch)
+                self._forget(peer.session, watch)
             if ended is not None:
                 return ended
         return None
 
-    def gone(self, session: str) -> None:
+    def gone(self, peer: Peer) -> None:
         """Give up what a session waits for: it is over."""
-        for watch in self._waits.pop(session, ()):
-            watch.seen.cancel()
+        for watch in self._waits.pop(peer.session, ()):
+            watch.reverify()
 
     def _forget(self, session: str, watch: _Watch) -> None:
         waits = self._waits.get(session)

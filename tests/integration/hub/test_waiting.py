@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from protocol.codec import pack_value, unpack_record
+from protocol.codec import encode, pack_value, unpack_record
+from protocol.codes import CloseCode
 from protocol.control import Kind
 from protocol.frames import Assign, Puback, Request, Response
 from protocol.ids import make_run_id
@@ -127,6 +128,19 @@ async def test_nothing_is_left_of_those_who_waited_and_went(calm: World) -> None
             await ask(client, number, "run.wait", run=run, wait_ms=LONG_MS)
         await eventually(lambda: waits(calm) == 2)
     await eventually(lambda: waits(calm) == 0)
+
+
+async def test_nothing_is_left_of_a_wait_that_came_with_the_end_of_its_session(calm: World) -> None:
+    async with calm.peer() as client:
+        await client.identify(identify())
+        run = (await submit(client)).name
+        asked = Request(id=101, method="run.wait", params={"run": run, "wait_ms": LONG_MS})
+        await client.send_raw(encode(asked) + b"\xc1")
+        assert (await client.told())[0] == CloseCode.MALFORMED
+    async with calm.peer() as client:
+        await client.identify(identify())
+        await client.result("run.get", run=run)  # by then whatever was begun before has begun
+        assert waits(calm) == 0
 
 
 async def test_a_viewer_waits_and_submits_nothing(calm: World) -> None:
