@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from pydantic import SecretStr
 
@@ -52,6 +52,9 @@ from protocol.requests import (
 )
 from protocol.version import VERSION
 
+if TYPE_CHECKING:
+    from agent.identity import Credentials
+
 __all__ = ["CONNECT_TIMEOUT_S", "Client", "topic_log"]
 
 CONNECT_TIMEOUT_S = 5.0
@@ -83,6 +86,7 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
         ca_file: str | Path | None = None,
+        credentials: Credentials | None = None,
         name: str | None = None,
         timeout: float | None = CONNECT_TIMEOUT_S,
     ) -> Connecting:
@@ -94,6 +98,7 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
             token_file: the file that holds it.
             directory: a data directory to find hub and token in.
             ca_file: authorities that the hub's certificate may be of, where the system's will not do.
+            credentials: the key to come with, see `agent.identity.find_credentials`.
             name: what this client is called in logs of the hub; made up without.
             timeout: how long the first connection may take, in seconds; None waits for ever. Later
                 reconnects are tried for ever in any case.
@@ -109,7 +114,7 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
             id=name or f"client-{secrets.token_hex(4)}",
             instance=secrets.token_hex(8),
         )
-        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file)
+        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file, credentials=credentials)
         return Connecting(cls, identity, locate, timeout)
 
     async def __aenter__(self) -> Self:

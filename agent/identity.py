@@ -133,6 +133,7 @@ def find_credentials(
     directory: str | Path | None = None,
     join_token: str | SecretStr | None = None,
     join_token_file: str | Path | None = None,
+    enrols: bool = True,
 ) -> Credentials | None:
     """Return the key in the state directory, made where there is none and a join token is; else None.
 
@@ -142,6 +143,7 @@ def find_credentials(
         directory: the state directory, where it is not the usual one.
         join_token: the token itself; else `FLEETLINE_JOIN_TOKEN`.
         join_token_file: the file that holds it, which may be gone once the key is there.
+        enrols: a key may be made; without, join tokens are not looked at.
 
     Raises:
         IdentityUnusable: the key cannot be read or made, is somebody else's, or others can read it.
@@ -149,7 +151,7 @@ def find_credentials(
     place = Path(directory) if directory is not None else state_directory(role, name)
     path = place / IDENTITY_FILE
     identity = _read(path)
-    token = _join_token(join_token, join_token_file, needed=identity is None)
+    token = _join_token(join_token, join_token_file, needed=identity is None) if enrols else None
     if identity is None and token is None:
         return None
     if identity is None and token is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["AGENTS", "ARTIFACTS", "DEAD", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
+__all__ = ["AGENTS", "ARTIFACTS", "DEAD", "KEYS", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
 
 RUNS = {
     "RUN": "its id",
@@ -58,6 +58,15 @@ SCHEDULES = {
     "STATE": "open or paused",
     "NEXT": "when it is due next, by that clock",
     "LAST RUN": "id of the latest run that it made",
+}
+KEYS = {
+    "NAME": "whose it is",
+    "STATE": "pending, accepted, rejected or revoked",
+    "FINGERPRINT": "of the key",
+    "SCOPES": "what its holder may do",
+    "SINCE": "when that state began",
+    "BY": "who decided; join:NAME is a join token",
+    "REFUSED": "another key that somebody came with, and how often that was noted",
 }
 LOGS = {
     "LOG": "run/ID, topic/NAME, agent/ID or artifact/ID",

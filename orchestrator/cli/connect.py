@@ -13,8 +13,9 @@ from orchestrator.cli.exits import Exit
 
 if TYPE_CHECKING:
     from agent.client import Client
+    from agent.identity import Credentials
 
-__all__ = ["check_hub", "check_log_level", "check_token_file", "log_level", "with_client"]
+__all__ = ["check_hub", "check_log_level", "check_token_file", "enrol", "log_level", "with_client"]
 
 T = TypeVar("T")
 
@@ -47,8 +48,47 @@ def with_client(
 async def _connected(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
     from agent.client import Client
 
-    async with Client.connect(hub, token_file=token_file) as client:
+    async with Client.connect(hub, token_file=token_file, credentials=_own_key(token_file)) as client:
         return await use(client)
+
+
+def _own_key(token_file: Path | None) -> Credentials | None:
+    """Return this user's key, if there is one and no token was named."""
+    from agent.identity import find_credentials
+    from protocol.frames import Role
+
+    named = token_file is not None or os.environ.get("FLEETLINE_TOKEN")
+    return None if named else find_credentials(Role.CLIENT, enrols=False)
+
+
+def enrol(hub: str | None, credentials: Credentials) -> str:
+    """Come with a key, and a join token if there is one. Returns what the hub has the key as: accepted or pending.
+
+    Raises:
+        CliError: the hub does not know the key.
+        FleetlineError: what the client raises.
+    """
+    check_hub(hub)
+    from orchestrator.telemetry import configure_logs
+
+    configure_logs(log_level("critical"))
+    return asyncio.run(_enrol(hub, credentials))
+
+
+async def _enrol(hub: str | None, credentials: Credentials) -> str:
+    from agent.client import Client
+    from agent.identity import KeyPending
+    from protocol.requests import KeyList, KeyListed
+
+    try:
+        async with Client.connect(hub, credentials=credentials) as client:
+            listed: KeyListed = await client.ask("key.list", KeyList())
+    except KeyPending:
+        return "pending"
+    for key in listed.keys:
+        if (key.name, key.fingerprint) == (credentials.place, credentials.fingerprint):
+            return key.state
+    raise CliError("this hub does not know the key: come with a join token of it, with --join-token-file")
 
 
 def check_hub(hub: str | None) -> None:

@@ -19,7 +19,7 @@ from orchestrator.cli.trusting import trusting
 
 __all__ = ["execute", "table"]
 
-NOUNS = ("dev", "hub", "agent", "run", "queue", "schedule", "top", "log", "topic", "replay", "token", "doctor")
+NOUNS = ("dev", "hub", "agent", "run", "queue", "schedule", "top", "log", "topic", "replay", "token", "key", "doctor")
 """In the order of the help. Each is a module beside this one, with an `app` of verbs or one function of its name."""
 _GROUP: dict[str, Any] = {"no_args_is_help": True}
 
