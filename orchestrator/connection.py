@@ -79,13 +79,12 @@ class Connection:
     """One peer's connection, from the handshake to its end.
 
     Attributes:
-        peer: the session, once it is open; `follows` the logs that it follows.
+        peer: the session, once it is open; `follows` the logs that it follows; `expires_s`, when its token ends.
     """
 
     __slots__ = (
         "_asked",
         "_closing",
-        "_expires_s",
         "_hub",
         "_incoming",
         "_intake",
@@ -96,6 +95,7 @@ class Connection:
         "_session",
         "_socket",
         "_token",
+        "expires_s",
         "follows",
         "peer",
     )
@@ -119,7 +119,7 @@ class Connection:
         )
         self.peer: Peer | None = None
         self.follows: Follows | None = None
-        self._expires_s: int | None = None
+        self.expires_s: int | None = None
         self._incoming = Incoming(self._session, socket, self._act)
         self._outgoing = Outgoing(self._session, socket.write, hub.counters)
         self._intake: Intake | None = None
@@ -285,7 +285,7 @@ class Connection:
         hub, peer = self._hub, opened.peer
         if self._closing or self._session.phase is Phase.ENDED:
             return  # what was opened is closed by `_end`
-        self._expires_s = opened.expires_s
+        self.expires_s = opened.expires_s
         self._session.bytes_max = hub.settings.limits.message_bytes_max
         self._socket.take_up_to(self._session.bytes_max)
         hub.unidentified -= 1
@@ -299,8 +299,8 @@ class Connection:
 
     def _on_refresh(self, frame: Refresh) -> None:
         assert self.peer is not None
-        self._expires_s = refresh(self._hub, self.peer, frame.token, int(time.time()))
-        self.send(Refreshed(expires_ms=self._expires_s * 1000))
+        self.expires_s = refresh(self._hub, self.peer, frame.token, int(time.time()))
+        self.send(Refreshed(expires_ms=self.expires_s * 1000))
 
     def tick(self, now_ms: int, now_s: int, heartbeat: bytes) -> None:
         """Do what the clock asks for.
@@ -316,7 +316,7 @@ class Connection:
             self.fail(effect.code, effect.message)
         elif isinstance(effect, SendHeartbeat):
             self._outgoing.send_encoded("heartbeat", heartbeat)
-        elif self._expires_s is not None and self._expires_s <= now_s:
+        elif self.expires_s is not None and self.expires_s <= now_s:
             self.fail(CloseCode.TOKEN_EXPIRED, "the token expired")
 
     # ── ending ───────────────────────────────────────────────────────────────
@@ -375,7 +375,7 @@ class Connection:
         hub.connections.discard(self)
         if self.follows is not None:
             self.follows.end()
-        if peer is None or self._expires_s is None:
+        if peer is None or self.expires_s is None:
             hub.unidentified -= 1
         if peer is not None and peer.role is Role.AGENT:
             leave(hub, peer, self._reason or "the connection broke")

@@ -24,11 +24,12 @@ from typing import Any, Self
 import structlog
 
 from orchestrator.acks import Acks
-from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, withdraw
+from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, leave_token, withdraw
 from orchestrator.artifacts import Artifacts
 from orchestrator.audit import Audit
 from orchestrator.auth.enrolment import Enrolment
-from orchestrator.auth.keys import load_signing_key
+from orchestrator.auth.keys import load_keys
+from orchestrator.auth.keywatch import KeyWatch, adjust
 from orchestrator.auth.revocation import Revocations, enforce
 from orchestrator.auth.tokens import Tokens
 from orchestrator.dispatch import Dispatch
@@ -127,11 +128,13 @@ class Hub:
         check_plaintext(self.settings)
         data = self.settings.data
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tokens = Tokens(load_signing_key(data))
+        tokens = Tokens(load_keys(data))
         store = await self._open_store()
         await self._stack.enter_async_context(self._tasks)
         self._build(store, tokens)
         await self.services.revocations.load()
+        watch = KeyWatch(data, tokens, self._on_keys)
+        self._background.append(self._tasks.create_task(self._keep("keys", watch.run), name="keys"))
         sockets = self._sockets or await bind(self.settings)
         for each in sockets:
             self._stack.callback(each.close)
@@ -232,6 +235,12 @@ class Hub:
             work = self._contain(self._workers.keep(number))
             self._background.append(self._tasks.create_task(work, name=f"worker {number}"))
         await self._workers.ready()
+
+    def _on_keys(self) -> None:
+        """Go by other keys: sessions end with theirs, and this machine's user gets a token that is signed anew."""
+        adjust(self.services)
+        if self._worker == 1:
+            leave_token(self.settings.data, self.services.tokens)
 
     # ── running ──────────────────────────────────────────────────────────────
 

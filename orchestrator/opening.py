@@ -114,7 +114,7 @@ async def open_session(
     why = why_ended(hub, peer)  # it may have been revoked before `connection.peer` was there for all to see
     if why is not None:
         return Denied(CloseCode.REVOKED, why, principal=principal)
-    return Opened(peer, resumed, principal.expires_s, attempts, subscriptions)
+    return Opened(peer, resumed, hub.tokens.ends_s(principal), attempts, subscriptions)
 
 
 def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[AttemptClaim, ...]) -> None:
@@ -210,7 +210,7 @@ def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
         hub.audit.forbidden(peer, What.SESSION, "refresh", "revoked")
         raise RemoteProtocolError(CloseCode.REVOKED, why)
     peer.scopes, peer.bearer = principal.scopes, principal
-    return principal.expires_s
+    return hub.tokens.ends_s(principal)
 
 
 async def _close(line: Line, peer: Peer, reason: str) -> None:

@@ -219,7 +219,7 @@ class Enrolment:
         denied = judge_token(read.record, KeyPlace(principal.namespace, frame.role, name))
         if denied is not None:
             return replace(denied, principal=principal)
-        return Identified(principal, read.meta, self._tokens.mark(token))
+        return Identified(principal, read.meta, self._tokens.mark(token, principal.signer))
 
     async def _left(self, frame: Identify, namespace: str | None) -> _Read:
         """Return what there is of an agent in the namespace that its token claims, before that is verified."""

@@ -70,6 +70,7 @@ class Principal:
         id: `jti`, or the fingerprint of the key that it holds.
         issued_s: `iat`.
         join: set where the token is a join token, which permits nothing else.
+        signer: the id of the key that signed it; none where it is no token that lets it in.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Principal:
     id: str
     issued_s: int = 0
     join: Join | None = None
+    signer: str = ""
 
     def may_be(self, agent_id: str) -> bool:
         """Whether it may identify as this agent."""

@@ -1,4 +1,4 @@
-"""Tokens: who a peer is, signed by the hub's key.
+"""Tokens: who a peer is, signed by a key of the hub's.
 
 A token is a JWT (EdDSA) with issuer and audience `fleetline`, `sub` the name, `ns` the namespace, `scopes`,
 `agents` (ids that it may identify as, or `*`), `iat`, `exp` and `jti`.
@@ -6,6 +6,9 @@ A token is a JWT (EdDSA) with issuer and audience `fleetline`, `sub` the name, `
 To check a signature costs more than all else that a hub does for an agent that comes back. So the agent's session
 leaves a mark of the token that opened it: a keyed hash, which only a hub of the deployment can make. A token that has
 the mark is one whose signature was checked; what it says is looked at every time (docs/decisions/0011).
+
+A token names the key that signed it (`kid`); the mark is of that key, so that both end with it. Tokens of old name none
+and are tried with each key.
 
 Specification: docs/protocol.md, section "Tokens".
 """
@@ -17,11 +20,14 @@ import hmac
 import json
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from orchestrator.auth.keys import Keyring, SigningKey
 from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join, Principal
 from orchestrator.auth.scopes import Scope
 from protocol.errors import FleetlineError, InvalidName
@@ -34,8 +40,8 @@ PARTY = "fleetline"
 TOKEN_CHARS_MAX = 8192
 VERIFIED_MAX = 16_384
 """Tokens whose signature this hub has checked, kept until they end."""
-MARK_PURPOSE = b"fleetline mark of a verified token"
 MARK_BYTES = 16
+_KEY_ENDED = "the token is not valid: no key that is believed now signed it; get a new one"
 _CLAIMS = {"iss": str, "sub": str, "ns": str, "scopes": list, "iat": int, "exp": int, "jti": str}
 SKEW_S = 60
 """How far ahead the clock of whoever issued a token may be."""
@@ -63,15 +69,37 @@ class TokenRefused(FleetlineError):
 
 
 class Tokens:
-    """Issues and verifies tokens with one key."""
+    """Issues and verifies tokens with the keys of one deployment.
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
-        self._public = key.public_key()
+    Attributes:
+        look: called where a token names a key that is not known, before it is refused.
+    """
+
+    def __init__(self, keys: Keyring | Ed25519PrivateKey) -> None:
+        self._keys = keys if isinstance(keys, Keyring) else Keyring.of(keys)
+        self.look: Callable[[], object] | None = None
         # Only the signature is left to the library: its checks of the claims cost as much as a third of that one.
         self._signatures = jwt.PyJWS(algorithms=[ALGORITHM])
         self._verified: OrderedDict[str, Principal] = OrderedDict()
-        self._mark_key = hmac.digest(key.private_bytes_raw(), MARK_PURPOSE, hashlib.sha256)
+
+    @property
+    def signer(self) -> str:
+        """The id of the key that signs."""
+        return self._keys.signer.id
+
+    def renew(self, keys: Keyring) -> bool:
+        """Take these keys in the place of those that there were. Returns whether they are others."""
+        before, self._keys = self._keys, keys
+        return (before.signer.id, before.ends()) != (keys.signer.id, keys.ends())
+
+    def ends_s(self, principal: Principal) -> int:
+        """Return until when a token is good: until it expires, or its key does. 0 where its key is believed no more."""
+        if not principal.signer:
+            return principal.expires_s  # it was no token that let it in
+        key = self._keys.keys.get(principal.signer)
+        if key is None:
+            return 0
+        return principal.expires_s if key.until_s is None else min(principal.expires_s, key.until_s)
 
     def issue(self, grant: Grant, *, now_s: int, ttl_s: int, token_id: str) -> Token:
         """Return a token that permits what `grant` says, for `ttl_s` seconds.
@@ -92,7 +120,8 @@ class Tokens:
             "exp": now_s + ttl_s,
             "jti": token_id,
         }
-        return Token(jwt.encode(claims, self._key, algorithm=ALGORITHM))
+        signer = self._keys.signer
+        return Token(jwt.encode(claims, signer.private, algorithm=ALGORITHM, headers={"kid": signer.id}))
 
     def verify(self, token: str, now_s: int, mark: str | None = None) -> Principal:
         """Return who a token says that somebody is.
@@ -109,35 +138,61 @@ class Tokens:
         if principal is None:
             if len(token) > TOKEN_CHARS_MAX:
                 raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
-            if mark is not None and hmac.compare_digest(mark.encode(), self.mark(token).encode()):
-                principal = _principal(_payload(token), now_s)
+            candidates = self._candidates(token, now_s)
+            known = next((key for key in candidates if mark is not None and _same(mark, _mark(token, key))), None)
+            if known is not None:
+                principal = _principal(_payload(token), now_s, known.id)
             else:
-                principal = self._check(token, now_s)
+                principal = self._check(token, candidates, now_s)
                 self._keep(token, principal)
         if principal.expires_s <= now_s:
             self._verified.pop(token, None)
             raise TokenRefused(f"the token expired {now_s - principal.expires_s} s ago", "expired")
+        if self.ends_s(principal) <= now_s:
+            self._verified.pop(token, None)
+            raise TokenRefused(_KEY_ENDED, "key_ended")
         return principal
 
-    def mark(self, token: str) -> str:
-        """Return the mark of a token that was verified, which spares the next hub its signature."""
-        text = token.encode(errors="backslashreplace")
-        return hashlib.blake2b(text, key=self._mark_key, digest_size=MARK_BYTES).hexdigest()
+    def mark(self, token: str, key_id: str | None = None) -> str:
+        """Return the mark of a token that this key verified (the one that signs, without): no hub checks it again."""
+        return _mark(token, self._keys.keys.get(key_id or self.signer, self._keys.signer))
 
-    def signed(self, token: str) -> bool:
-        """Return whether the signature of a token is this deployment's, whatever it says and whenever."""
+    def signed(self, token: str, now_s: int) -> bool:
+        """Return whether the signature of a token is by a key that is believed now, whatever it says."""
         try:
-            self._signatures.decode(token, self._public, algorithms=[ALGORITHM])
-        except (jwt.InvalidTokenError, ValueError):
+            self._decode(token, self._candidates(token, now_s))
+        except TokenRefused:
             return False
         return True
 
-    def _check(self, token: str, now_s: int) -> Principal:
-        try:
-            payload = self._signatures.decode(token, self._public, algorithms=[ALGORITHM])
-        except (jwt.InvalidTokenError, ValueError) as fault:
-            raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
-        return _principal(payload, now_s)
+    def _candidates(self, token: str, now_s: int) -> list[SigningKey]:
+        """Return the keys that a token may be signed with: the one that it names, or all where it names none.
+
+        Raises:
+            TokenRefused: its header is not that of a token of ours, or names a key that is not believed.
+        """
+        key_id = _key_id(token.partition(".")[0])
+        if key_id is None:
+            return list(self._keys.good(now_s))
+        if key_id not in self._keys.keys and self.look is not None:
+            self.look()  # a key that was made a moment ago signs already
+        key = self._keys.get(key_id, now_s)
+        if key is None:
+            raise TokenRefused(_KEY_ENDED)
+        return [key]
+
+    def _decode(self, token: str, candidates: list[SigningKey]) -> tuple[bytes, SigningKey]:
+        fault: Exception | None = None
+        for key in candidates:
+            try:
+                return self._signatures.decode(token, key.public, algorithms=[ALGORITHM]), key
+            except (jwt.InvalidTokenError, ValueError) as wrong:
+                fault = wrong
+        raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
+
+    def _check(self, token: str, candidates: list[SigningKey], now_s: int) -> Principal:
+        payload, key = self._decode(token, candidates)
+        return _principal(payload, now_s, key.id)
 
     def _keep(self, token: str, principal: Principal) -> None:
         self._verified[str(token)] = principal
@@ -157,6 +212,34 @@ def _permits(grant: Grant) -> dict[str, Any]:
         return {"scopes": [], "agents": [], "join": {"scopes": scopes, "agents": agents, "uses": grant.uses}}
     named = sorted(map(check_name, grant.agents - {ANY_AGENT}))
     return {"scopes": scopes, "agents": ANY_AGENT if ANY_AGENT in grant.agents else named}
+
+
+@lru_cache(maxsize=64)
+def _key_id(header: str) -> str | None:
+    """Return the key that the header of a token names; None where it names none, as those of old.
+
+    Raises:
+        TokenRefused: it is not the header of a token of ours. What would name a key in another way is not heeded.
+    """
+    try:
+        said = json.loads(_decoded(header))
+    except (ValueError, RecursionError) as fault:
+        raise TokenRefused("the token is not valid: it has no header") from fault
+    if not isinstance(said, dict) or not said.keys() <= {"alg", "typ", "kid"} or said.get("alg") != ALGORITHM:
+        raise TokenRefused(f"the token is not valid: its header is not that of a token signed with {ALGORITHM}")
+    key_id = said.get("kid")
+    if key_id is not None and not isinstance(key_id, str):
+        raise TokenRefused("the token is not valid: its header names no key")
+    return key_id
+
+
+def _mark(token: str, key: SigningKey) -> str:
+    text = token.encode(errors="backslashreplace")
+    return hashlib.blake2b(text, key=key.mark_key, digest_size=MARK_BYTES).hexdigest()
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def claimed_namespace(token: str) -> str | None:
@@ -191,21 +274,25 @@ def _payload(token: str) -> bytes:
         ValueError: it is no token.
     """
     _header, claims, _signature = token.split(".")
-    return urlsafe_b64decode(claims + "=" * (-len(claims) % 4))
+    return _decoded(claims)
 
 
-def _principal(payload: bytes, now_s: int) -> Principal:
+def _decoded(part: str) -> bytes:
+    return urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def _principal(payload: bytes, now_s: int, key_id: str) -> Principal:
     try:
         claims = json.loads(payload)
     except (ValueError, RecursionError) as fault:
         raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
-    principal = _read(claims)
+    principal = _read(claims, key_id)
     if max(claims["iat"], claims.get("nbf", 0)) > now_s + SKEW_S:
         raise TokenRefused("the token was issued in the future; check the clocks", "not_yet")
     return principal
 
 
-def _read(claims: Any) -> Principal:
+def _read(claims: Any, key_id: str) -> Principal:
     """Return who the claims of a token name, once they are those of a token of ours.
 
     Raises:
@@ -233,6 +320,7 @@ def _read(claims: Any) -> Principal:
             id=claims["jti"],
             issued_s=claims["iat"],
             join=_join(claims["join"]) if "join" in claims else None,
+            signer=key_id,
         )
     except InvalidName as fault:
         raise TokenRefused(f"the token names what is no name: {fault}") from fault

@@ -118,10 +118,12 @@ def check_data(data: Path) -> Iterator[Check]:
     yield Check("data", "directory", str(data))
     for name in ("keys", "keys/signing.pem", "local.token"):
         yield _check_secret(data / name)
+    for path in sorted((data / "keys").glob("retired-*.pem")):
+        yield _check_secret(path)
 
 
 def _check_secret(path: Path) -> Check:
-    name = f"{path.parent.name}/{path.name}" if path.name == "signing.pem" else path.name
+    name = f"{path.parent.name}/{path.name}" if path.suffix == ".pem" else path.name
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:

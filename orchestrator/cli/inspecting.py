@@ -195,13 +195,13 @@ def _read(path: Path) -> bytes:
 
 
 def _signature(token: str, data: Path) -> str:
-    from orchestrator.auth.keys import SIGNING_KEY, load_signing_key
+    from orchestrator.auth.keys import SIGNING_KEY, load_keys
     from orchestrator.auth.tokens import Tokens
 
     try:
         if not (data / SIGNING_KEY).exists():
             return "unknown"
-        return "good" if Tokens(load_signing_key(data)).signed(token) else "wrong"
+        return "good" if Tokens(load_keys(data)).signed(token, int(time.time())) else "wrong"
     except PermissionError:
         return "unknown"
 

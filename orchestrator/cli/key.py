@@ -1,4 +1,4 @@
-"""`fleetline key`: the keys of agents and clients, and this user's own."""
+"""`fleetline key`: the keys of agents and clients, this user's own, and the one that tokens are signed with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List the keys of agents and clients, decide about them, and enrol your own.")
+app = typer.Typer(
+    help="List the keys of agents and clients, decide about them, enrol your own; rotate the signing key."
+)
+DEFAULT_OVERLAP = "7d"
 NAME = typer.Argument(metavar="NAME", help="agent/ID or client/NAME; ID alone is an agent's.")
 Fingerprint = Annotated[
     str | None,
@@ -123,6 +126,41 @@ def enrol(
     out.line(f"{credentials.place} {state} {credentials.fingerprint}")
     if state == "pending":
         out.note(f"an operator lets it in with `fleetline key accept {credentials.place}`")
+
+
+@app.command("rotate")
+def rotate(
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap", metavar="TIME", help="How long older tokens stay good: 12h, 7d, 2w; 0 ends all of them now."
+        ),
+    ] = DEFAULT_OVERLAP,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Sign tokens with a new key from now on. A hub that runs takes it up within a second or two."""
+    import time
+
+    from orchestrator.auth.keys import rotate_keys
+    from orchestrator.cli.inputs import parse_duration_s
+    from orchestrator.cli.text import clock
+    from orchestrator.cli.token import hub_directory
+    from orchestrator.settings import load
+
+    overlap_s = 0 if overlap == "0" else parse_duration_s(overlap, "--overlap")
+    now_s = int(time.time())
+    keys = rotate_keys(hub_directory(load({"data": data}).settings.data), overlap_s, now_s)
+    until_ms = (now_s + overlap_s) * 1000
+    out = Output(as_json)
+    if as_json:
+        out.json({"key": keys.signer.id, "keys": len(keys.keys), "until_ms": until_ms if overlap_s else None})
+        return
+    out.line(f"tokens are signed with the key {keys.signer.id} from now on")
+    if overlap_s:
+        out.note(f"those signed before are good until {clock(until_ms)}, or until they expire; issue new ones by then")
+    else:
+        out.note("no token that was issued before is good any more")
 
 
 def _change(

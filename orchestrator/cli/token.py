@@ -14,7 +14,7 @@ from orchestrator.cli.output import Output
 if TYPE_CHECKING:
     from orchestrator.auth.tokens import Tokens
 
-__all__ = ["app"]
+__all__ = ["app", "hub_directory"]
 
 app = typer.Typer(help="Issue, inspect and revoke the tokens that let agents and clients in.")
 
@@ -168,8 +168,19 @@ def _implied(agents: frozenset[str]) -> frozenset[str]:
 
 
 def _tokens(data: Path) -> Tokens:
-    from orchestrator.auth.keys import load_signing_key
+    from orchestrator.auth.keys import load_keys
     from orchestrator.auth.tokens import Tokens
+
+    return Tokens(load_keys(hub_directory(data)))
+
+
+def hub_directory(data: Path) -> Path:
+    """Return a data directory that is there, and ours.
+
+    Raises:
+        CliError: it is not there.
+        DataDirectoryError: it belongs to somebody else, or cannot be used.
+    """
     from orchestrator.store.datadir import DataDirectory
 
     if not data.is_dir():
@@ -177,4 +188,4 @@ def _tokens(data: Path) -> Tokens:
             f"there is no data directory {data}; start the hub first (it makes one), or name its directory with --data"
         )
     DataDirectory(data).prepare()
-    return Tokens(load_signing_key(data))
+    return data

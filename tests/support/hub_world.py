@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from orchestrator.auth.keys import load_signing_key
+from orchestrator.auth.keys import load_keys
 from orchestrator.auth.principal import Grant
 from orchestrator.auth.tokens import Tokens
 from orchestrator.hub import TOKEN_FILE, Hub
@@ -82,7 +82,7 @@ class World:
     ) -> str:
         """Issue a token of this deployment; with `uses` a join token."""
         grant = Grant(name, namespace, frozenset(scopes), frozenset(agents), uses)
-        tokens = Tokens(load_signing_key(self.data))
+        tokens = Tokens(load_keys(self.data))
         return tokens.issue(grant, now_s=int(time.time()), ttl_s=ttl_s, token_id=secrets.token_hex(4))
 
     async def kinds(self, log: LogName) -> list[str]:

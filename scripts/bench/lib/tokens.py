@@ -6,7 +6,7 @@ import secrets
 import time
 from pathlib import Path
 
-from orchestrator.auth.keys import load_signing_key
+from orchestrator.auth.keys import load_keys
 from orchestrator.auth.principal import Grant
 from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
@@ -19,7 +19,7 @@ NAMESPACE = "default"
 
 def agent_tokens(data: Path, prefix: str, count: int) -> dict[str, str]:
     """Return so many agent ids, each with a token that permits to be that agent and no other."""
-    tokens = Tokens(load_signing_key(data))
+    tokens = Tokens(load_keys(data))
     now_s = int(time.time())
     issued: dict[str, str] = {}
     for number in range(count):

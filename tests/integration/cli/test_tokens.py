@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.conftest import Shell
+from tests.support.timing import eventually_sync
 
 
 def issue(shell: Shell, name: str, *options: str) -> Path:
@@ -74,3 +75,16 @@ def test_only_some_may_revoke(shell: Shell) -> None:
     viewer = issue(shell, "looker", "--scope", "viewer")
     refused = shell("token", "revoke", "--principal", "ann", "--token-file", str(viewer))
     assert (refused.returncode, refused.stdout) == (4, "")
+
+
+def test_the_key_is_rotated_under_a_hub_that_runs(shell: Shell) -> None:
+    file = issue(shell, "old")
+    (said,) = shell.json("key", "rotate", "--overlap", "1h")
+    assert (said["keys"], len(said["key"])) == (2, 16)
+    assert inspect(shell, file)["signature"] == "good"
+    assert shell("run", "ls", "--token-file", str(file)).returncode == 0
+    assert shell("run", "ls", "--token-file", str(issue(shell, "new"))).returncode == 0
+    assert "from now on" in shell.done("key", "rotate", "--overlap", "0")
+    eventually_sync(lambda: shell("run", "ls", "--token-file", str(file)).returncode == 4, 5)
+    assert "no key that is believed now signed it" in shell("run", "ls", "--token-file", str(file)).stderr
+    assert inspect(shell, file, 4)["signature"] == "wrong"

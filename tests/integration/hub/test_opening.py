@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestrator.auth.principal import Principal
@@ -120,7 +122,7 @@ async def test_a_token_of_another_deployment_is_refused(line: World, tmp_path_fa
     foreign = World(tmp_path_factory.mktemp("other"), None)  # type: ignore[arg-type]
     code, message = await refusal(line, identify(), foreign.issue("operator"))
     assert code == CloseCode.UNAUTHENTICATED
-    assert "Signature" in message
+    assert "no key that is believed now signed it" in message
 
 
 async def test_the_next_hub_takes_an_agents_token_at_its_mark(line: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +133,9 @@ async def test_the_next_hub_takes_an_agents_token_at_its_mark(line: World, monke
     checked: list[str] = []
     check = Tokens._check
 
-    def checks(tokens: Tokens, each: str, now_s: int) -> Principal:
+    def checks(tokens: Tokens, each: str, *how: Any) -> Principal:
         checked.append(each)
-        return check(tokens, each, now_s)
+        return check(tokens, each, *how)
 
     monkeypatch.setattr(Tokens, "_check", checks)
     async with line.peer(token, hub=other) as peer:
@@ -151,7 +153,7 @@ async def test_a_mark_that_is_no_mark_is_not_believed(line: World, tmp_path_fact
         await peer.identify(identify("a1", Role.AGENT))
     code, message = await refusal(line, identify("a1", Role.AGENT), forged)
     assert code == CloseCode.UNAUTHENTICATED
-    assert "Signature" in message
+    assert "no key that is believed now signed it" in message
 
 
 async def test_an_expired_token_is_refused(line: World) -> None:

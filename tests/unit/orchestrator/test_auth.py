@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from orchestrator.auth.keys import KeyUnusable, load_signing_key
+from orchestrator.auth.keys import KeyUnusable, load_keys
 from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join
 from orchestrator.auth.tokens import VERIFIED_MAX, Token, TokenRefused, Tokens, claimed_namespace
 from protocol.errors import InvalidName
@@ -38,35 +38,35 @@ def claims(**changes: object) -> dict[str, object]:
 
 
 def test_a_key_is_made_once_and_read_by_nobody_else(tmp_path: Path) -> None:
-    first, second = load_signing_key(tmp_path), load_signing_key(tmp_path)
-    assert first.private_bytes_raw() == second.private_bytes_raw()
+    first, second = load_keys(tmp_path), load_keys(tmp_path)
+    assert first.signer.private.private_bytes_raw() == second.signer.private.private_bytes_raw()
     assert stat.S_IMODE((tmp_path / "keys" / "signing.pem").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["signing.pem"]
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    load_signing_key(tmp_path)
+    load_keys(tmp_path)
     (tmp_path / "keys" / "signing.pem").chmod(0o640)
     with pytest.raises(KeyUnusable, match="can be read by others"):
-        load_signing_key(tmp_path)
+        load_keys(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
 def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
-    load_signing_key(tmp_path)
+    load_keys(tmp_path)
     (tmp_path / "keys" / "signing.pem").write_bytes(content)
     with pytest.raises(KeyUnusable, match="holds no private key"):
-        load_signing_key(tmp_path)
+        load_keys(tmp_path)
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
-    load_signing_key(tmp_path)
+    load_keys(tmp_path)
     other = generate_private_key(SECP256R1())
     pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "keys" / "signing.pem").write_bytes(pem)
     with pytest.raises(KeyUnusable, match="another kind"):
-        load_signing_key(tmp_path)
+        load_keys(tmp_path)
 
 
 def test_a_token_says_what_was_granted() -> None:
@@ -185,8 +185,11 @@ def test_a_marked_token_ends_like_any_other() -> None:
 def test_a_mark_of_another_deployment_is_none() -> None:
     other = Ed25519PrivateKey.generate()
     token = Tokens(other).issue(GRANT, now_s=NOW_S, ttl_s=60, token_id="t")
-    with pytest.raises(TokenRefused, match="Signature"):
+    with pytest.raises(TokenRefused, match="no key that is believed"):
         Tokens(KEY).verify(token, NOW_S, Tokens(other).mark(token))
+    posing = jwt.encode(claims(), other, algorithm="EdDSA", headers={"kid": Tokens(KEY).signer})
+    with pytest.raises(TokenRefused, match="Signature"):
+        Tokens(KEY).verify(posing, NOW_S, Tokens(other).mark(posing))
 
 
 NAMELESS = [

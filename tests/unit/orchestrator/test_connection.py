@@ -96,7 +96,9 @@ class Desk:
         peers, registry = Peers(1_000), Registry(line)
         work = Work(line, peers, Dispatch(line, peers, LEASE_MS), LEASE_MS)
         principal = Principal("p", "default", frozenset({"agent"}), frozenset({ANY_AGENT}), 1 << 40, "t")
-        tokens = cast(Tokens, SimpleNamespace(verify=lambda *_: principal, mark=lambda _: "m"))
+        tokens = cast(
+            Tokens, SimpleNamespace(verify=lambda *_: principal, mark=lambda *_: "m", ends_s=lambda _: 1 << 40)
+        )
         settings, methods = Settings(data=Path("nowhere")), cast(Methods, None)
         self.line = line
         greeting = Greeting(settings, line)
