@@ -28,6 +28,7 @@ from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, leave_token,
 from orchestrator.artifacts import Artifacts
 from orchestrator.audit import Audit
 from orchestrator.auth.enrolment import Enrolment
+from orchestrator.auth.issuers import Issuers
 from orchestrator.auth.keys import load_keys
 from orchestrator.auth.keywatch import KeyWatch, adjust
 from orchestrator.auth.revocation import Revocations, enforce
@@ -128,7 +129,8 @@ class Hub:
         check_plaintext(self.settings)
         data = self.settings.data
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tokens = Tokens(load_keys(data))
+        tokens = Tokens(load_keys(data), Issuers(self.settings.issuers))
+        await tokens.issuers.load()
         store = await self._open_store()
         await self._stack.enter_async_context(self._tasks)
         self._build(store, tokens)

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.core.attempts import LOSSES_MAX
+from orchestrator.settings_issuers import Issuers
 from orchestrator.settings_values import (
     check_listen,
     check_networks,
@@ -149,6 +150,9 @@ class Settings(BaseSettings):
     )
     enrol_accept: EnrolAccept = Field(
         EnrolAccept.JOIN, description="who accepts a new key: join (a join token is enough), or manual (an operator)"
+    )
+    issuers: Issuers = Field(
+        {}, description="other issuers of tokens, by name: where their keys are, and what they are trusted for"
     )
     log_level: str = Field("info", description="debug, info, warning or error")
     limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")

@@ -23,6 +23,7 @@ class CloseCode(IntEnum):
     OVERLOADED = 4005
     TOKEN_EXPIRED = 4006
     KEY_PENDING = 4007
+    ISSUER_UNAVAILABLE = 4008
 
     MALFORMED = 4500
     TOO_LARGE = 4501
@@ -49,6 +50,7 @@ _EXPLANATIONS = {
     CloseCode.OVERLOADED: "the hub has no room for another session now; reconnect later",
     CloseCode.TOKEN_EXPIRED: "the token ran out; reconnect with a new one",
     CloseCode.KEY_PENDING: "the key waits until an operator accepts it; reconnect after some seconds",
+    CloseCode.ISSUER_UNAVAILABLE: "the hub could not read the keys of the token's issuer yet; reconnect later",
     CloseCode.MALFORMED: "the bytes are not msgpack of the allowed form",
     CloseCode.TOO_LARGE: "a message, a frame or its nesting is over the announced limit",
     CloseCode.UNKNOWN_FRAME: "the frame's type is not known",

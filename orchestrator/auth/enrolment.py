@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from orchestrator.auth.principal import NEVER_S, Join, Principal
 from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.scopes import may_open
-from orchestrator.auth.tokens import TokenRefused, Tokens, claimed_namespace
+from orchestrator.auth.tokens import KeysUnknown, TokenRefused, Tokens, claimed_namespace
 from orchestrator.core.enrolment import (
     Ids,
     JoinUse,
@@ -105,10 +105,14 @@ class Enrolment:
         Raises:
             StoreUnavailable: the store does not answer.
         """
+        if token:
+            await self._tokens.prepare(token)
         try:
             if frame.proof is None:
                 return await self._by_token(frame, token, now_s)
             return await self._by_proof(frame, frame.proof, token, nonce, now_s)
+        except KeysUnknown as fault:
+            return Denied(CloseCode.ISSUER_UNAVAILABLE, str(fault), fault.reason)
         except TokenRefused as fault:
             return Denied(CloseCode.UNAUTHENTICATED, str(fault), fault.reason)
         except InvalidName as fault:

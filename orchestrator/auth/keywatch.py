@@ -1,4 +1,4 @@
-"""Takes up signing keys while the hub runs: a new one, and the end of an old one.
+"""Takes up keys while the hub runs: a new one to sign with, the end of an old one, and those of other issuers.
 
 The directory of keys is looked at every second, and at once where a token names a key that is not known. A session
 whose key is believed no more ends as one whose token has expired.
@@ -53,6 +53,8 @@ class KeyWatch:
         while True:
             await asyncio.sleep(WATCH_S)
             self.look()
+            if await self._tokens.issuers.load():
+                self._on_change()
 
     def look(self) -> None:
         """Read the keys where the files have changed; where they cannot be read, what was known holds."""

@@ -15,28 +15,30 @@ Specification: docs/protocol.md, section "Tokens".
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
-from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from orchestrator.auth.foreign import foreign_claims
+from orchestrator.auth.headers import ALGORITHM, HeaderRefused, decoded, foreign_key_id, own_key_id
+from orchestrator.auth.issuers import Issuers
 from orchestrator.auth.keys import Keyring, SigningKey
 from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join, Principal
 from orchestrator.auth.scopes import Scope
 from protocol.errors import FleetlineError, InvalidName
 from protocol.ids import check_name
 
-__all__ = ["Token", "TokenRefused", "Tokens", "claimed_namespace", "unverified_claims"]
+__all__ = ["KeysUnknown", "Token", "TokenRefused", "Tokens", "claimed_namespace", "unverified_claims"]
 
-ALGORITHM = "EdDSA"
 PARTY = "fleetline"
+Name = TypeVar("Name", str, str | None)
 TOKEN_CHARS_MAX = 8192
 VERIFIED_MAX = 16_384
 """Tokens whose signature this hub has checked, kept until they end."""
@@ -68,6 +70,10 @@ class TokenRefused(FleetlineError):
         self.reason = reason
 
 
+class KeysUnknown(TokenRefused):
+    """Nobody can say yet whether the token is good: the keys of its issuer were never read."""
+
+
 class Tokens:
     """Issues and verifies tokens with the keys of one deployment.
 
@@ -75,7 +81,8 @@ class Tokens:
         look: called where a token names a key that is not known, before it is refused.
     """
 
-    def __init__(self, keys: Keyring | Ed25519PrivateKey) -> None:
+    def __init__(self, keys: Keyring | Ed25519PrivateKey, issuers: Issuers | None = None) -> None:
+        self.issuers = issuers or Issuers({})
         self._keys = keys if isinstance(keys, Keyring) else Keyring.of(keys)
         self.look: Callable[[], object] | None = None
         # Only the signature is left to the library: its checks of the claims cost as much as a third of that one.
@@ -98,7 +105,7 @@ class Tokens:
             return principal.expires_s  # it was no token that let it in
         key = self._keys.keys.get(principal.signer)
         if key is None:
-            return 0
+            return principal.expires_s if self.issuers.believes(principal.signer) else 0
         return principal.expires_s if key.until_s is None else min(principal.expires_s, key.until_s)
 
     def issue(self, grant: Grant, *, now_s: int, ttl_s: int, token_id: str) -> Token:
@@ -138,9 +145,14 @@ class Tokens:
         if principal is None:
             if len(token) > TOKEN_CHARS_MAX:
                 raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
-            candidates = self._candidates(token, now_s)
+            foreign = self._foreign(token, now_s)
+            if foreign is not None:
+                self._keep(token, foreign)
+            candidates = [] if foreign is not None else self._candidates(token, now_s)
             known = next((key for key in candidates if mark is not None and _same(mark, _mark(token, key))), None)
-            if known is not None:
+            if foreign is not None:
+                principal = foreign
+            elif known is not None:
                 principal = _principal(_payload(token), now_s, known.id)
             else:
                 principal = self._check(token, candidates, now_s)
@@ -155,7 +167,8 @@ class Tokens:
 
     def mark(self, token: str, key_id: str | None = None) -> str:
         """Return the mark of a token that this key verified (the one that signs, without): no hub checks it again."""
-        return _mark(token, self._keys.keys.get(key_id or self.signer, self._keys.signer))
+        key = self._keys.keys.get(key_id or self.signer)
+        return "" if key is None else _mark(token, key)  # tokens of other issuers leave none
 
     def signed(self, token: str, now_s: int) -> bool:
         """Return whether the signature of a token is by a key that is believed now, whatever it says."""
@@ -165,13 +178,43 @@ class Tokens:
             return False
         return True
 
+    async def prepare(self, token: str) -> None:
+        """Look for the key of a token of another issuer, where it is not known yet; `verify` judges it after that."""
+        if self.issuers and token not in self._verified:
+            with contextlib.suppress(TokenRefused):
+                await self.issuers.seek(unverified_claims(token).get("iss"), _named(foreign_key_id, token))
+
+    def _foreign(self, token: str, now_s: int) -> Principal | None:
+        """Verify a token of another issuer; None where it is of none that is trusted, for it may be of ours.
+
+        Raises:
+            TokenRefused: it is not valid.
+        """
+        issuer = self.issuers.get(unverified_claims(token).get("iss")) if self.issuers else None
+        if issuer is None:
+            return None
+        key_id = _named(foreign_key_id, token)
+        key = issuer.keys.get(key_id)
+        if key is None:
+            if not issuer.known:
+                raise KeysUnknown(f"the keys of the issuer {issuer.name} could not be read yet", "issuer")
+            raise TokenRefused("the token is not valid: no key of its issuer that is known here signed it")
+        try:
+            payload = self._signatures.decode(token, key, algorithms=[ALGORITHM])
+        except (jwt.InvalidTokenError, ValueError) as fault:
+            raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
+        claims = foreign_claims(token, payload, issuer.name, issuer.issuer)
+        if isinstance(claims, str):
+            raise TokenRefused(f"the token is not valid: {claims}")
+        return _judged({**claims, "iss": PARTY, "aud": PARTY}, now_s, f"{issuer.name} {key_id}")
+
     def _candidates(self, token: str, now_s: int) -> list[SigningKey]:
         """Return the keys that a token may be signed with: the one that it names, or all where it names none.
 
         Raises:
             TokenRefused: its header is not that of a token of ours, or names a key that is not believed.
         """
-        key_id = _key_id(token.partition(".")[0])
+        key_id = _named(own_key_id, token)
         if key_id is None:
             return list(self._keys.good(now_s))
         if key_id not in self._keys.keys and self.look is not None:
@@ -214,23 +257,16 @@ def _permits(grant: Grant) -> dict[str, Any]:
     return {"scopes": scopes, "agents": ANY_AGENT if ANY_AGENT in grant.agents else named}
 
 
-@lru_cache(maxsize=64)
-def _key_id(header: str) -> str | None:
-    """Return the key that the header of a token names; None where it names none, as those of old.
+def _named(read: Callable[[str], Name], token: str) -> Name:
+    """Return the key that a token's header names.
 
     Raises:
-        TokenRefused: it is not the header of a token of ours. What would name a key in another way is not heeded.
+        TokenRefused: the header will not do.
     """
     try:
-        said = json.loads(_decoded(header))
-    except (ValueError, RecursionError) as fault:
-        raise TokenRefused("the token is not valid: it has no header") from fault
-    if not isinstance(said, dict) or not said.keys() <= {"alg", "typ", "kid"} or said.get("alg") != ALGORITHM:
-        raise TokenRefused(f"the token is not valid: its header is not that of a token signed with {ALGORITHM}")
-    key_id = said.get("kid")
-    if key_id is not None and not isinstance(key_id, str):
-        raise TokenRefused("the token is not valid: its header names no key")
-    return key_id
+        return read(token.partition(".")[0])
+    except HeaderRefused as fault:
+        raise TokenRefused(f"the token is not valid: {fault}") from fault
 
 
 def _mark(token: str, key: SigningKey) -> str:
@@ -274,11 +310,7 @@ def _payload(token: str) -> bytes:
         ValueError: it is no token.
     """
     _header, claims, _signature = token.split(".")
-    return _decoded(claims)
-
-
-def _decoded(part: str) -> bytes:
-    return urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    return decoded(claims)
 
 
 def _principal(payload: bytes, now_s: int, key_id: str) -> Principal:
@@ -286,6 +318,15 @@ def _principal(payload: bytes, now_s: int, key_id: str) -> Principal:
         claims = json.loads(payload)
     except (ValueError, RecursionError) as fault:
         raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
+    return _judged(claims, now_s, key_id)
+
+
+def _judged(claims: Any, now_s: int, key_id: str) -> Principal:
+    """Return who the claims of a verified token name, if they hold by now.
+
+    Raises:
+        TokenRefused: they do not, or are not those of a token.
+    """
     principal = _read(claims, key_id)
     if max(claims["iat"], claims.get("nbf", 0)) > now_s + SKEW_S:
         raise TokenRefused("the token was issued in the future; check the clocks", "not_yet")

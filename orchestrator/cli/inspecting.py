@@ -20,7 +20,7 @@ ID_CHARS_MAX = 160
 _SIGNATURES = {
     "good": "good",
     "wrong": "not by a key of this data directory",
-    "unknown": "not known: the data directory has no key",
+    "unknown": "not known: the key is not in this data directory",
 }
 
 
@@ -84,7 +84,7 @@ def inspect_token(token: str, data: Path) -> Inspected:
     Raises:
         CliError: it is no token.
     """
-    from orchestrator.auth.tokens import TokenRefused, unverified_claims
+    from orchestrator.auth.tokens import PARTY, TokenRefused, unverified_claims
 
     try:
         claims = unverified_claims(token)
@@ -101,7 +101,7 @@ def inspect_token(token: str, data: Path) -> Inspected:
         issued_s=issued_s,
         expires_s=expires_s,
         times=_times(issued_s, expires_s, int(time.time())),
-        signature=_signature(token, data),
+        signature=_signature(token, data) if claims.get("iss") == PARTY else "unknown",
     )
 
 

@@ -53,7 +53,8 @@ async def test_sessions_end_with_the_key_of_their_token(line: World) -> None:
 
 async def test_what_an_agents_log_says_of_a_token_ends_with_its_key(line: World) -> None:
     old = line.issue("agent", agents=("a1",))
-    rotate(line, 600)
+    now = rotate(line, 600)
+    await eventually(lambda: line.hub.services.tokens.signer == now, 3)
     async with line.peer(old) as peer:
         await peer.identify(identify("a1", Role.AGENT))
     meta = await line.store.meta(agent_log("default", "a1"))

@@ -29,7 +29,7 @@ PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "docs/guide.md", "docs/deploy.md", "docs/coming-from.md")
 }
-SAID_OTHERWISE = {"data": "see above", "store": "embedded", "limits": "see the protocol"}
+SAID_OTHERWISE = {"data": "see above", "store": "embedded", "limits": "see the protocol", "issuers": "none"}
 
 
 def rows(heading: str) -> list[list[str]]:
