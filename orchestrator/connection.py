@@ -377,7 +377,7 @@ class Connection:
             self.follows.end()
         if peer is None or self.expires_s is None:
             hub.unidentified -= 1
-        if peer is not None and peer.role is Role.AGENT:
+        if peer is not None:
             leave(hub, peer, self._reason or "the connection broke")
         who = {"principal": peer.principal, "session": peer.session} if peer else {}
         log_.info(

@@ -42,6 +42,7 @@ from protocol.ids import LogName
 from protocol.refusals import What
 
 if TYPE_CHECKING:
+    from orchestrator.auth.enrolment import Identified
     from orchestrator.connection import Connection
     from orchestrator.services import Services
 
@@ -97,6 +98,19 @@ async def open_session(
         return denied
     peer = _peer(connection, frame, principal, hub.settings.limits.attempts_max)
     peer.key = known_as.key
+    if not hub.sessions.enter(peer.account):
+        limit = hub.settings.sessions_per_principal_max
+        return Denied(CloseCode.OVERLOADED, f"{limit} sessions are open with tokens of {principal.name}")
+    try:
+        return await _open(hub, connection, frame, known_as, peer)
+    finally:
+        if connection.peer is None:  # else its end counts it out
+            hub.sessions.leave(peer.account)
+
+
+async def _open(
+    hub: Services, connection: Connection, frame: Identify, known_as: Identified, peer: Peer
+) -> Opened | Denied:
     attempts: tuple[AttemptVerdict, ...] = ()
     resumed = frame.session is not None
     connection.follows = follows = Follows(hub, connection, peer)
@@ -113,8 +127,8 @@ async def open_session(
     subscriptions = await follows.resume(joined, known)
     why = why_ended(hub, peer)  # it may have been revoked before `connection.peer` was there for all to see
     if why is not None:
-        return Denied(CloseCode.REVOKED, why, principal=principal)
-    return Opened(peer, resumed, hub.tokens.ends_s(principal), attempts, subscriptions)
+        return Denied(CloseCode.REVOKED, why, principal=known_as.principal)
+    return Opened(peer, resumed, hub.tokens.ends_s(known_as.principal), attempts, subscriptions)
 
 
 def join(hub: Services, connection: Connection, peer: Peer, claims: tuple[AttemptClaim, ...]) -> None:
@@ -159,8 +173,11 @@ async def check_fence(hub: Services, peer: Peer) -> None:
 
 
 def leave(hub: Services, peer: Peer, reason: str) -> None:
-    """Count an agent out, and write down that its session ended unless a newer one opened."""
+    """Count a session out; write down that an agent's ended, unless a newer one opened."""
     peer.leaving = True
+    hub.sessions.leave(peer.account)
+    if peer.role is not Role.AGENT:
+        return
     hub.agents.pop(peer.session, None)
     hub.querying.gone(peer)
     if hub.peers.agent(peer.namespace, peer.id) is peer:
@@ -254,6 +271,7 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, attempt
         slots=min(frame.slots, attempts_max),  # it could not list more
         load=frame.load,
         bearer=principal,
+        account=f"{principal.namespace}/{principal.name}",
     )
 
 

@@ -36,6 +36,7 @@ class Peer:
     Attributes:
         namespace: everything the peer names lives in it.
         principal: who it is, as authenticated: `agent:<id>` or `client:<name>`; the `src` of entries.
+        account: whose token it came with, `namespace/name`; its sessions are counted together.
         role: agent or client.
         id: the agent's or client's name.
         instance: the process.
@@ -69,6 +70,7 @@ class Peer:
     held: dict[str, Held] = field(default_factory=dict)
     doubted: set[tuple[str, int]] = field(default_factory=set)
     load: float | None = None
+    account: str = ""
     since_ms: int = 0
     leaving: bool = False
     over: bool = False

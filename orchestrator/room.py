@@ -17,10 +17,10 @@ class Room:
 
     Attributes:
         sockets_max: connections of any kind at once, those that are about to close among them.
-        strangers_max: those among them that have not been let in.
+        strangers_max: those among them that have not said who they are, `address_strangers_max` from one address.
     """
 
-    __slots__ = ("sockets_max", "strangers_max")
+    __slots__ = ("address_strangers_max", "sockets_max", "strangers_max")
 
     def __init__(self, settings: Settings) -> None:
         self.sockets_max = settings.connections_max + settings.unidentified_max
@@ -29,3 +29,4 @@ class Room:
         if files != resource.RLIM_INFINITY:
             self.sockets_max = min(self.sockets_max, max(files - FILES_RESERVED, files // 2))
             self.strangers_max = min(self.strangers_max, self.sockets_max // 2)
+        self.address_strangers_max = min(self.strangers_max, settings.unidentified_per_address_max)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as net
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 
 from websockets.http11 import Request
 from websockets.typing import Subprotocol
 
 from orchestrator.connection import Connection
-from orchestrator.core.addresses import networks, peer_address
+from orchestrator.core.addresses import crowd_of, is_trusted, networks, peer_address
+from orchestrator.core.crowd import Crowd, Guest
 from orchestrator.room import Room
 from orchestrator.services import Services
 from orchestrator.settings import Settings
@@ -77,6 +79,7 @@ class Server:
         self._bound: Sequence[net.socket] = ()
         self._turns: Turns | None = None
         self._room = Room(hub.settings)
+        self._crowd = Crowd(self._room.strangers_max, self._room.address_strangers_max)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
         self._beginning: set[asyncio.Task[None]] = set()
@@ -93,8 +96,8 @@ class Server:
         scheme = "ws" if self._certificates.context is None else "wss"
         return f"{scheme}://{host}:{port}"
 
-    def _socket(self) -> Socket:
-        return Socket(self, SUBPROTOCOL, self._hub.settings.handshake_ms / 1000)
+    def _socket(self, guest: Guest) -> Socket:
+        return Socket(self, SUBPROTOCOL, self._hub.settings.handshake_ms / 1000, guest)
 
     def _take(self, connection: net.socket) -> None:
         connection.setsockopt(net.IPPROTO_TCP, net.TCP_NODELAY, 1)  # asyncio's loop does not, for one that is given
@@ -104,24 +107,40 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._beginning.add(task)
+        guest: Guest | None = None
         try:
             with contextlib.suppress(OSError):  # whoever called has gone, or speaks no TLS that will do
-                await self._begin(connection)
+                address = str(connection.getpeername()[0])
+                known = "" if is_trusted(address, self._proxies) else crowd_of(address)
+                guest = self._crowd.enter(known, partial(self._cut, task.cancel))
+                if guest is not None:
+                    await self._begin(connection, guest)
+                    guest = None  # it is the socket's
+                else:
+                    self._cut(connection.close)
         finally:
             self._beginning.discard(task)
+            if guest is not None:
+                guest.leave()
 
-    async def _begin(self, connection: net.socket) -> None:
+    async def _begin(self, connection: net.socket, guest: Guest) -> None:
         loop, context = asyncio.get_running_loop(), self._certificates.context
+        make = partial(self._socket, guest)
         if context is None:
-            await loop.connect_accepted_socket(self._socket, connection)
+            await loop.connect_accepted_socket(make, connection)
             return
         await loop.connect_accepted_socket(
-            self._socket,
+            make,
             connection,
             ssl=context,
             ssl_handshake_timeout=self._hub.settings.handshake_ms / 1000,
             ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
         )
+
+    def _cut(self, end: Callable[[], object]) -> None:
+        """Cut off somebody for whom there is no room, or who makes room for another."""
+        self._hub.counters.refused += 1
+        end()
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""
@@ -155,14 +174,15 @@ class Server:
         """Keep a connection in mind; one for which there is no room at all is not heard."""
         self._sockets.add(socket)
         self._strangers.add(socket)
+        socket.guest.cut = partial(self._cut, socket.abort)
         if self._turns_away:
             socket.abort()
-        elif len(self._sockets) > self._room.sockets_max or len(self._strangers) > self._room.strangers_max:
-            self._hub.counters.refused += 1
-            socket.abort()
+        elif len(self._sockets) > self._room.sockets_max:
+            self._cut(socket.abort)
 
     def on_gone(self, socket: Socket) -> None:
         """Forget a connection."""
+        socket.guest.leave()
         self._sockets.discard(socket)
         self._strangers.discard(socket)
         if not self._sockets:
@@ -192,7 +212,7 @@ class Server:
         hub = self._hub
         if hub.draining:
             socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the hub is stopping\n")
-        elif len(hub.connections) >= hub.settings.connections_max or hub.unidentified >= hub.settings.unidentified_max:
+        elif not socket.guest.move(crowd_of(socket.address)) or len(hub.connections) >= hub.settings.connections_max:
             hub.counters.refused += 1
             socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "there is no room for another connection now\n")
         else:

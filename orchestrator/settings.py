@@ -129,7 +129,13 @@ class Settings(BaseSettings):
     unidentified_max: int = Field(
         8_192,
         ge=1,
-        description="connections at once that have not identified themselves, and as many that have not asked yet",
+        description="connections at once that have not identified themselves; the longest silent makes way",
+    )
+    unidentified_per_address_max: int = Field(
+        4_096, ge=1, description="of those, how many from one address, or one /64 of IPv6"
+    )
+    sessions_per_principal_max: int = Field(
+        16_384, ge=1, description="sessions at once with tokens of one name in one namespace"
     )
     replay_reads_max: int = Field(16, ge=1, description="pages of history read from the store at once")
     recheck_ms: int = Field(10_000, ge=50, description="how often followed logs are compared with the store")

@@ -25,6 +25,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from orchestrator.core.crowd import Guest
 from protocol.codes import CloseCode
 from protocol.limits import UNIDENTIFIED_BYTES_MAX
 
@@ -107,6 +108,7 @@ class Socket(asyncio.Protocol):
         door: who lets it in.
         subprotocol: that it must speak.
         handshake_s: how long its request may take.
+        guest: counts it until it was identified, and is told when it is heard first.
 
     Attributes:
         address: of the peer; whoever looks at the request knows better where there are proxies.
@@ -126,11 +128,15 @@ class Socket(asyncio.Protocol):
         "_transport",
         "_turn",
         "_unfed",
+        "_unheard",
         "address",
+        "guest",
     )
 
-    def __init__(self, door: Door, subprotocol: Subprotocol, handshake_s: float) -> None:
+    def __init__(self, door: Door, subprotocol: Subprotocol, handshake_s: float, guest: Guest) -> None:
         self._door = door
+        self.guest = guest
+        self._unheard = True
         self._protocol = _Protocol(subprotocols=(subprotocol,), max_size=UNIDENTIFIED_BYTES_MAX)
         self._talker: Talker | None = None
         self._parts: bytearray | None = None
@@ -183,7 +189,8 @@ class Socket(asyncio.Protocol):
         return self._transport.get_write_buffer_size()
 
     def take_up_to(self, message_bytes_max: int) -> None:
-        """Set how large a message may be."""
+        """Set how large a message may be of a peer that has said who it is."""
+        self.guest.leave()
         self._protocol.max_message_size = message_bytes_max
 
     def write(self, message: bytes) -> None:
@@ -327,6 +334,9 @@ class Socket(asyncio.Protocol):
         talker = self._talker
         if talker is None:
             return
+        if self._unheard and frame.fin:
+            self._unheard = False
+            self.guest.heard()
         if frame.opcode is Opcode.TEXT:
             talker.on_text()
         elif frame.fin and self._parts is None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-__all__ = ["Networks", "crowd_of", "networks", "peer_address"]
+__all__ = ["Networks", "crowd_of", "is_trusted", "networks", "peer_address"]
 
 Address = IPv4Address | IPv6Address
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -50,6 +50,12 @@ def peer_address(direct: str, forwarded: Sequence[str], forwarded_for: Sequence[
     said.discard(None)
     # A proxy writes one of the two, and may pass on the other as the peer made it up.
     return said.pop() or direct if len(said) == 1 else str(near)
+
+
+def is_trusted(address: str, trusted: Networks) -> bool:
+    """Whether an address is that of a proxy that is believed."""
+    parsed = _parse(address)
+    return parsed is not None and _in(parsed, trusted)
 
 
 def crowd_of(address: str) -> str:

@@ -120,16 +120,15 @@ async def test_the_subprotocol_is_required(line: World) -> None:
 
 
 async def test_connections_past_the_limit_are_refused_politely(world: World) -> None:
-    await world.start(unidentified_max=1)
+    await world.start(connections_max=1)
     async with world.peer() as peer:
         await peer.expect(Hello)
         with pytest.raises(InvalidStatus) as refused:
             await connect(world.hub.url, subprotocols=[Subprotocol("fleetline.v1")], proxy=None)
         assert refused.value.response.status_code == 503
-        await peer.send(identify())
-        await eventually(lambda: world.hub.services.unidentified == 0)
-        async with world.peer() as second:
-            await second.expect(Hello)
+    await eventually(lambda: not world.hub.services.connections)
+    async with world.peer() as second:
+        await second.expect(Hello)
 
 
 async def test_every_prefix_of_a_conversation_may_be_the_last(line: World) -> None:

@@ -220,6 +220,7 @@ def test_a_hub_leaves_itself_files_to_work_with(world: World, monkeypatch: pytes
     def room(files: int) -> tuple[int, int]:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
         found = Room(Settings(data=world.data, connections_max=5_000, unidentified_max=1_000))
+        assert found.address_strangers_max == found.strangers_max, "an address may have no more than all"
         return found.sockets_max, found.strangers_max
 
     assert room(resource.RLIM_INFINITY) == room(100_000) == (6_000, 1_000)

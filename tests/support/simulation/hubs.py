@@ -54,9 +54,6 @@ class _Doorless(Hub):
         await self.services.revocations.load()
         self.url = self.hub_id
 
-    def _withdraw(self) -> None:
-        """There is no note to take back."""
-
 
 class HubMachine:
     """One hub process.

@@ -38,7 +38,12 @@ class Desk:
     def __init__(self) -> None:
         registry = SimpleNamespace(connected=lambda _: None, disconnected=lambda _: None)
         work = SimpleNamespace(offer=lambda _: None, joined=lambda _: None, heed=lambda *_: None)
-        parts = {"registry": registry, "work": work, "querying": SimpleNamespace(gone=lambda _: None)}
+        parts = {
+            "sessions": SimpleNamespace(leave=lambda _: None),
+            "registry": registry,
+            "work": work,
+            "querying": SimpleNamespace(gone=lambda _: None),
+        }
         self.hub = SimpleNamespace(peers=Peers(1_000), agents={}, counters=Counters(), **parts)
 
     @property
