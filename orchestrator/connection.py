@@ -61,7 +61,6 @@ __all__ = ["Connection"]
 
 REASON_BYTES_MAX = 120
 """WebSocket close reasons end at 123 bytes."""
-
 BYE_CHARACTERS_MAX = 200
 """What is kept, in the agent's log, of the reason that a peer gives for leaving."""
 
@@ -120,7 +119,7 @@ class Connection:
         self.peer: Peer | None = None
         self.follows: Follows | None = None
         self.expires_s: int | None = None
-        self._incoming = Incoming(self._session, socket, self._act)
+        self._incoming = Incoming(self._session, socket, self._act, self.wake)
         self._outgoing = Outgoing(self._session, socket.write, hub.counters)
         self._intake: Intake | None = None
         self._opening = self._closing = self._over = False
@@ -285,7 +284,7 @@ class Connection:
         hub, peer = self._hub, opened.peer
         if self._closing or self._session.phase is Phase.ENDED:
             return  # what was opened is closed by `_end`
-        self.expires_s = opened.expires_s
+        self.expires_s, self._incoming.pace = opened.expires_s, opened.pace
         self._session.bytes_max = hub.settings.limits.message_bytes_max
         self._socket.take_up_to(self._session.bytes_max)
         hub.unidentified -= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +22,7 @@ from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.core.standing import Standing
 from orchestrator.follows import Follows
 from orchestrator.line import Line, monotonic_ms
+from orchestrator.pace import Pace
 from orchestrator.peers import Peer
 from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Outcome
@@ -64,6 +65,7 @@ class Opened:
     expires_s: int
     attempts: tuple[AttemptVerdict, ...]
     subscriptions: tuple[SubscriptionVerdict, ...]
+    pace: Pace | None = None
 
     def ready(self) -> Ready:
         """Return what the peer is told."""
@@ -101,11 +103,20 @@ async def open_session(
     if not hub.sessions.enter(peer.account):
         limit = hub.settings.sessions_per_principal_max
         return Denied(CloseCode.OVERLOADED, f"{limit} sessions are open with tokens of {principal.name}")
+    meter = hub.meters.enter(peer.account, monotonic_ms())
     try:
-        return await _open(hub, connection, frame, known_as, peer)
+        opened = await _open(hub, connection, frame, known_as, peer)
     finally:
         if connection.peer is None:  # else its end counts it out
-            hub.sessions.leave(peer.account)
+            _count_out(hub, peer)
+    if meter is None or isinstance(opened, Denied):
+        return opened
+    return replace(opened, pace=Pace(meter, peer, hub.settings.interval_ms))
+
+
+def _count_out(hub: Services, peer: Peer) -> None:
+    hub.sessions.leave(peer.account)
+    hub.meters.leave(peer.account, monotonic_ms())
 
 
 async def _open(
@@ -175,7 +186,7 @@ async def check_fence(hub: Services, peer: Peer) -> None:
 def leave(hub: Services, peer: Peer, reason: str) -> None:
     """Count a session out; write down that an agent's ended, unless a newer one opened."""
     peer.leaving = True
-    hub.sessions.leave(peer.account)
+    _count_out(hub, peer)
     if peer.role is not Role.AGENT:
         return
     hub.agents.pop(peer.session, None)

@@ -13,6 +13,7 @@ from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
 from orchestrator.core.crowd import Tally
+from orchestrator.core.rates import Meters
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line
 from orchestrator.methods import Methods
@@ -37,7 +38,7 @@ class Services:
     Attributes:
         spawn: runs a coroutine beside everything else; the hub owns the task.
         connections: all that are open; `agents` those of agents, by session.
-        sessions: how many there are with tokens of each name.
+        sessions: how many there are with tokens of each name; `meters` how much those have sent.
         unidentified: how many of them have no session yet.
         draining: the hub is stopping.
     """
@@ -60,6 +61,7 @@ class Services:
     counters: Counters
     spawn: Callable[[Coroutine[Any, Any, None]], object]
     sessions: Tally = field(init=False)
+    meters: Meters = field(init=False)
     connections: set[Connection] = field(default_factory=set)
     agents: dict[str, Connection] = field(default_factory=dict)
     unidentified: int = 0
@@ -67,3 +69,4 @@ class Services:
 
     def __post_init__(self) -> None:
         self.sessions = Tally(self.settings.sessions_per_principal_max)
+        self.meters = Meters(self.settings.limits)

@@ -15,6 +15,7 @@ __all__ = [
     "MAPS_MAX",
     "MESSAGE_FRAMES_MAX",
     "NESTING_MAX",
+    "RATE_BURST_S",
     "UNIDENTIFIED_BYTES_MAX",
     "Limits",
 ]
@@ -40,6 +41,9 @@ UNIDENTIFIED_BYTES_MAX = 64 * 1024
 KEPT_TAGS_MAX = 4096
 """Tags that a peer keeps for each subscription, to find where a diverged log parted."""
 
+RATE_BURST_S = 2
+"""Seconds' worth of a rate that may come at once."""
+
 
 class Limits(BaseModel):
     """What one session may use. A side that goes past a limit is refused, never buffered for."""
@@ -63,6 +67,10 @@ class Limits(BaseModel):
     artifact_bytes_max: int = Field(1024 * 1024 * 1024, ge=1)
     run_artifacts_bytes_max: int = Field(4 * 1024 * 1024 * 1024, ge=1)
     """Bytes of all artifacts of one run together."""
+    frames_per_s_max: int = Field(0, ge=0)
+    """Frames from all sessions of one principal on a hub; 0 for any number, here and in the next two."""
+    entries_per_s_max: int = Field(0, ge=0)
+    bytes_per_s_max: int = Field(0, ge=0)
 
 
 DEFAULT_LIMITS = Limits()

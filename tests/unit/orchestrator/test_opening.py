@@ -39,11 +39,12 @@ class Desk:
         registry = SimpleNamespace(connected=lambda _: None, disconnected=lambda _: None)
         work = SimpleNamespace(offer=lambda _: None, joined=lambda _: None, heed=lambda *_: None)
         parts = {
-            "sessions": SimpleNamespace(leave=lambda _: None),
+            "sessions": SimpleNamespace(leave=lambda *_: None),
             "registry": registry,
             "work": work,
             "querying": SimpleNamespace(gone=lambda _: None),
         }
+        parts["meters"] = parts["sessions"]
         self.hub = SimpleNamespace(peers=Peers(1_000), agents={}, counters=Counters(), **parts)
 
     @property

@@ -67,7 +67,7 @@ PUBLIC = {
     """,
     "limits": """
         ARRAYS_MAX DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX MAPS_MAX MESSAGE_FRAMES_MAX NESTING_MAX
-        UNIDENTIFIED_BYTES_MAX Limits
+        RATE_BURST_S UNIDENTIFIED_BYTES_MAX Limits
     """,
     "proof": """
         FINGERPRINT_CHARS PROOF_LABEL fingerprint proof_bytes
