@@ -49,6 +49,7 @@ from orchestrator.schedules import Schedules
 from orchestrator.server import Server, bind
 from orchestrator.services import Services
 from orchestrator.settings import EnrolAccept, Settings
+from orchestrator.store.address import address_of
 from orchestrator.store.base import Letter, Store, StoreError, Wake
 from orchestrator.tail import Tails
 from orchestrator.telemetry import Counters
@@ -153,7 +154,7 @@ class Hub:
         if store is None:
             from orchestrator.store.redis import RedisStore
 
-            self._store_url = self.settings.store or await self._embedded()
+            self._store_url = address_of(self.settings) or await self._embedded()
             store = RedisStore(self._store_url, self.settings.durability, self.hub_id)
         await store.open()
         self._stack.push_async_callback(store.close)
@@ -231,7 +232,8 @@ class Hub:
 
     async def _start_workers(self, sockets: Sequence[socket]) -> None:
         """Start the other processes; returns once they serve, so that whoever waits is shared out."""
-        settings = self.settings.model_copy(update={"store": self._store_url})
+        whole = {"store": self._store_url, "store_password": None, "store_password_file": None, "store_ca_file": None}
+        settings = self.settings.model_copy(update=whole)
         self._workers = Workers(settings, sockets)
         for number in range(2, settings.workers + 1):
             work = self._contain(self._workers.keep(number))

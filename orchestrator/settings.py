@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -86,7 +86,14 @@ class Settings(BaseSettings):
         default_factory=data_dir, description="directory of keys, the embedded store and hub.json"
     )
     store: Annotated[str | None, AfterValidator(check_store)] = Field(
-        None, description="address of a Redis-compatible server; the embedded one where none is given"
+        None, repr=False, description="address of a Redis-compatible server; the embedded one where none is given"
+    )
+    store_password: SecretStr | None = Field(
+        None, description="password of the user in that address, or of the default one"
+    )
+    store_password_file: PathOrNone = Field(None, description="file that holds it, which nobody else may read")
+    store_ca_file: PathOrNone = Field(
+        None, description="authorities in PEM of the store's certificate; those of the system without"
     )
     durability: Durability = Field(
         Durability.LOCAL, description="what an acknowledgement means: memory, or local (fsynced)"
@@ -175,6 +182,10 @@ class Settings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: one of the two is missing")
+        if self.store_ca_file is not None and not (self.store or "").startswith("rediss://"):
+            raise ValueError("store_ca_file is for a store whose address begins with rediss://")
+        if self.store is None and (self.store_password or self.store_password_file):
+            raise ValueError("a password of the store needs the store's address: FLEETLINE_STORE, or store in the file")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
         return self

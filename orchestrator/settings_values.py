@@ -28,6 +28,10 @@ def check_store(store: str | None) -> str | None:
     """Hold a value to the address of a store."""
     if store is not None and not store.startswith(STORE_SCHEMES):
         raise ValueError(f"is an address that begins with one of {', '.join(STORE_SCHEMES)}")
+    try:
+        _ = store and urlsplit(store).port
+    except ValueError:  # which would say what stands there, maybe the password
+        raise ValueError("is no address: write %2F for / in its password, or use store_password_file") from None
     return store
 
 

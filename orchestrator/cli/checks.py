@@ -19,6 +19,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from orchestrator.room import FILES_RESERVED
 from orchestrator.settings import Loaded, Settings
+from orchestrator.store.address import address_of, without_password
 from orchestrator.store.base import StoreError
 from orchestrator.store.datadir import DataDirectory
 from orchestrator.store.durability import Finding, Run, inspect_server
@@ -94,14 +95,8 @@ def check_settings(loaded: Loaded) -> Iterator[Check]:
 
 def _shown(name: str, value: object) -> str:
     if name == "store":
-        return "embedded" if value is None else _without_password(str(value))
+        return "embedded" if value is None else without_password(str(value))
     return str(value)
-
-
-def _without_password(url: str) -> str:
-    head, at, rest = url.rpartition("@")
-    scheme, slashes, user = head.partition("://")
-    return f"{scheme}{slashes}{user.partition(':')[0]}:...@{rest}" if at and slashes else url
 
 
 def check_data(data: Path) -> Iterator[Check]:
@@ -178,7 +173,7 @@ def _files(number: int) -> str:
 def store_url(settings: Settings) -> str | None:
     """Return the address of the store; None where it is the embedded one and that does not run."""
     if settings.store is not None:
-        return settings.store
+        return address_of(settings)
     data = DataDirectory(settings.data)
     if not data.store.is_dir() or data.server_lock.free():
         return None

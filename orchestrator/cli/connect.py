@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from agent.client import Client
     from agent.identity import Credentials
 
-__all__ = ["check_hub", "check_log_level", "check_token_file", "enrol", "log_level", "with_client"]
+__all__ = [
+    "check_hub",
+    "check_log_level",
+    "check_store_flag",
+    "check_token_file",
+    "enrol",
+    "log_level",
+    "with_client",
+]
 
 T = TypeVar("T")
 
@@ -123,6 +131,17 @@ def check_log_level(level: str, origin: str) -> str:
     if level.lower() not in LEVELS:
         raise CliError(f"{origin}: {level!r} is no level; it is one of {', '.join(LEVELS)}")
     return level.lower()
+
+
+def check_store_flag(store: str | None) -> None:
+    """Refuse a password on the command line."""
+    from orchestrator.store.address import without_password
+
+    if store is not None and without_password(store) != store:
+        raise CliError(
+            "--store: everybody on this machine sees a password that is on a command line: leave it out of the address "
+            "(rediss://USER@HOST), and give it in FLEETLINE_STORE_PASSWORD or store_password_file"
+        )
 
 
 def check_token_file(token_file: Path | None) -> None:

@@ -35,10 +35,12 @@ def doctor(
     import asyncio
 
     from orchestrator.cli.checks import Verdict
+    from orchestrator.cli.connect import check_store_flag
     from orchestrator.settings import load
     from orchestrator.telemetry import configure_logs
 
     configure_logs("error")
+    check_store_flag(store)
     loaded = load({"data": data, "store": store, "durability": durability})
     checks = asyncio.run(_look(loaded))
     out = Output(as_json)

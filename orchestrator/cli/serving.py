@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.cli.connect import check_log_level
+from orchestrator.cli.connect import check_log_level, check_store_flag
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.output import Output
 from orchestrator.hub import Hub, calm_collector
@@ -29,6 +29,7 @@ Beside = Callable[[Hub], AbstractAsyncContextManager[None]]
 
 def load_here(flags: dict[str, Any]) -> Loaded:
     """Read the settings of a hub that starts here: its data directory is `.fleetline` where none is named."""
+    check_store_flag(flags.get("store"))
     loaded = load(flags)
     if loaded.origins["data"] == "default":
         return load({**flags, "data": data_dir(here=True)})

@@ -119,7 +119,12 @@ async def connect(url: str) -> AbstractConnection:
         StoreUnavailable: nobody answers there, or not with what the server's protocol says.
     """
     pool = ConnectionPool.from_url(
-        url, protocol=2, socket_timeout=None, socket_connect_timeout=CONNECT_TIMEOUT_S, decode_responses=False
+        url,
+        protocol=2,
+        socket_timeout=None,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        decode_responses=False,
+        driver_info=None,  # else it says which library it is, by a command that the user may not be permitted
     )
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
     try:
