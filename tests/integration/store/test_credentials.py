@@ -44,8 +44,12 @@ async def with_user(server: StoreServer) -> None:
     assert await server.command("ACL", "SETUSER", "fleetline", *documented_rules()) == b"+OK\r\n"
 
 
-def test_the_rules_name_every_command_of_the_scripts() -> None:
+def test_the_rules_name_every_command_of_the_scripts_and_the_client() -> None:
     used = set()
+    for module in (ROOT / "orchestrator/store").glob("*.py"):
+        sent = re.findall(r"(?:\.call|pack_command|\brun)\(\s*\"([A-Z]+)\"", module.read_text())
+        used |= {word.lower() for word in sent}
+    assert {"hgetall", "ssubscribe", "config"} <= used
     for script in (ROOT / "orchestrator/store/scripts").glob("*.lua"):
         used |= {word.lower() for word in re.findall(r"call\('([A-Z]+)'", script.read_text())}
     allowed = {rule[1:].partition("|")[0] for rule in documented_rules() if rule.startswith("+")}
