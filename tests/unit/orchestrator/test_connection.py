@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -96,9 +97,8 @@ class Desk:
         peers, registry = Peers(1_000), Registry(line)
         work = Work(line, peers, Dispatch(line, peers, LEASE_MS), LEASE_MS)
         principal = Principal("p", "default", frozenset({"agent"}), frozenset({ANY_AGENT}), 1 << 40, "t")
-        tokens = cast(
-            Tokens, SimpleNamespace(verify=lambda *_: principal, mark=lambda *_: "m", ends_s=lambda _: 1 << 40)
-        )
+        said: dict[str, Any] = {"verify": lambda *_: principal, "mark": lambda *_: "m", "ends_s": lambda _: 1 << 40}
+        tokens = cast(Tokens, SimpleNamespace(**said, prepare=AsyncMock()))
         settings, methods = Settings(data=Path("nowhere")), cast(Methods, None)
         self.line = line
         greeting = Greeting(settings, line)
