@@ -20,7 +20,7 @@ from tests.support.simulation.entropy import EPOCH_MS
 from tests.support.simulation.loop import Machine
 from tests.support.simulation.net import HubEnd, Network
 
-__all__ = ["TOKENS", "HubMachine", "settings_of", "token_for"]
+__all__ = ["TOKENS", "Doorless", "HubMachine", "settings_of", "token_for"]
 
 TOKENS = Tokens(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 """One key for all simulations: signatures are slow, and nothing here is about them."""
@@ -44,7 +44,7 @@ def settings_of(lease_ms: int, heartbeat_ms: int) -> Settings:
     )
 
 
-class _Doorless(Hub):
+class Doorless(Hub):
     """A hub that listens to the simulated network and writes no files."""
 
     async def _start(self) -> None:
@@ -78,7 +78,7 @@ class HubMachine:
         self.ended.add_done_callback(self._note)
 
     async def _live(self) -> None:
-        async with _Doorless(self._settings, self._store) as hub:
+        async with Doorless(self._settings, self._store) as hub:
             self.hub = hub
             self._on_start(hub.hub_id)
             self._network.listeners[self.machine.name] = self
