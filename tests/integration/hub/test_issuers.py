@@ -35,9 +35,9 @@ class Login:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 login.asked += 1
-                self.send_response(login.status)
+                self.send_response(200 if self.path == "/elsewhere" else login.status)
                 if login.status == 302:
-                    self.send_header("Location", f"{login.url}/elsewhere")
+                    self.send_header("Location", "/elsewhere")
                 self.end_headers()
                 self.wfile.write(login.answer())
 
