@@ -10,10 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from pydantic import SecretStr
-
 from agent.connecting import Connecting
-from agent.discovery import locator
+from agent.discovery import TokenSource, locator
 from agent.entry import Entry
 from agent.errors import Reset
 from agent.feed import check_kind, check_offset, too_large
@@ -82,7 +80,7 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
         cls,
         hub: str | None = None,
         *,
-        token: str | SecretStr | None = None,
+        token: TokenSource | None = None,
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
         ca_file: str | Path | None = None,
@@ -94,7 +92,7 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
 
         Args:
             hub: its address; without, it is found as `agent.discovery` says.
-            token: the token to come with, or
+            token: the token to come with, or a function that returns it, or
             token_file: the file that holds it.
             directory: a data directory to find hub and token in.
             ca_file: authorities that the hub's certificate may be of, where the system's will not do.

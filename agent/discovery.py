@@ -27,7 +27,10 @@ from agent.trust import SYSTEM, Trust, check_plaintext
 if TYPE_CHECKING:
     from agent.identity import Credentials
 
-__all__ = ["Endpoint", "data_directories", "locator"]
+__all__ = ["Endpoint", "TokenSource", "data_directories", "locator"]
+
+TokenSource = str | SecretStr | Callable[[], str | SecretStr]
+"""A token, or what returns the one to come with now. It is asked in the link's thread, and must be quick."""
 
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 HUB_FILE = "hub.json"
@@ -59,7 +62,7 @@ class Endpoint:
 
 def locator(
     hub: str | None = None,
-    token: str | SecretStr | None = None,
+    token: TokenSource | None = None,
     token_file: str | Path | None = None,
     *,
     directory: str | Path | None = None,
@@ -70,7 +73,7 @@ def locator(
 
     Args:
         hub: its address, `ws://`, `wss://`, `http://` or `https://`, or `HOST:PORT`.
-        token: the token itself.
+        token: the token itself, or a function that returns it, asked whenever one is needed.
         token_file: a file that holds it.
         directory: the data directory, where it is none of the usual places.
         ca_file: authorities that its certificate may be of, where the system's will not do.
@@ -79,7 +82,6 @@ def locator(
     The function returned raises `HubNotFound` where nothing says where the hub is, `PlaintextRefused` where the token
     could be read on the way.
     """
-    given = SecretStr(token) if isinstance(token, str) else token
     places = data_directories() if directory is None else (Path(directory),)
 
     def locate() -> Endpoint:
@@ -96,6 +98,7 @@ def locator(
             check_plaintext(url)
         trust = Trust.here(ca_file, its.trust.pinned if its else None)
         own = its.token if its else None
+        given = _secret(token() if callable(token) else token)
         return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own, trust, credentials)
 
     return locate
@@ -123,6 +126,10 @@ def _local_hub(place: Path) -> Endpoint | None:
         return Endpoint(url, _read_token(place / TOKEN_FILE), trust)
     except OSError:  # somebody else's directory: the hub is there, its token is not ours
         return Endpoint(url, None, trust)
+
+
+def _secret(token: str | SecretStr | None) -> SecretStr | None:
+    return SecretStr(token) if isinstance(token, str) else token
 
 
 def _read_token(path: str | Path | None) -> SecretStr | None:

@@ -86,7 +86,7 @@ class Link:
         self.peer = Peer(identity)
         self.thread = thread
         self.url = ""
-        self._locate = locate
+        self._locate = self.peer.refreshing.noting(locate)
         self._something = asyncio.Event()
         self._greeted = asyncio.Event()
         self._urgent: list[Part] = []

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from agent.held import Attempts, DrainAsked, Event
 from agent.outbox import Outbox
 from agent.queries import Switchboard
+from agent.refreshing import Refreshing
 from agent.requests import Requests
 from agent.subscriptions import Subscriptions
 from agent.threads import Channel
@@ -37,6 +38,7 @@ from protocol.frames import (
     Puback,
     Query,
     Ready,
+    Refreshed,
     Release,
     ReleaseReason,
     Response,
@@ -68,6 +70,7 @@ class Peer:
         session: id of the latest session.
         ready: a session is open.
         load: how busy the agent says it is, from 0 to 1; None where it does not.
+        refreshing: finds newer tokens for the session.
         switchboard: passes on what the handlers of attempts are asked.
         credentials: the key to open sessions with, if any.
         goaway_ms: the hub asked us to come back after so long; None where it did not.
@@ -79,6 +82,7 @@ class Peer:
         self.requests = Requests()
         self.subscriptions = Subscriptions()
         self.switchboard = Switchboard(self.outbox.wake)
+        self.refreshing = Refreshing()
         self.events: Channel[Event] = Channel()
         self.attempts = Attempts(self.outbox, self.events)
         self.limits = DEFAULT_LIMITS
@@ -94,6 +98,8 @@ class Peer:
             Entries: self.subscriptions.on_entries,
             Nack: self._on_nack,
             Response: self.requests.on_response,
+            Refreshed: self.refreshing.on_refreshed,
+            Heartbeat: self._on_heartbeat,
         }
         self._timeless: dict[type[Part], Callable[[Any], object]] = {
             ResetFrame: self.subscriptions.on_reset,
@@ -101,7 +107,6 @@ class Peer:
             Assign: self._on_assign,
             Goaway: self._on_goaway,
             Query: self.switchboard.ask,
-            Heartbeat: self._on_heartbeat,
         }
 
     def connected(self) -> None:
@@ -142,6 +147,7 @@ class Peer:
     def on_frame(self, frame: Part, now_ms: int) -> Part | None:
         """Take a frame. Returns what to answer at once, if anything."""
         if isinstance(frame, Hello):
+            self.refreshing.on_hello(frame, now_ms)
             return self.identify(frame)
         if isinstance(frame, Probe):
             return self.subscriptions.on_probe(frame)
@@ -158,6 +164,9 @@ class Peer:
             return []
         frames: list[Part] = [*self._releases, *self.switchboard.replies()]
         self._releases.clear()
+        newer = self.refreshing.take(now_ms)
+        if newer is not None:
+            frames.append(newer)
         frames.extend(self.subscriptions.take(now_ms))
         frames.extend(self.requests.take(now_ms))
         frames.extend(self.outbox.take(now_ms, MESSAGE_BYTES_MAX))
@@ -167,7 +176,7 @@ class Peer:
         """Return when `outgoing` next has something that it held back."""
         if not self.ready:
             return None
-        times = (self.outbox.due_ms(), self.requests.due_ms(), self.subscriptions.due_ms())
+        times = (self.outbox.due_ms(), self.requests.due_ms(), self.subscriptions.due_ms(), self.refreshing.due_ms())
         return min((time for time in times if time is not None), default=None)
 
     def heartbeat(self) -> Heartbeat:
@@ -206,6 +215,7 @@ class Peer:
     def _on_ready(self, frame: Ready, now_ms: int) -> None:
         self.session = frame.session
         self.ready = True
+        self.refreshing.on_ready(frame, now_ms)
         if self.credentials is not None:
             self.credentials.accepted()
         for attempt in frame.attempts:
@@ -225,7 +235,8 @@ class Peer:
         if not self.attempts.on_assign(frame):
             self.release(frame.run, frame.fence, ReleaseReason.REFUSED)
 
-    def _on_heartbeat(self, frame: Heartbeat) -> None:
+    def _on_heartbeat(self, frame: Heartbeat, now_ms: int) -> None:
+        self.refreshing.on_heartbeat(frame, now_ms)
         if frame.drain:
             self.events.put(DrainAsked(frame.drain_ms))
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from pydantic import SecretStr
-
 from agent.client import CONNECT_TIMEOUT_S, Client
+from agent.discovery import TokenSource
 from agent.entry import Entry
 from agent.errors import LinkClosed, Reset
 from agent.publisher import DiskPublisher, Publisher, Receipt
@@ -247,7 +246,7 @@ class SyncClient(SyncScheduleMethods, SyncQueueMethods, SyncTokenMethods, _Closi
         cls,
         hub: str | None = None,
         *,
-        token: str | SecretStr | None = None,
+        token: TokenSource | None = None,
         token_file: str | Path | None = None,
         directory: str | Path | None = None,
         ca_file: str | Path | None = None,

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from pydantic import SecretStr
 
-from agent.discovery import locator
+from agent.discovery import TokenSource, locator
 from agent.errors import BadHandler
 from agent.handlers import BACKOFF_MAX_S, BACKOFF_S, Handler
 from agent.identity import find_credentials
@@ -195,7 +194,7 @@ class Agent:
         self,
         hub: str | None = None,
         *,
-        token: str | SecretStr | None = None,
+        token: TokenSource | None = None,
         token_file: str | Path | None = None,
         join_token_file: str | Path | None = None,
         state_dir: str | Path | None = None,
@@ -233,7 +232,7 @@ class Agent:
         self,
         hub: str | None = None,
         *,
-        token: str | SecretStr | None = None,
+        token: TokenSource | None = None,
         token_file: str | Path | None = None,
         join_token_file: str | Path | None = None,
         state_dir: str | Path | None = None,

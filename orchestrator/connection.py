@@ -12,17 +12,17 @@ the peer does not take the answers; then everything behind it waits, and the soc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from orchestrator.expiry import expire, take_refresh
 from orchestrator.follows import Follows
 from orchestrator.incoming import Incoming
 from orchestrator.intake import Intake
 from orchestrator.line import monotonic_ms
-from orchestrator.opening import BYE, Opened, hear, join, leave, open_session, refresh
+from orchestrator.opening import BYE, Opened, hear, join, leave, open_session
 from orchestrator.outgoing import Outgoing
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -43,7 +43,6 @@ from protocol.frames import (
     Puback,
     Publish,
     Refresh,
-    Refreshed,
     Release,
     Reply,
     Request,
@@ -199,7 +198,7 @@ class Connection:
             case Reply():
                 self._taken_on.reply(frame)
             case Refresh():
-                self._on_refresh(frame)
+                self.spawn_asked(take_refresh(self._hub, self, frame))
             case Bye():
                 self._close(WEBSOCKET_NORMAL, f"{BYE}{frame.reason[:BYE_CHARACTERS_MAX]}")
 
@@ -296,11 +295,6 @@ class Connection:
 
     # ── what keeps a session ─────────────────────────────────────────────────
 
-    def _on_refresh(self, frame: Refresh) -> None:
-        assert self.peer is not None
-        self.expires_s = refresh(self._hub, self.peer, frame.token, int(time.time()))
-        self.send(Refreshed(expires_ms=self.expires_s * 1000))
-
     def tick(self, now_ms: int, now_s: int, heartbeat: bytes) -> None:
         """Do what the clock asks for.
 
@@ -316,7 +310,7 @@ class Connection:
         elif isinstance(effect, SendHeartbeat):
             self._outgoing.send_encoded("heartbeat", heartbeat)
         elif self.expires_s is not None and self.expires_s <= now_s:
-            self.fail(CloseCode.TOKEN_EXPIRED, "the token expired")
+            expire(self._hub, self, now_s)
 
     # ── ending ───────────────────────────────────────────────────────────────
 

@@ -52,6 +52,7 @@ class Peer:
         standing: what is said of the agent.
         bearer: what its token, or the record of its key, says.
         key: fingerprint of the key that it proved to hold, if it did.
+        warned_s: of which end of its token it was told.
     """
 
     namespace: str
@@ -77,6 +78,7 @@ class Peer:
     standing: Standing = NOTHING_SAID
     bearer: Principal | None = None
     key: str | None = None
+    warned_s: int = 0
 
     @property
     def holder(self) -> Holder:

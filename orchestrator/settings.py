@@ -127,6 +127,9 @@ class Settings(BaseSettings):
         5_000, ge=50, le=600_000, description="longest silence of a side; never more than a third of the lease"
     )
     handshake_ms: int = Field(10_000, ge=100, description="time for a connection to identify itself")
+    token_grace_ms: int = Field(
+        60_000, ge=0, le=3_600_000, description="how long a session goes on after its token has expired"
+    )
     lease_ms: int = Field(30_000, ge=150, description="how long an attempt is an agent's without a heartbeat")
     losses_max: int = Field(
         LOSSES_MAX, ge=1, description="how often a run's agent may be lost before the run is given up as dead"

@@ -116,7 +116,8 @@ class Ready(Part):
 class Heartbeat(Part):
     """Either way, when nothing else was sent for an interval. An agent's renews its leases.
 
-    A hub's with `drain` tells an agent to finish, within `drain_ms` where it says so, and to leave.
+    A hub's with `drain` tells an agent to finish, within `drain_ms` where it says so, and to leave. One with
+    `refresh_ms` says that the token has expired, and that without a newer one the session ends after that time.
     """
 
     t: Literal["heartbeat"] = "heartbeat"
@@ -126,6 +127,7 @@ class Heartbeat(Part):
     load: Load | None = None
     drain: bool | None = None
     drain_ms: UInt | None = None
+    refresh_ms: UInt | None = None
 
 
 class Refresh(Part):

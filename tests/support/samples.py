@@ -163,6 +163,7 @@ SAMPLES: dict[str, Frame] = {
         attempts=(HeldAttempt(run=RUN, fence=FENCE, attempt=2), HeldAttempt(run=RUN, fence=FENCE - 1)), slots_free=1
     ),
     "heartbeat: an agent says its load": Heartbeat(attempts=(), slots_free=2, load=0.25),
+    "heartbeat: the token has expired": Heartbeat(store_ms=NOW_MS, refresh_ms=60_000),
     "heartbeat: an agent is to finish": Heartbeat(store_ms=NOW_MS, drain=True, drain_ms=60_000),
     "refresh": Refresh(token="eyJ.e30.c2ln"),
     "refreshed": Refreshed(expires_ms=NOW_MS + 3_600_000),

@@ -190,13 +190,6 @@ async def test_an_id_that_is_no_name_is_refused(line: World, name: str) -> None:
     assert "is not a name" in message
 
 
-async def test_a_session_ends_with_its_token(line: World) -> None:
-    async with line.peer(line.issue("operator", ttl_s=1)) as peer:
-        await peer.identify(identify())
-        code, _ = await peer.told()
-        assert code == CloseCode.TOKEN_EXPIRED
-
-
 async def test_a_new_token_keeps_the_session(line: World) -> None:
     async with line.peer(line.issue("operator", name="ann", ttl_s=2)) as peer:
         await peer.identify(identify())
