@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from orchestrator.auth.principal import ANY_AGENT, Grant
-from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
+from orchestrator.core.permissions import Scope
 from orchestrator.files import replace_file
 from orchestrator.settings import Settings
 

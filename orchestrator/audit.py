@@ -82,7 +82,7 @@ class Audit:
         agent = frame.id if frame.role is Role.AGENT else ""
         about = f"agent/{agent}" if agent else ""
         who = f"token:{principal.name}" if agent else f"client:{principal.name}"
-        what = What.KEY if denied.code in KEY_CODES else What.SESSION
+        what = What.KEY if denied.code in KEY_CODES else denied.what
         self.note(Refusal(principal.namespace, what, code, denied.reason, who, about, agent=agent))
 
     # ── writing ──────────────────────────────────────────────────────────────

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from orchestrator.auth.scopes import may_make, may_read
 from orchestrator.following import Reader, Subscription
 from orchestrator.peers import Peer
 from orchestrator.services import Services
@@ -16,7 +15,7 @@ from orchestrator.together import together
 from orchestrator.verdicts import Known, refused
 from protocol.codes import ErrorCode
 from protocol.errors import InvalidName
-from protocol.frames import Ack, Role, Subscribe, Subscribed, SubscriptionVerdict, Tags
+from protocol.frames import Ack, Subscribe, Subscribed, SubscriptionVerdict, Tags
 from protocol.ids import LogName, check_name
 from protocol.refusals import What
 
@@ -118,10 +117,8 @@ class Follows:
                 check_name(frame.durable)
         except InvalidName as fault:
             return refused(frame.log, ErrorCode.NOT_FOUND, str(fault))
-        agent_id = peer.id if peer.role is Role.AGENT else None
-        if not may_read(peer.scopes, agent_id, log):
-            hub.audit.forbidden(peer, What.SUBSCRIBE, log.path)
-            return refused(frame.log, ErrorCode.FORBIDDEN, f"the token does not permit to follow {frame.log}")
+        if peer.permit.read(log) is False:
+            return self._forbidden(log)
         self.unsubscribe(frame.log)
         limit = hub.settings.limits.subscriptions_max
         if len(self._subscriptions) >= limit:
@@ -129,6 +126,10 @@ class Follows:
         subscription = Subscription(hub.line, self._reader, log, frame, hub.settings.limits)
         self._subscriptions[frame.log] = subscription
         return subscription
+
+    def _forbidden(self, log: LogName) -> SubscriptionVerdict:
+        self._hub.audit.forbidden(self._peer, What.SUBSCRIBE, log.path)
+        return refused(log.path, ErrorCode.FORBIDDEN, f"the token does not permit to follow {log.path}")
 
     async def _answer(self, frame: Subscribe, subscription: Subscription) -> None:
         try:
@@ -153,9 +154,12 @@ class Follows:
     ) -> SubscriptionVerdict:
         """Return the verdict on a subscription; one that is refused ends."""
         peer = self._peer
-        make = may_make(peer.scopes, subscription.tail.log)
+        log = subscription.tail.log
+        make = peer.permit.make(log)
         followed = False
         try:
+            if not await self._hub.reading.may_read(peer.permit, log):
+                return self._forbidden(log)
             verdict = await subscription.verify(frame, peer.principal, known, make=make)
             followed = verdict.code is None
             return verdict

@@ -204,7 +204,7 @@ class Hub:
         greeting = Greeting(settings, line)
         enrolment = Enrolment(line, tokens, revocations, asks=settings.enrol_accept is EnrolAccept.MANUAL)
         known = (line, greeting, tokens, enrolment, peers, registry)
-        shared = (*known, work, artifacts, methods, querying, waiting, acks, revocations)
+        shared = (*known, work, artifacts, reading, methods, querying, waiting, acks, revocations)
         self.services = Services(settings, *shared, audit, counters, self._spawn)
         revocations.on_change = partial(enforce, self.services)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks

@@ -13,7 +13,6 @@ from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any, Protocol
 
-from orchestrator.auth.scopes import may_publish
 from orchestrator.core import publish as publishing
 from orchestrator.core.refusals import asked_for
 from orchestrator.peers import Peer
@@ -133,8 +132,7 @@ class Intake:
             log = _parse(frame.log, self._peer.namespace)
         except InvalidName as fault:
             return publishing.refuse(frame, ErrorCode.NOT_FOUND, str(fault))
-        if not may_publish(self._peer.scopes, log):
-            self._hub.audit.forbidden(self._peer, What.PUBLISH, log.path)
+        if not self._peer.permit.publish(log):
             return publishing.refuse(frame, ErrorCode.FORBIDDEN, f"the token does not permit to publish to {frame.log}")
         return publishing.check_size(frame, self._hub.settings.limits) or log
 
@@ -187,6 +185,8 @@ class Intake:
 
     def _nack(self, nack: Nack) -> None:
         self._hub.counters.nacks += 1
+        if nack.code == ErrorCode.FORBIDDEN:
+            self._hub.audit.forbidden(self._peer, What.PUBLISH, nack.log)
         self._port.send(nack)
 
     async def _renew(self, attempts: tuple[HeldAttempt, ...]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.auth.enrolment import read_text
 from orchestrator.auth.revocation import Revocations
-from orchestrator.auth.scopes import Action, require
 from orchestrator.core.enrolment import Ids, KeyCommand, KeyPlace, KeyRecord, KeyState, changed, write
+from orchestrator.core.permissions import Action
 from orchestrator.core.revoking import Subject, Target
 from orchestrator.line import Line
 from orchestrator.peers import Peer
@@ -49,14 +49,14 @@ class Keyring:
         }
 
     async def _list(self, peer: Peer, _op: str, params: KeyList) -> KeyListed:
-        require(peer.scopes, Action.READ)
         if params.state is not None and params.state not in set(KeyState):
             message = f"key.list: state: a key is {', '.join(KeyState)}, not {params.state[:40]!r}"
             raise RequestError(ErrorCode.INVALID_PARAMS, message)
         key = KeyPlace(peer.namespace, peer.role, peer.id).key
         records = await self._line.store.hash_all(key)
         found = (_shown(name, KeyRecord.decode(records[name])) for name in sorted(records))
-        chosen = [each for each in found if params.state in (None, each.state)]
+        own = None if peer.permit.may(Action.ADMIN) else peer.principal.replace(":", "/")
+        chosen = [each for each in found if params.state in (None, each.state) and own in (None, each.name)]
         return KeyListed(keys=tuple(chosen[: params.limit]))
 
     async def _accept(self, peer: Peer, _op: str, params: KeyChange) -> PeerKey:
@@ -69,7 +69,6 @@ class Keyring:
         return await self._change(peer, KeyCommand.REVOKE, params)
 
     async def _change(self, peer: Peer, command: KeyCommand, params: KeyChange) -> PeerKey:
-        require(peer.scopes, Action.REVOKE if command is KeyCommand.REVOKE else Action.CONTROL)
         place = _place(peer.namespace, params.name)
         while True:
             text = await read_text(self._line, place)

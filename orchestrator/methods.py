@@ -17,14 +17,16 @@ from pydantic import ValidationError
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.auth.revocation import Revocations
-from orchestrator.auth.scopes import Action, may_publish, require, require_read
 from orchestrator.core import runs
+from orchestrator.core.patterns import Thing
+from orchestrator.core.permissions import Action
 from orchestrator.core.publish import RETRY_MS, check_body, check_kind, unavailable_code
 from orchestrator.dispatch import Dispatch
 from orchestrator.kept import KeptAnswers
 from orchestrator.keyring import Keyring
 from orchestrator.line import Line
 from orchestrator.peers import Peer
+from orchestrator.permitting import Permitting
 from orchestrator.querying import Querying
 from orchestrator.queueing import Queueing
 from orchestrator.reading import Reading
@@ -45,7 +47,7 @@ from protocol.codec import pack_record
 from protocol.codes import ErrorCode
 from protocol.control import Cancel
 from protocol.errors import InvalidName, InvalidSelector, RequestError, misfit
-from protocol.frames import Fault, Part, Request, Response, Role
+from protocol.frames import Fault, Part, Request, Response
 from protocol.ids import LogKind, LogName, check_name, partition_of
 from protocol.requests import (
     METHODS,
@@ -120,6 +122,7 @@ class Methods:
         self._line = line
         self._keep_ms, self._keep_least_ms = keep_ms, keep_least_ms
         self._reading = reading
+        self._permitting = Permitting(reading, schedules)
         self._kept = KeptAnswers(line)
         self._waiting = waiting
         self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
@@ -179,14 +182,12 @@ class Methods:
             params = method.params.model_validate(request.params)
         except ValidationError as fault:
             raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method}: {misfit(fault)}") from None
+        await self._permitting.check(peer, request.method, params)
         return await self._handlers[request.method](peer, request.op or "", params)
 
     # Runs
 
     async def _run_submit(self, peer: Peer, _op: str, params: RunSubmit) -> RunSubmitted:
-        require(peer.scopes, Action.SUBMIT)
-        if params.wait_ms:
-            require(peer.scopes, Action.READ)
         check_body(params.input, self._body_bytes_max)
         check_name(params.queue)
         check_name(params.handler)
@@ -199,7 +200,6 @@ class Methods:
         return answer.model_copy(update={"end": end})
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
-        require(peer.scopes, Action.SUBMIT)
         log = self._run_log(peer, params.run)
         meta = await self._reading.meta(log)
         if not meta.final:
@@ -219,15 +219,12 @@ class Methods:
         return RunSubmitted(run=known, created=known == run_id)
 
     async def _run_get(self, peer: Peer, _op: str, params: RunGet) -> RunInfo:
-        require(peer.scopes, Action.READ)
         return await self._reading.run(self._run_log(peer, params.run), whole=True)
 
     async def _run_list(self, peer: Peer, _op: str, params: RunList) -> RunListed:
-        require(peer.scopes, Action.READ)
-        return RunListed(runs=await self._reading.runs(peer.namespace, params))
+        return RunListed(runs=await self._reading.runs(peer.namespace, params, peer.permit))
 
     async def _run_cancel(self, peer: Peer, op: str, params: RunCancel) -> RunCancelled:
-        require(peer.scopes, Action.CONTROL)
         first = log = self._run_log(peer, params.run)
         while True:
             known = await self._kept.find(peer, log, op, RunCancelled)
@@ -255,8 +252,6 @@ class Methods:
 
     async def _producer_open(self, peer: Peer, op: str, params: ProducerOpen) -> ProducerOpened:
         log = LogName.parse(params.log, peer.namespace)
-        if not may_publish(peer.scopes, log):
-            raise RequestError(ErrorCode.FORBIDDEN, f"the token does not permit to publish to {log.path}")
         if log.kind in (LogKind.RUN, LogKind.ARTIFACT):
             raise RequestError(ErrorCode.FORBIDDEN, f"{log.path} has attempts as producers; they are not opened")
         key, field = keys.producers(log), f"{peer.principal}/{check_name(params.producer)}"
@@ -280,30 +275,22 @@ class Methods:
                 return answer
 
     async def _log_read(self, peer: Peer, _op: str, params: LogRead) -> LogReadPage:
-        return await self._reading.page(self._read_log(peer, params.log), params)
+        return await self._reading.page(LogName.parse(params.log, peer.namespace), params)
 
     async def _log_get(self, peer: Peer, _op: str, params: LogGet) -> LogInfo:
-        return await self._reading.log(self._read_log(peer, params.log))
-
-    @staticmethod
-    def _read_log(peer: Peer, path: str) -> LogName:
-        log = LogName.parse(path, peer.namespace)
-        require_read(peer.scopes, peer.id if peer.role is Role.AGENT else None, log)
-        return log
+        return await self._reading.log(LogName.parse(params.log, peer.namespace))
 
     async def _log_list(self, peer: Peer, _op: str, params: LogList) -> LogListed:
-        require(peer.scopes, Action.READ)
-        return LogListed(logs=await self._reading.logs(peer.namespace, params))
+        return LogListed(logs=await self._reading.logs(peer.namespace, params, peer.permit))
 
     # Agents
 
     async def _agent_list(self, peer: Peer, _op: str, params: AgentList) -> AgentListed:
-        require(peer.scopes, Action.READ)
-        agents = await self._registry.agents(peer.namespace)
+        seen = await self._registry.agents(peer.namespace)
+        agents = [info for info in seen if peer.permit.on(Action.READ, Thing.AGENT, info.agent)]
         return AgentListed(agents=await self._reading.standing(peer.namespace, agents[: params.limit]))
 
     async def _agent_get(self, peer: Peer, _op: str, params: AgentGet) -> AgentInfo:
-        require(peer.scopes, Action.READ)
         info = await self._registry.agent(peer.namespace, check_name(params.agent))
         if info is None:
             raise RequestError(ErrorCode.NOT_FOUND, f"no agent {params.agent!r} was ever seen")
@@ -312,7 +299,6 @@ class Methods:
         return info.model_copy(update={"runs": held})
 
     async def _agent_send(self, peer: Peer, op: str, params: AgentSend) -> Place:
-        require(peer.scopes, Action.publish_to(LogKind.AGENT))
         log = LogName(peer.namespace, LogKind.AGENT, check_name(params.agent))
         check_kind(params.kind)
         check_body(params.body, self._body_bytes_max)
@@ -337,15 +323,12 @@ class Methods:
                 return answer
 
     async def _agent_cordon(self, peer: Peer, op: str, params: AgentChange) -> AgentStanding:
-        require(peer.scopes, Action.CONTROL)
         return await self._standings.cordon(peer, op, params.agent, cordoned=True)
 
     async def _agent_uncordon(self, peer: Peer, op: str, params: AgentChange) -> AgentStanding:
-        require(peer.scopes, Action.CONTROL)
         return await self._standings.cordon(peer, op, params.agent, cordoned=False)
 
     async def _agent_drain(self, peer: Peer, op: str, params: AgentDrain) -> AgentStanding:
-        require(peer.scopes, Action.CONTROL)
         return await self._standings.drain(peer, op, params.agent, params.grace_ms)
 
 

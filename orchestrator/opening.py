@@ -15,9 +15,9 @@ import structlog
 
 from orchestrator.auth.principal import NEVER_S, Principal
 from orchestrator.auth.revocation import why_ended
-from orchestrator.auth.scopes import may_open
 from orchestrator.auth.tokens import TokenRefused
 from orchestrator.core import sessions
+from orchestrator.core.permissions import may_open
 from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.core.standing import Standing
 from orchestrator.follows import Follows
@@ -76,7 +76,7 @@ class Opened:
             resumed=self.resumed,
             principal=peer.principal,
             namespace=peer.namespace,
-            scopes=tuple(sorted(peer.scopes)),
+            scopes=tuple(sorted(peer.permit.scopes)),
             expires_ms=None if self.expires_s >= NEVER_S else self.expires_s * 1000,
             subscriptions=self.subscriptions,
             attempts=self.attempts,
@@ -230,6 +230,7 @@ def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
     same_agent = peer.role is not Role.AGENT or principal.may_be(peer.id)
     same_client = peer.role is not Role.CLIENT or peer.principal == f"client:{principal.name}"
     permitted = may_open(principal.scopes, peer.role)
+    permit = sessions.permit_of(principal, peer.role, peer.id)
     if principal.namespace != peer.namespace or not (same_agent and same_client and permitted):
         hub.audit.forbidden(peer, What.SESSION, "refresh", "another")
         raise RemoteProtocolError(CloseCode.FORBIDDEN, "the new token does not permit this session")
@@ -237,7 +238,9 @@ def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
     if why is not None:
         hub.audit.forbidden(peer, What.SESSION, "refresh", "revoked")
         raise RemoteProtocolError(CloseCode.REVOKED, why)
-    peer.scopes, peer.bearer = principal.scopes, principal
+    if not permit.covers(peer.permit):  # what it follows and serves is decided when a session opens
+        raise RemoteProtocolError(CloseCode.GOING_AWAY, "the new token permits less: open the session anew")
+    peer.permit, peer.bearer = permit, principal
     return hub.tokens.ends_s(principal)
 
 
@@ -274,7 +277,7 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, attempt
         instance=frame.instance,
         session=secrets.token_hex(8),
         fence=0,
-        scopes=principal.scopes,
+        permit=sessions.permit_of(principal, frame.role, frame.id),
         send=connection.send,
         labels=frame.labels,
         queues=frame.queues,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.auth.principal import Principal
 from orchestrator.core.attempts import Holder
+from orchestrator.core.permissions import Permit
 from orchestrator.core.standing import NOTHING_SAID, Standing
 from protocol.frames import HandlerSpec, Role
 from protocol.frames import Part as FramePart
@@ -42,7 +43,7 @@ class Peer:
         instance: the process.
         session: id of the session.
         fence: of the session; grows with every open of the same agent id.
-        scopes: what its token or key permits.
+        permit: what it may do.
         queues: that the agent serves, handlers by name, slots that it has.
         held: attempts that it holds, by run.
         doubted: runs that its last heartbeat listed, with their fences, of which this hub knows no attempt.
@@ -62,7 +63,7 @@ class Peer:
     instance: str
     session: str
     fence: int
-    scopes: frozenset[str]
+    permit: Permit
     send: Callable[[FramePart], None]
     labels: Mapping[str, str] = field(default_factory=dict)
     queues: tuple[str, ...] = ()

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
+from orchestrator.core.permissions import Action
 from orchestrator.core.queues import Queue, Terms, set_terms, who_takes, why_held
 from orchestrator.core.run_meta import Bucket, parse_bucket
 from orchestrator.dispatch import Dispatch
@@ -88,23 +88,21 @@ class Queueing:
         }
 
     async def _list(self, peer: Peer, _op: str, params: QueueList) -> QueueListed:
-        require(peer.scopes, Action.READ)
         namespace = peer.namespace
         found = await asyncio.gather(
             *(self._store.set_members(keys.queues(partition, namespace)) for partition in range(PARTITIONS))
         )
-        names = sorted(name for names in found for name in names)[: params.limit]
+        every = sorted(name for names in found for name in names)
+        names = [name for name in every if peer.permit.on_queue(Action.READ, name)][: params.limit]
         infos = await asyncio.gather(*(self._info(Queue(namespace, name)) for name in names))
         return QueueListed(
             queues=tuple(info.model_copy(update={"buckets": (), "shares": (), "keys": ()}) for info in infos)
         )
 
     async def _get(self, peer: Peer, _op: str, params: QueueGet) -> QueueInfo:
-        require(peer.scopes, Action.READ)
         return await self._read(_queue(peer, params.queue))
 
     async def _set(self, peer: Peer, _op: str, params: QueueSet) -> QueueInfo:
-        require(peer.scopes, Action.CONTROL)
         queue = _queue(peer, params.queue)
         await settle(self._line, set_terms(self._line.new_commit_id(), queue, params))
         self._dispatch.look(queue)
@@ -112,7 +110,6 @@ class Queueing:
 
     async def _purge(self, peer: Peer, _op: str, params: QueuePurge) -> QueuePurged:
         """Cancel every run that waits, or comes later."""
-        require(peer.scopes, Action.CONTROL)
         queue, reason = _queue(peer, params.queue), params.reason or PURGED_REASON
         purged = await self._purge_one(queue.namespace, queue.later, peer.principal, reason)
         for key in await self._store.set_members(queue.parked_keys):
@@ -122,7 +119,6 @@ class Queueing:
         return QueuePurged(purged=purged)
 
     async def _dead(self, peer: Peer, _op: str, params: QueueDead) -> DeadLetters:
-        require(peer.scopes, Action.READ)
         queue = _queue(peer, params.queue)
         await self._check(queue)
         members, dead = await asyncio.gather(
@@ -132,7 +128,6 @@ class Queueing:
         return DeadLetters(runs=tuple(await there(self._reading.run(log) for log in logs)), dead=dead)
 
     async def _retry(self, peer: Peer, _op: str, params: QueueRetry) -> QueueRetried:
-        require(peer.scopes, Action.SUBMIT)
         queue = _queue(peer, params.queue)
         await self._check(queue)
         return QueueRetried(retried=await self._resubmit(queue, peer.principal))

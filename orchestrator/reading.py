@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from orchestrator.core import keeping
 from orchestrator.core.meta_artifacts import attached_artifacts
 from orchestrator.core.outcome import outcome_of
+from orchestrator.core.permissions import Action, Permit
 from orchestrator.core.queues import Terms, who_takes, why_held
 from orchestrator.core.resume import LogState
 from orchestrator.core.run_meta import RunMeta
@@ -28,11 +29,11 @@ from protocol.control import Submitted, read_control
 from protocol.entry import Entry
 from protocol.errors import RequestError
 from protocol.frames import Part
-from protocol.ids import LogKind, LogName, check_name, queue_partition
+from protocol.ids import LogKind, LogName, check_name, queue_partition, run_of
 from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
 from protocol.run import RunState
 
-__all__ = ["Reading", "there"]
+__all__ = ["Reading", "reads_run", "there"]
 
 Info = TypeVar("Info", bound=Part)
 
@@ -123,9 +124,9 @@ class Reading:
             raise _no_log(log)
         return read_control(Submitted, unpack_record(first.packed).body)
 
-    async def runs(self, namespace: str, asked: RunList) -> tuple[RunInfo, ...]:
-        """Return runs, newest first."""
-        filtered = asked.state or asked.queue or asked.parent
+    async def runs(self, namespace: str, asked: RunList, permit: Permit) -> tuple[RunInfo, ...]:
+        """Return the runs that a session may read, newest first."""
+        filtered = asked.state or asked.queue or asked.parent or not permit.unbound(Action.READ)
         names = await self._store.log_names(namespace, LogKind.RUN, SCAN_MAX if filtered else asked.limit)
         found: list[RunInfo] = []
         for start in range(0, len(names), CHUNK):
@@ -138,6 +139,7 @@ class Reading:
                 and asked.state in (None, meta["state"])
                 and asked.queue in (None, meta["queue"])
                 and asked.parent in (None, meta.get("parent"))
+                and reads_run(permit, log, meta["queue"])
             ]
             found += await there(self.run(log) for log in fit[: asked.limit - len(found)])
             if len(found) >= asked.limit:
@@ -167,18 +169,45 @@ class Reading:
         state = LogState.parse(meta)
         return LogInfo(log=log.path, head=state.end, first=state.first, ts_ms=state.ts_ms)
 
-    async def logs(self, namespace: str, asked: LogList) -> tuple[LogInfo, ...]:
-        """Return logs, newest first."""
+    async def logs(self, namespace: str, asked: LogList, permit: Permit) -> tuple[LogInfo, ...]:
+        """Return the logs that a session may read, newest first."""
         if asked.kind is not None and asked.kind not in tuple(LogKind):
             raise RequestError(ErrorCode.INVALID_PARAMS, f"log.list: {asked.kind!r} is no kind of log")
         kinds = [LogKind(asked.kind)] if asked.kind else list(LogKind)
+        scanned = SCAN_MAX if permit.picks_logs else asked.limit + 1  # of those one, the audit, may be left out
         made = [
             (made_ms, LogName(namespace, kind, name))
             for kind in kinds
-            for name, made_ms in await self._store.log_names(namespace, kind, asked.limit)
+            for name, made_ms in await self._store.log_names(namespace, kind, scanned)
         ]
-        newest = sorted(made, reverse=True)[: asked.limit]
-        return tuple(await there(self.log(log) for _, log in newest))
+        names = [log for _, log in sorted(made, reverse=True)]
+        found: list[LogName] = []
+        for start in range(0, len(names), CHUNK):
+            some = names[start : start + CHUNK]
+            fit = await asyncio.gather(*(self.may_read(permit, log) for log in some))
+            found += [log for log, permitted in zip(some, fit, strict=True) if permitted]
+            if len(found) >= asked.limit:
+                break
+        return tuple(await there(self.log(log) for log in found[: asked.limit]))
+
+    async def may_read(self, permit: Permit, log: LogName) -> bool:
+        """Whether a session may read a log, by the queue of its run where that decides. One that is gone: no."""
+        decided = permit.read(log)
+        if decided is not None:
+            return decided
+        meta = await self._store.meta(run_of(log))
+        return meta is not None and permit.on_queue(Action.READ, meta["queue"])
+
+    async def queue_of(self, log: LogName) -> str:
+        """Return the queue of a run, or of the run that an artifact is of.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        meta = await self._store.meta(run_of(log))
+        if meta is None:
+            raise _no_run(log)
+        return meta["queue"]
 
     async def held(self, namespace: str, agent: AgentInfo) -> tuple[str, ...]:
         """Return the runs that an agent holds, on the queues that it announced."""
@@ -232,6 +261,12 @@ class Reading:
         if held is None and key and (full or parked is not None):
             return f"as many runs with its concurrency key are worked on as may be at once: {terms.key_limit}"
         return held
+
+
+def reads_run(permit: Permit, log: LogName, queue: str) -> bool:
+    """Whether a session may read a run, which is on this queue."""
+    decided = permit.read(log)
+    return permit.on_queue(Action.READ, queue) if decided is None else decided
 
 
 async def there(reads: Iterable[Coroutine[Any, Any, Info]]) -> list[Info]:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from orchestrator.auth.scopes import Action, require
 from orchestrator.core import runs
 from orchestrator.core.cron import Cron, InvalidCron
+from orchestrator.core.permissions import Action
 from orchestrator.core.publish import check_body
 from orchestrator.core.schedules import Place, Schedule, add, remove, set_paused
 from orchestrator.kept import KeptAnswers
@@ -73,7 +73,6 @@ class Scheduling:
         }
 
     async def _add(self, peer: Peer, op: str, params: ScheduleAdd) -> ScheduleInfo:
-        require(peer.scopes, Action.SUBMIT)
         asked, cron = self._checked(params)
         place = Place(peer.namespace, asked.schedule)
         while True:
@@ -112,23 +111,23 @@ class Scheduling:
         return params.model_copy(update={"where": str(parse_selector(params.where))}), _cron(params)
 
     async def _list(self, peer: Peer, _op: str, params: ScheduleList) -> ScheduleListed:
-        require(peer.scopes, Action.READ)
-        names = sorted(await self._line.store.hash_all(Place(peer.namespace, "").index))[: params.limit]
+        names = sorted(await self._line.store.hash_all(Place(peer.namespace, "").index))
         found: list[ScheduleInfo] = []
         for start in range(0, len(names), READ_AT_ONCE_MAX):
             places = [Place(peer.namespace, name) for name in names[start : start + READ_AT_ONCE_MAX]]
             schedules = await together(self._schedules.read_listed(place) for place in places)
-            found += (_info(schedule) for schedule in schedules if schedule is not None)  # else removed meanwhile
-        return ScheduleListed(schedules=tuple(found))
+            there = (schedule for schedule in schedules if schedule is not None)  # else removed meanwhile
+            found += (_info(each) for each in there if peer.permit.on_queue(Action.READ, each.asked.queue))
+            if len(found) >= params.limit:
+                break
+        return ScheduleListed(schedules=tuple(found[: params.limit]))
 
     async def _get(self, peer: Peer, _op: str, params: ScheduleGet) -> ScheduleInfo:
-        require(peer.scopes, Action.READ)
         schedule = await self._there(Place(peer.namespace, check_name(params.schedule)))
         info = await self._told(schedule)
         return info.model_copy(update={"input": schedule.asked.input})
 
     async def _set(self, peer: Peer, op: str, params: ScheduleSet) -> ScheduleInfo:
-        require(peer.scopes, Action.CONTROL)
         place = Place(peer.namespace, check_name(params.schedule))
         while True:
             known = await self._known(peer, place, op, ScheduleInfo)
@@ -145,7 +144,6 @@ class Scheduling:
                 return answer
 
     async def _remove(self, peer: Peer, op: str, params: ScheduleRemove) -> ScheduleRemoved:
-        require(peer.scopes, Action.CONTROL)
         place = Place(peer.namespace, check_name(params.schedule))
         while True:
             known = await self._known(peer, place, op, ScheduleRemoved)

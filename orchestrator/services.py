@@ -19,6 +19,7 @@ from orchestrator.line import Line
 from orchestrator.methods import Methods
 from orchestrator.peers import Peers
 from orchestrator.querying import Querying
+from orchestrator.reading import Reading
 from orchestrator.registry import Registry
 from orchestrator.settings import Settings
 from orchestrator.telemetry import Counters
@@ -52,6 +53,7 @@ class Services:
     registry: Registry
     work: Work
     artifacts: Artifacts
+    reading: Reading
     methods: Methods
     querying: Querying
     waiting: Waiting

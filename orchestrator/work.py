@@ -294,7 +294,7 @@ class Work:
 
     async def publish(self, peer: Peer, log: LogName, frame: Publish) -> Puback | Nack:
         """Append what an attempt publishes; with its last entry, end it."""
-        prepared = publishing.prepare_attempt(frame, peer.principal)
+        prepared = publishing.prepare_attempt(frame, peer.principal, peer.permit)
         if isinstance(prepared, Nack):
             return prepared
         kind = frame.entries[-1][0]

@@ -21,6 +21,7 @@ __all__ = [
     "make_run_id",
     "partition_of",
     "queue_partition",
+    "run_of",
 ]
 
 PARTITIONS = 64
@@ -92,6 +93,11 @@ def check_name(name: str) -> str:
 def queue_partition(namespace: str, queue: str) -> int:
     """Return the partition of a queue, which is also that of all its runs."""
     return crc32(f"{namespace}/{queue}".encode()) % PARTITIONS
+
+
+def run_of(log: LogName) -> LogName:
+    """Return the log of the run that a log is of: its own, or that which an artifact is attached to."""
+    return LogName(log.namespace, LogKind.RUN, log.name.partition(".")[0])
 
 
 def make_run_id(partition: int, now_ms: int, randomness: bytes) -> str:

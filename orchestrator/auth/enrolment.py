@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from orchestrator.auth.principal import NEVER_S, Join, Principal
 from orchestrator.auth.revocation import Revocations
-from orchestrator.auth.scopes import may_open
 from orchestrator.auth.tokens import KeysUnknown, TokenRefused, Tokens, claimed_namespace
 from orchestrator.core.enrolment import (
     Ids,
@@ -34,6 +33,8 @@ from orchestrator.core.enrolment import (
     note_other,
     write,
 )
+from orchestrator.core.patterns import Patterns
+from orchestrator.core.permissions import may_open
 from orchestrator.core.sessions import MARK_FIELD, Denied, agent_log
 from orchestrator.line import Line
 from orchestrator.settle import settle
@@ -158,6 +159,7 @@ class Enrolment:
             name=place.name,
             namespace=place.namespace,
             scopes=frozenset(record.scopes),
+            may=Patterns.parse(record.may),
             agents=frozenset({place.name} if place.role is Role.AGENT else ()),
             expires_s=NEVER_S,
             id=record.fingerprint,
@@ -177,7 +179,7 @@ class Enrolment:
             return Denied(CloseCode.REVOKED, why, principal=principal)
         for _ in range(ENROL_TRIES_MAX):
             ids = Ids(self._line.new_commit_id(), f"join:{principal.name}", self._line.now_ms())
-            record = enrolled(read.record, key, join.scopes, ids, asks=self._asks)
+            record = enrolled(read.record, key, join, ids, asks=self._asks)
             if record is None:
                 return await self._refuse_other(place, key, read, principal)
             use = JoinUse(principal.id, join.uses, (principal.expires_s - now_s) * 1000)

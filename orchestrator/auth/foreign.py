@@ -83,7 +83,7 @@ def foreign_claims(token: str, payload: bytes, name: str, issuer: Issuer) -> dic
     token_id = claims.get("jti", hashlib.sha256(token.encode()).hexdigest()[:32])
     if not isinstance(token_id, str) or not 1 <= len(token_id) <= ID_CHARS_MAX:
         return f"its id is not of 1 to {ID_CHARS_MAX} characters"
-    said = {word: claims[word] for word in ("sub", "iat", "exp", "nbf") if word in claims}
+    said = {word: claims[word] for word in ("sub", "iat", "exp", "nbf", "may") if word in claims}
     return {**said, "ns": namespace, "scopes": scopes, "agents": agents, "jti": token_id}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.core.patterns import ANYTHING, Patterns
+
 __all__ = ["ANY_AGENT", "NEVER_S", "USES_MAX", "Grant", "Join", "Principal"]
 
 ANY_AGENT = "*"
@@ -23,10 +25,11 @@ class Grant:
     Attributes:
         name: who it is for.
         namespace: what it is for.
-        scopes: see `orchestrator.auth.scopes`.
+        scopes: see `orchestrator.core.permissions`.
         agents: ids of agents, or `ANY_AGENT` among them.
         uses: of a join token, for how many keys it is good; 0 for any other. What it permits then belongs to those
             who enrol with it, and `agents` may hold patterns: ids that end in `*`.
+        may: the names that it is good for.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Grant:
     scopes: frozenset[str]
     agents: frozenset[str] = frozenset()
     uses: int = 0
+    may: Patterns = ANYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,13 @@ class Join:
         scopes: what the holder of the key may do from then on.
         agents: ids of agents, or how they begin and a `*`.
         uses: for how many keys.
+        may: the names that the holder of the key does it with.
     """
 
     scopes: frozenset[str]
     agents: frozenset[str]
     uses: int
+    may: Patterns = ANYTHING
 
     def fits(self, agent_id: str) -> bool:
         """Whether it is for this agent."""
@@ -71,6 +77,7 @@ class Principal:
         issued_s: `iat`.
         join: set where the token is a join token, which permits nothing else.
         signer: the id of the key that signed it; none where it is no token that lets it in.
+        may: the names that it is good for.
     """
 
     name: str
@@ -82,6 +89,7 @@ class Principal:
     issued_s: int = 0
     join: Join | None = None
     signer: str = ""
+    may: Patterns = ANYTHING
 
     def may_be(self, agent_id: str) -> bool:
         """Whether it may identify as this agent."""

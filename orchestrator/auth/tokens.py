@@ -31,7 +31,8 @@ from orchestrator.auth.headers import ALGORITHM, HeaderRefused, decoded, foreign
 from orchestrator.auth.issuers import Issuers
 from orchestrator.auth.keys import Keyring, SigningKey
 from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join, Principal
-from orchestrator.auth.scopes import Scope
+from orchestrator.core.patterns import ANYTHING, InvalidPattern, Patterns
+from orchestrator.core.permissions import Scope
 from protocol.errors import FleetlineError, InvalidName
 from protocol.ids import check_name
 
@@ -245,16 +246,17 @@ class Tokens:
 
 def _permits(grant: Grant) -> dict[str, Any]:
     """Return the claims that say what a token is for. A join token permits nothing itself, whoever reads it."""
-    scopes = sorted(Scope(scope).value for scope in grant.scopes)
+    scopes, patterns = sorted(Scope(scope).value for scope in grant.scopes), grant.may.claim()
+    may = {"may": patterns} if patterns else {}
     if grant.uses:
         if grant.uses > USES_MAX:
             raise ValueError(f"a join token is good for {USES_MAX} keys at most, not {grant.uses}")
         agents = sorted(grant.agents)
         for each in agents:
             check_name(each.removesuffix(ANY_AGENT) if each != ANY_AGENT else "any")
-        return {"scopes": [], "agents": [], "join": {"scopes": scopes, "agents": agents, "uses": grant.uses}}
+        return {"scopes": [], "agents": [], "join": {"scopes": scopes, "agents": agents, "uses": grant.uses, **may}}
     named = sorted(map(check_name, grant.agents - {ANY_AGENT}))
-    return {"scopes": scopes, "agents": ANY_AGENT if ANY_AGENT in grant.agents else named}
+    return {"scopes": scopes, "agents": ANY_AGENT if ANY_AGENT in grant.agents else named, **may}
 
 
 def _named(read: Callable[[str], Name], token: str) -> Name:
@@ -362,9 +364,12 @@ def _read(claims: Any, key_id: str) -> Principal:
             issued_s=claims["iat"],
             join=_join(claims["join"]) if "join" in claims else None,
             signer=key_id,
+            may=Patterns.parse(claims["may"]) if "may" in claims else ANYTHING,
         )
     except InvalidName as fault:
         raise TokenRefused(f"the token names what is no name: {fault}") from fault
+    except InvalidPattern as fault:
+        raise TokenRefused(f"the token has a pattern that is none: {fault}") from fault
 
 
 def _join(claim: Any) -> Join:
@@ -378,4 +383,5 @@ def _join(claim: Any) -> Join:
     words_fit = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (scopes, agents))
     if not words_fit or type(uses) is not int or not 1 <= uses <= USES_MAX:
         raise TokenRefused("the token's claims do not have the types of a join token's claims")
-    return Join(frozenset(scopes or ()), frozenset(agents or ()), uses)
+    may = Patterns.parse(said["may"]) if "may" in said else ANYTHING
+    return Join(frozenset(scopes or ()), frozenset(agents or ()), uses, may)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import granting, options
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.output import Output
 
@@ -51,19 +51,24 @@ def issue(
     uses: Annotated[
         int | None, typer.Option("--uses", min=1, max=10_000, metavar="N", help="For how many keys; 1 without.")
     ] = None,
+    read: granting.Read = None,
+    publish: granting.Publish = None,
+    submit: granting.Submit = None,
+    serve: granting.Serve = None,
+    control: granting.Control = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
     """Print a token, signed with the key in the hub's data directory. Needs no running hub.
 
     Without --scope and --agent it is an operator's. With --join, scopes and agents are those of whoever enrols with it;
-    --agent may then end in * for all ids that begin so.
+    --agent may then end in * for all ids that begin so. The options from --read on hold it to names, which
+    may have * in them, several times for several, - alone for none; one that is not given holds it to nothing.
     """
     import secrets
     import time
 
     from orchestrator.auth.principal import ANY_AGENT, Grant
-    from orchestrator.auth.scopes import Scope
     from orchestrator.cli.inputs import parse_duration_s, parse_name
     from orchestrator.settings import load
 
@@ -72,32 +77,16 @@ def issue(
         parse_name(one.removesuffix(ANY_AGENT) if join else one, "--agent")
     if uses is not None and not join:
         raise CliError("--uses: only a join token is counted; add --join")
-    scopes = frozenset(scope or ()) or frozenset({Scope.AGENT.value if agents else Scope.OPERATOR.value})
-    known = [one.value for one in Scope]
-    for word in sorted(scopes):
-        if word not in known:
-            raise CliError(f"--scope: {word!r} is no scope; it is one of {', '.join(known)}")
-    if Scope.AGENT in scopes and not agents:
-        raise CliError("--scope agent: say which agent ids the token may use with --agent ID, or --agent '*' for any")
+    scopes = granting.scopes_of(scope, agents)
     lasts = expires or (JOIN_EXPIRES if join else DEFAULT_EXPIRES)
     ttl_s = parse_duration_s(lasts, "--expires")
-    scopes |= _implied(agents)
     keys = (uses or 1) if join else 0
-    grant = Grant(parse_name(name, "NAME"), parse_name(namespace, "--namespace"), scopes, agents, keys)
+    may = granting.patterns_of(read=read, publish=publish, submit=submit, serve=serve, control=control)
+    grant = Grant(parse_name(name, "NAME"), parse_name(namespace, "--namespace"), scopes, agents, keys, may)
     tokens = _tokens(load({"data": data}).settings.data)
     now_s = int(time.time())
     token = tokens.issue(grant, now_s=now_s, ttl_s=ttl_s, token_id=secrets.token_hex(8))
-    out = Output(as_json)
-    if as_json:
-        shown = {"token": str(token), "name": name, "namespace": namespace, "scopes": sorted(grant.scopes)}
-        counted = {"uses": keys} if join else {}
-        out.json({**shown, "agents": sorted(agents), "expires_ms": (now_s + ttl_s) * 1000, **counted})
-    else:
-        out.line(str(token))
-        what = f"enrols {keys} key{'s' if keys > 1 else ''}, " if join else ""
-        out.note(
-            f"for {name}, {what}scopes {', '.join(sorted(grant.scopes))}, good for {lasts}; keep it like a password"
-        )
+    granting.show(Output(as_json), str(token), grant, (now_s + ttl_s) * 1000, lasts)
 
 
 @app.command("inspect")
@@ -161,10 +150,6 @@ def revoke(
     else:
         said = f"token {given}" if principal is None else f"all tokens of {principal} issued until now"
         out.line(f"{said}: revoked at {clock(revoked.since_ms)}")
-
-
-def _implied(agents: frozenset[str]) -> frozenset[str]:
-    return frozenset({"agent"}) if agents else frozenset()
 
 
 def _tokens(data: Path) -> Tokens:

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from zlib import crc32
 
+from orchestrator.auth.principal import Join
 from orchestrator.core.sessions import Denied
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Below, Commit, Guard, HashSet
@@ -165,6 +166,7 @@ class KeyRecord:
         changed_ms: when its state changed last.
         by: who changed it: a principal, or `join:<name>` of the join token.
         other: another key that was refused, if any.
+        may: the names that its holder does it with, as in a token.
     """
 
     state: KeyState
@@ -175,6 +177,7 @@ class KeyRecord:
     changed_ms: int
     by: str
     other: OtherKey | None = None
+    may: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -243,7 +246,7 @@ def judge_token(record: KeyRecord | None, place: KeyPlace) -> Denied | None:
     return Denied(CloseCode.UNAUTHENTICATED, message, "no_proof")
 
 
-def enrolled(known: KeyRecord | None, key: bytes, scopes: frozenset[str], ids: Ids, *, asks: bool) -> KeyRecord | None:
+def enrolled(known: KeyRecord | None, key: bytes, join: Join, ids: Ids, *, asks: bool) -> KeyRecord | None:
     """Return the record after somebody came with a join token and this key; None where the name has another one.
 
     `asks`: the hub's policy leaves every key to an operator.
@@ -256,7 +259,8 @@ def enrolled(known: KeyRecord | None, key: bytes, scopes: frozenset[str], ids: I
     return KeyRecord(
         state=state,
         key=key.hex(),
-        scopes=tuple(sorted(scopes)),
+        scopes=tuple(sorted(join.scopes)),
+        may=join.may.claim(),
         bound=state is KeyState.ACCEPTED or (known is not None and known.bound),
         asked_ms=ids.now_ms,
         changed_ms=ids.now_ms,

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from hashlib import sha1
 
+from orchestrator.core.permissions import Permit
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.store.commits import Append, Commit, Outcome, ProducerClaim, Refusal, Refused
 from protocol.codec import pack_records
@@ -102,7 +103,7 @@ def prepare(frame: Publish, principal: str) -> Prepared | Nack:
     return _prepared(frame, principal, None, f"{principal}/{frame.producer}")
 
 
-def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
+def prepare_attempt(frame: Publish, principal: str, permit: Permit) -> Prepared | Nack:
     """Prepare what an attempt publishes to its run's log; the producer is `attempt/<number>`."""
     match = _ATTEMPT.fullmatch(frame.producer)
     if match is None:
@@ -110,7 +111,7 @@ def prepare_attempt(frame: Publish, principal: str) -> Prepared | Nack:
     try:
         for kind, body, index, _ in frame.entries:
             if is_control(kind):
-                _check_control(kind, body)
+                _check_control(kind, body, permit)
                 if kind in _INDEXED and not index:
                     raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: {_INDEXED[Kind(kind)]} has an index, from 1")
             else:
@@ -214,7 +215,7 @@ def _prepared(frame: Publish, principal: str, attempt: int | None, producer: str
     return Prepared(packed, ProducerClaim(producer, frame.fence, frame.seq, len(packed), digest))
 
 
-def _check_control(kind: str, body: bytes) -> None:
+def _check_control(kind: str, body: bytes, permit: Permit) -> None:
     row = CONTROL.get(kind)
     if row is None or row.log is not LogKind.RUN or row.writer is not Writer.ATTEMPT:
         raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind[:160]!r} is not an attempt's to write")
@@ -224,3 +225,5 @@ def _check_control(kind: str, body: bytes) -> None:
             check_spawn(said)
     except ValueError as fault:
         raise RequestError(ErrorCode.INVALID_ENTRY, f"{kind}: {fault}") from fault
+    if isinstance(said, Spawn) and not permit.child_on(said.queue):
+        raise RequestError(ErrorCode.FORBIDDEN, f"the token does not permit children on queue {said.queue!r}")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.auth.principal import Principal
-from orchestrator.auth.scopes import may_open
+from orchestrator.core.permissions import Action, Permit, may_open
 from orchestrator.core.standing import TOLD_FIELD, drained, undrained
 from orchestrator.store import keys
 from orchestrator.store.commits import Append, Commit, Guard, HashSet
@@ -22,6 +22,7 @@ from protocol.control import Connected, Disconnected, Kind, Superseded, pack_con
 from protocol.errors import InvalidLabel, InvalidName
 from protocol.frames import Identify, Role
 from protocol.ids import LogKind, LogName, check_name, partition_of
+from protocol.refusals import What
 from protocol.selector import check_labels
 from protocol.version import VERSION
 
@@ -35,6 +36,7 @@ __all__ = [
     "close_session",
     "judge",
     "open_session",
+    "permit_of",
     "principal_name",
     "was_superseded",
 ]
@@ -57,12 +59,14 @@ class Denied:
         message: for whoever asked.
         reason: a word of ours for it, as the audit has it.
         principal: who asked, where that is known.
+        what: they asked for.
     """
 
     code: CloseCode
     message: str
     reason: str = ""
     principal: Principal | None = None
+    what: What = What.SESSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,17 @@ def judge(frame: Identify, principal: Principal) -> Denied | None:
     if frame.role is Role.AGENT and not principal.may_be(frame.id):
         message = f"the token does not permit to be agent {frame.id!r}"
         return Denied(CloseCode.FORBIDDEN, message, "agent", principal)
+    permit = permit_of(principal, frame.role, frame.id)
+    for queue in frame.queues:
+        if frame.role is Role.AGENT and not permit.on_queue(Action.SERVE, queue):
+            message = f"the token does not permit to take runs from queue {queue!r}"
+            return Denied(CloseCode.FORBIDDEN, message, "queue", principal, What.SERVE)
     return None
+
+
+def permit_of(principal: Principal, role: Role, peer_id: str) -> Permit:
+    """Return what a session in this role may do; `peer_id` is the agent's, where it is one's."""
+    return Permit(principal.scopes, principal.may, role, peer_id if role is Role.AGENT else "")
 
 
 def agent_log(namespace: str, agent_id: str) -> LogName:

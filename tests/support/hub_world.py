@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from orchestrator.auth.keys import load_keys
 from orchestrator.auth.principal import Grant
 from orchestrator.auth.tokens import Tokens
+from orchestrator.core.patterns import Patterns
 from orchestrator.hub import TOKEN_FILE, Hub
 from orchestrator.settings import Settings
 from orchestrator.store.base import Durability, Store
@@ -79,9 +81,11 @@ class World:
         agents: tuple[str, ...] = (),
         ttl_s: int = 60,
         uses: int = 0,
+        may: Mapping[str, list[str]] | None = None,
     ) -> str:
-        """Issue a token of this deployment; with `uses` a join token."""
-        grant = Grant(name, namespace, frozenset(scopes), frozenset(agents), uses)
+        """Issue a token of this deployment, held to names by `may`; with `uses` a join token."""
+        patterns = Patterns.parse(may or {})
+        grant = Grant(name, namespace, frozenset(scopes), frozenset(agents), uses, patterns)
         tokens = Tokens(load_keys(self.data))
         return tokens.issue(grant, now_s=int(time.time()), ttl_s=ttl_s, token_id=secrets.token_hex(4))
 

@@ -22,6 +22,7 @@ from protocol.frames import HandlerSpec, Recover, Role
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunState, RunView, fold
+from tests.support.permits import agent_permit
 
 __all__ = [
     "CONCURRENCY_KEY",
@@ -82,7 +83,7 @@ class Bench:
             instance=instance,
             session=session,
             fence=1,
-            scopes=frozenset({"agent"}),
+            permit=agent_permit(name),
             send=lambda _frame: None,
             slots=1,
         )

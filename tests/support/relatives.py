@@ -29,6 +29,7 @@ from protocol.frames import HandlerSpec, Nack, Part, Publish, Role
 from protocol.ids import PARTITIONS, LogKind, LogName, queue_partition
 from protocol.requests import RunSubmit
 from protocol.run import RunView, fold
+from tests.support.permits import agent_permit
 
 __all__ = ["FAR", "KILLS", "SUCCESS", "World", "spawn", "walk_cancel", "walk_end", "walk_submit"]
 
@@ -83,9 +84,9 @@ class World:
         self._server = MemoryServer(lambda: 1_000_000)
         self._hubs = 0
         self.seqs: dict[str, int] = {}
-        handlers, scopes = {"h": HandlerSpec(name="h")}, frozenset({"agent"})
+        handlers, permit = {"h": HandlerSpec(name="h")}, agent_permit()
         self.peer = Peer(
-            namespace, "agent:a", Role.AGENT, "a", "i1", "s1", 1, scopes, lambda _: None, {}, ("q",), handlers
+            namespace, "agent:a", Role.AGENT, "a", "i1", "s1", 1, permit, lambda _: None, {}, ("q",), handlers
         )
 
     async def hub(self, lives: int | None = None, *, after: bool = False) -> Mortal:
@@ -125,7 +126,7 @@ class World:
         seq = self.seqs.get(log.name + producer, 1)
         entries = tuple((kind, pack_value(body), index, None) for kind, body, index in said)
         frame = Publish(log=log.path, producer=producer, seq=seq, fence=held.fence, entries=entries)
-        prepared = publishing.prepare_attempt(frame, self.peer.principal)
+        prepared = publishing.prepare_attempt(frame, self.peer.principal, self.peer.permit)
         assert not isinstance(prepared, Nack), prepared
         result = await write(line, self.peer, log, frame, prepared)
         if isinstance(result, Outcome):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchestrator.auth.keys import load_keys
 from orchestrator.auth.principal import Grant
-from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
+from orchestrator.core.permissions import Scope
 
 __all__ = ["agent_tokens"]
 

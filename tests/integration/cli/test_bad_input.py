@@ -38,7 +38,7 @@ TABLE: list[tuple[str, int, str]] = [
     ("topic publish expected post 1 --expect 7", 2, "nothing was appended"),
     ("run ls --hub 127.0.0.1:1", 5, "no hub answered at ws://127.0.0.1:1/ within 5 s"),
     ("run ls --token-file wrong-token", 4, "the token is missing, wrong or expired"),
-    ("topic publish news post 1 --token-file viewer-token", 4, "the token does not permit to publish to topic/news"),
+    ("topic publish news post 1 --token-file viewer-token", 4, "the token's scopes do not permit this"),
     ("schedule rm nightly --token-file viewer-token", 4, "the token's scopes do not permit this"),
     ("run submit review --token-file viewer-token", 4, "the token's scopes do not permit this"),
     ("run ls --token-file agent-token", 4, "the token does not permit this session"),

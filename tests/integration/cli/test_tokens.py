@@ -77,6 +77,19 @@ def test_only_some_may_revoke(shell: Shell) -> None:
     assert (refused.returncode, refused.stdout) == (4, "")
 
 
+def test_a_token_is_held_to_the_names_that_were_said(shell: Shell) -> None:
+    words = ("--read", "topic/news.*", "--read", "queue/docs", "--submit", "docs", "--publish", "-")
+    said = json.loads(shell.done("token", "issue", "eve", *words, "--json"))
+    assert said["may"] == {"read": ["queue/docs", "topic/news.*"], "submit": ["queue/docs"], "publish": []}
+    file = shell.directory / "held.token"
+    file.write_text(said["token"])
+    assert shell("run", "submit", "h", "--queue", "docs", "--token-file", str(file)).returncode == 0
+    refused = shell("run", "submit", "h", "--queue", "other", "--token-file", str(file))
+    assert (refused.returncode, refused.stderr) == (4, "error: the token does not permit to submit queue/other\n")
+    refused = shell("topic", "publish", "news.eu", "said", "--token-file", str(file))
+    assert (refused.returncode, "does not permit to publish topic/news.eu" in refused.stderr) == (4, True)
+
+
 def test_the_key_is_rotated_under_a_hub_that_runs(shell: Shell) -> None:
     file = issue(shell, "old")
     (said,) = shell.json("key", "rotate", "--overlap", "1h")

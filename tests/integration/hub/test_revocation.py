@@ -45,13 +45,13 @@ async def cut(peer: HubPeer) -> tuple[int, str]:
 @pytest.fixture
 async def boss(either: World) -> AsyncIterator[HubPeer]:
     """An operator, by whom others lose what they had."""
-    async with either.peer(either.issue("operator", name="boss")) as peer:
+    async with either.peer(either.issue("admin", name="boss")) as peer:
         await peer.identify(identify())
         yield peer
 
 
 async def test_a_revoked_token_ends_its_session_and_opens_no_other(either: World, boss: HubPeer) -> None:
-    token = either.issue("operator", name="ann")
+    token = either.issue("admin", name="ann")
     async with either.peer(token) as peer:
         await peer.identify(identify())
         await boss.result("token.revoke", token=id_of(token), expires_ms=(int(time.time()) + 60) * 1000)
@@ -60,7 +60,7 @@ async def test_a_revoked_token_ends_its_session_and_opens_no_other(either: World
     assert "the token was revoked at" in message
     assert "get a new one" in message
     assert (await refused(either, token))[0] == CloseCode.REVOKED
-    async with either.peer(either.issue("operator", name="ann")) as peer:
+    async with either.peer(either.issue("admin", name="ann")) as peer:
         await peer.identify(identify())
 
 
@@ -82,8 +82,8 @@ async def test_it_holds_on_every_hub(either: World, boss: HubPeer, hints: str) -
 
 
 async def test_all_tokens_of_a_name_are_revoked_and_those_issued_later_are_good(line: World) -> None:
-    tokens = [line.issue("operator", name="ann"), line.issue("agent", name="ann", agents=("a1",))]
-    bobs = line.issue("operator", name="bob")
+    tokens = [line.issue("admin", name="ann"), line.issue("agent", name="ann", agents=("a1",))]
+    bobs = line.issue("admin", name="bob")
     async with AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(line.peer(token)) for token in (*tokens, bobs)]
         await peers[0].identify(identify())
@@ -128,7 +128,7 @@ async def test_a_verified_token_is_remembered_and_refused_all_the_same(line: Wor
 async def test_a_hub_that_starts_knows_what_was_revoked_before_it_listens(
     line: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = line.issue("operator", name="ann")
+    token = line.issue("admin", name="ann")
     await line.hub.services.revocations.revoke(Target("default", Subject.TOKEN, id_of(token)), "client:boss")
     monkeypatch.setattr(Revocations, "run", lambda _: asyncio.Event().wait())
     late = await line.start()
@@ -163,16 +163,16 @@ async def test_a_session_that_opens_while_its_token_is_revoked_does_not(line: Wo
 
 
 async def test_a_revoked_token_refreshes_no_session(line: World) -> None:
-    token = line.issue("operator", name="ann")
+    token = line.issue("admin", name="ann")
     await line.hub.services.revocations.revoke(Target("default", Subject.TOKEN, id_of(token)), "client:boss")
-    async with line.peer(line.issue("operator", name="ann")) as peer:
+    async with line.peer(line.issue("admin", name="ann")) as peer:
         await peer.identify(identify())
         await peer.send(Refresh(token=token))
         assert (await peer.told())[0] == CloseCode.REVOKED
 
 
 async def test_who_revokes_their_own_token_is_answered_first(line: World) -> None:
-    token = line.issue("operator", name="ann")
+    token = line.issue("admin", name="ann")
     async with line.peer(token) as peer:
         await peer.identify(identify())
         assert (await peer.result("token.revoke", token=id_of(token)))["since_ms"] > 0
@@ -198,8 +198,8 @@ async def test_it_is_one_token_or_one_name(line: World, params: dict[str, Any]) 
 
 
 async def test_of_another_namespace_nothing_is_revoked(line: World) -> None:
-    token = line.issue("operator", name="ann")
-    async with line.peer(token) as peer, line.peer(line.issue("operator", namespace="other")) as stranger:
+    token = line.issue("admin", name="ann")
+    async with line.peer(token) as peer, line.peer(line.issue("admin", namespace="other")) as stranger:
         await peer.identify(identify())
         await stranger.identify(identify())
         await stranger.result("token.revoke", token=id_of(token))

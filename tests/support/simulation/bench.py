@@ -30,6 +30,7 @@ from protocol.requests import RunSubmit
 from protocol.run import RunState
 from protocol.window import Cursor
 from tests.support.checkers import Began, Dump, Given, WasReset
+from tests.support.permits import agent_permit
 
 __all__ = ["FEED", "KEYED", "KEY_LIMIT", "QUEUE", "Agent", "Bench", "Follower", "Pending", "Publisher"]
 
@@ -214,7 +215,7 @@ class Bench:
             return
         producer = attempts.producer_name(held.attempt)
         frame = Publish(log=log.path, producer=producer, seq=first + 1, fence=held.fence, entries=entries)
-        prepared = publishing.prepare_attempt(frame, peer.principal)
+        prepared = publishing.prepare_attempt(frame, peer.principal, peer.permit)
         assert isinstance(prepared, publishing.Prepared), prepared
         ending = self._ending(log, entries[-1])
         commit = attempts.publish(
@@ -284,7 +285,7 @@ class Bench:
         handler = HandlerSpec(name="work")
         peer = Peer(
             *("default", f"agent:{name}", Role.AGENT, name, instance, session, opening.fence),
-            frozenset({"agent"}),
+            agent_permit(name),
             lambda _: None,
             handlers={"work": handler},
             queues=(QUEUE,),

@@ -10,9 +10,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.auth.principal import ANY_AGENT, Grant
-from orchestrator.auth.scopes import Scope
 from orchestrator.auth.tokens import Tokens
 from orchestrator.connection import Connection
+from orchestrator.core.permissions import Scope
 from orchestrator.hub import Hub
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store

@@ -18,6 +18,7 @@ from protocol.frames import HandlerSpec, Role
 from protocol.frames import Part as FramePart
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
 from protocol.requests import RunSubmit
+from tests.support.permits import agent_permit
 
 __all__ = ["NOW_MS", "agent_peer", "line_to", "meta_of", "settled", "start_run"]
 
@@ -38,8 +39,8 @@ def agent_peer(
 ) -> Peer:
     """Return an open session of agent `a`, which serves queue `q` with handler `h`."""
     handlers = {"h": HandlerSpec(name="h")}
-    scopes = frozenset({"agent"})
-    peer = Peer("default", "agent:a", Role.AGENT, "a", instance, session, fence, scopes, send, {}, ("q",), handlers)
+    permit = agent_permit()
+    peer = Peer("default", "agent:a", Role.AGENT, "a", instance, session, fence, permit, send, {}, ("q",), handlers)
     peer.slots = slots
     return peer
 

@@ -90,6 +90,10 @@ class Socket:
         return [frame for frame in self.heard if isinstance(frame, Nack)]
 
 
+async def _at_hand(_: str) -> None:
+    """The key of a token is known."""
+
+
 class Desk:
     """A hub without a door: all that its connections use."""
 
@@ -107,8 +111,8 @@ class Desk:
         counters = Counters()
         revocations = Revocations(line)
         enrolment = Enrolment(line, tokens, revocations, asks=False)
-        shared = (line, greeting, tokens, enrolment, peers, registry, work, Artifacts(line, settings.limits), methods)
-        more = (querying, waiting, Acks(line), revocations, Audit(line, counters))
+        shared = (line, greeting, tokens, enrolment, peers, registry, work, Artifacts(line, settings.limits))
+        more = (reading, methods, querying, waiting, Acks(line), revocations, Audit(line, counters))
         self.hub = Services(settings, *shared, *more, counters, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []

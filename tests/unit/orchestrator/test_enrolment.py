@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from orchestrator.auth.principal import Join
 from orchestrator.core.enrolment import (
     TRANSITIONS,
     Ids,
@@ -30,6 +31,7 @@ from protocol.codes import CloseCode
 from protocol.errors import InvalidName
 from protocol.frames import Role
 
+JOIN = Join(frozenset({"agent"}), frozenset({"*"}), 1)
 PLACE = KeyPlace("default", Role.AGENT, "m1")
 KEY, OTHER = bytes(range(32)), bytes(32)
 IDS = Ids("c.1", "client:ada", 1_000)
@@ -111,7 +113,7 @@ def test_a_token_alone_is_of_no_use_once_a_key_was_accepted(
 
 
 def test_a_name_stays_bound_whatever_becomes_of_its_key() -> None:
-    first = enrolled(None, KEY, frozenset({"agent"}), IDS, asks=True)
+    first = enrolled(None, KEY, JOIN, IDS, asks=True)
     assert first is not None
     assert (first.state, first.bound) == (P, False)
     accepted = changed(first, KeyCommand.ACCEPT, IDS)
@@ -119,14 +121,14 @@ def test_a_name_stays_bound_whatever_becomes_of_its_key() -> None:
     assert accepted.bound
     revoked = changed(accepted, KeyCommand.REVOKE, IDS)
     assert revoked is not None
-    replaced = enrolled(revoked, OTHER, frozenset({"agent"}), IDS, asks=False)
+    replaced = enrolled(revoked, OTHER, JOIN, IDS, asks=False)
     assert replaced is not None
     assert (replaced.state, replaced.key, replaced.bound) == (P, OTHER.hex(), True)
 
 
 def test_another_key_takes_no_place_that_is_in_use() -> None:
     for state in (P, A):
-        assert enrolled(record(state), OTHER, frozenset({"agent"}), IDS, asks=False) is None
+        assert enrolled(record(state), OTHER, JOIN, IDS, asks=False) is None
 
 
 def test_what_is_so_already_is_not_written_again() -> None:
@@ -167,7 +169,7 @@ def test_a_place_is_of_names() -> None:
 
 def joining(name: str, key: bytes, uses: int, commit: str) -> Commit:
     ids = Ids(commit, "join:rack", 1_000)
-    made = enrolled(None, key, frozenset({"agent"}), ids, asks=False)
+    made = enrolled(None, key, JOIN, ids, asks=False)
     assert made is not None
     return write(KeyPlace("default", Role.AGENT, name), None, made, ids, use=JoinUse("t", uses, 60_000))
 

@@ -20,6 +20,7 @@ from protocol.codec import pack_record
 from protocol.frames import HeldAttempt, Part, Puback, Publish, Role
 from protocol.ids import LogKind, LogName, partition_of
 from protocol.limits import Limits
+from tests.support.permits import agent_permit, client_permit
 from tests.unit.orchestrator.parts import NOW_MS, line_to
 
 TOPIC = LogName("default", LogKind.TOPIC, "a")
@@ -75,7 +76,7 @@ async def test_a_puback_never_gives_an_entry_the_offset_of_another() -> None:
     others = Append(TOPIC, (pack_record("said", "client:d", b"first"),), "e")
     await line.commit(Commit(line.new_commit_id(), partition_of(TOPIC), appends=(others,), ops=(record,)))
     port, hub = Answers(), SimpleNamespace(settings=SimpleNamespace(limits=Limits()), line=line, counters=Counters())
-    peer = Peer("default", "client:c", Role.CLIENT, "c", "i", "s", 0, frozenset({"operator"}), port.send)
+    peer = Peer("default", "client:c", Role.CLIENT, "c", "i", "s", 0, client_permit(), port.send)
     intake = Intake(cast(Services, hub), port, peer)
     assert await publish(intake, port, 1, 2) == (2, 3)
     assert await publish(intake, port, 3, 2) == (4, 5)
@@ -95,7 +96,7 @@ async def test_a_peer_that_does_not_read_is_not_told_of_what_it_does_not_hold(
 
     port = Port(congested=congested)
     peer = Peer(
-        "default", "agent:a", Role.AGENT, "a", "i", "s", 1, frozenset(), port.send, held={"r1": Held(1, 1, "q")}
+        "default", "agent:a", Role.AGENT, "a", "i", "s", 1, agent_permit(), port.send, held={"r1": Held(1, 1, "q")}
     )
     hub = SimpleNamespace(settings=SimpleNamespace(limits=Limits()), work=SimpleNamespace(renew=renew))
     intake = Intake(cast(Services, hub), port, peer)

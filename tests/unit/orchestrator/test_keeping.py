@@ -27,6 +27,7 @@ from protocol.requests import LogList, RunList
 from protocol.run import RunState
 from tests.support.ended import PARTITION, forgetting, line_to, over
 from tests.support.lifecycle import KEEP_MS, Bench
+from tests.support.permits import client_permit
 
 
 @pytest.mark.parametrize("state", list(RunState))
@@ -65,7 +66,7 @@ async def test_a_run_that_goes_while_it_is_shown_or_listed_is_not_found_and_not_
         return await read(log, *args)
 
     store.read = late  # type: ignore[method-assign, assignment]
-    assert [info.run for info in await reading.runs("default", RunList())] == [stays.name]
+    assert [info.run for info in await reading.runs("default", RunList(), client_permit())] == [stays.name]
     with pytest.raises(RequestError, match="nothing is left") as fault:
         await reading.run(gone)
     assert fault.value.code == "not_found"
@@ -84,7 +85,9 @@ async def test_a_log_that_goes_while_logs_are_listed_is_not_listed() -> None:
 
     store.meta = late  # type: ignore[method-assign]
     reading = Reading(line, cast(Registry, SimpleNamespace()))
-    assert [info.log for info in await reading.logs("default", LogList(kind=LogKind.RUN))] == [stays.path]
+    assert [info.log for info in await reading.logs("default", LogList(kind=LogKind.RUN), client_permit())] == [
+        stays.path
+    ]
 
 
 async def test_what_is_noted_of_a_run_that_is_not_there_is_forgotten_too() -> None:

@@ -22,6 +22,7 @@ from orchestrator.waiting import Waiting
 from protocol.frames import Request, Response, Role
 from protocol.ids import LogName
 from protocol.limits import DEFAULT_LIMITS
+from tests.support.permits import client_permit
 from tests.unit.orchestrator.parts import NOW_MS, line_to
 
 
@@ -41,8 +42,7 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     waiting = Waiting(line, reading)
     others = (querying, artifacts, waiting, Revocations(line))
     methods = Methods(line, reading, registry, schedules, dispatch, *others, 1_000)
-    scopes = frozenset({"operator"})
-    peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, scopes, lambda _: None)
+    peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, client_permit(), lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))
 
 

@@ -25,6 +25,9 @@ from protocol.errors import RequestError
 from protocol.frames import Nack, Publish
 from protocol.ids import LogKind, LogName
 from protocol.limits import Limits
+from tests.support.permits import agent_permit
+
+PERMIT = agent_permit()
 
 TOPIC = LogName("default", LogKind.TOPIC, "a")
 
@@ -68,7 +71,7 @@ def test_the_digest_tells_frames_apart_and_knows_a_retry() -> None:
 
 
 def test_an_attempts_entries_carry_its_number() -> None:
-    prepared = prepare_attempt(frame(("x", b""), producer="attempt/3"), "agent:a1")
+    prepared = prepare_attempt(frame(("x", b""), producer="attempt/3"), "agent:a1", PERMIT)
     assert not isinstance(prepared, Nack)
     assert prepared.claim.producer == "attempt/3"
     assert unpack_record(prepared.packed[0]).attempt == 3
@@ -76,7 +79,7 @@ def test_an_attempts_entries_carry_its_number() -> None:
 
 @pytest.mark.parametrize("producer", ["p", "attempt/0", "attempt/-1", "attempt/x", "attempt/", "attempt/1/2"])
 def test_a_runs_log_has_no_other_producers(producer: str) -> None:
-    answer = prepare_attempt(frame(("x", b""), producer=producer), "agent:a1")
+    answer = prepare_attempt(frame(("x", b""), producer=producer), "agent:a1", PERMIT)
     assert isinstance(answer, Nack)
     assert answer.code == "producer_unknown"
 
@@ -86,16 +89,20 @@ def test_control_kinds_are_their_writers_alone(kind: str) -> None:
     row = CONTROL[kind]
     topic = prepare(frame((kind, b"")), "client:ann")
     assert isinstance(topic, Nack)
-    attempt = prepare_attempt(frame((kind, b"\xc1"), producer="attempt/1"), "agent:a1")
+    attempt = prepare_attempt(frame((kind, b"\xc1"), producer="attempt/1"), "agent:a1", PERMIT)
     assert isinstance(attempt, Nack)
     mine = row.writer is Writer.ATTEMPT
     assert (f"{kind}: " in attempt.message) is mine, "its body was read only where it may be written"
 
 
 def test_control_entries_of_an_attempt_must_fit_their_schema() -> None:
-    good = prepare_attempt(frame(("$progress", pack_value(Progress(current=1.0))), producer="attempt/1"), "agent:a1")
+    good = prepare_attempt(
+        frame(("$progress", pack_value(Progress(current=1.0))), producer="attempt/1"), "agent:a1", agent_permit()
+    )
     assert not isinstance(good, Nack)
-    bad = prepare_attempt(frame(("$progress", pack_value({"current": "x"})), producer="attempt/1"), "agent:a1")
+    bad = prepare_attempt(
+        frame(("$progress", pack_value({"current": "x"})), producer="attempt/1"), "agent:a1", agent_permit()
+    )
     assert isinstance(bad, Nack)
     assert bad.code == "invalid_entry"
 
@@ -120,16 +127,16 @@ def test_a_child_that_could_never_be_is_refused(wrong: dict[str, Any], index: in
         entries = (("$spawn", pack_value(body), index, None),)
         return Publish(log="run/r", producer="attempt/1", seq=1, fence=1, entries=entries)
 
-    assert not isinstance(prepare_attempt(asks(body, 1), "agent:a"), Nack)
-    refused = prepare_attempt(asks(body | wrong, index), "agent:a")
+    assert not isinstance(prepare_attempt(asks(body, 1), "agent:a", PERMIT), Nack)
+    refused = prepare_attempt(asks(body | wrong, index), "agent:a", PERMIT)
     assert isinstance(refused, Nack)
     assert refused.code == "invalid_entry"
 
 
 def test_what_ends_an_attempt_is_its_last_entry() -> None:
     done = ("$succeeded", pack_value(Succeeded(result=b"")))
-    assert not isinstance(prepare_attempt(frame(("x", b""), done, producer="attempt/1"), "agent:a1"), Nack)
-    assert isinstance(prepare_attempt(frame(done, ("x", b""), producer="attempt/1"), "agent:a1"), Nack)
+    assert not isinstance(prepare_attempt(frame(("x", b""), done, producer="attempt/1"), "agent:a1", PERMIT), Nack)
+    assert isinstance(prepare_attempt(frame(done, ("x", b""), producer="attempt/1"), "agent:a1", PERMIT), Nack)
 
 
 @pytest.mark.parametrize("kind", ["", "$x", "A", "ü", "a b", "a/b", "x" * 129])

@@ -19,6 +19,7 @@ from protocol.codec import pack_value
 from protocol.conversation import QUERY_VALUE_BYTES_MAX, RunQueried, RunQuery
 from protocol.errors import RequestError
 from protocol.frames import Part, Query, Reply, Role
+from tests.support.permits import client_permit
 from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, settled, start_run
 
 SCOPES = frozenset({"viewer"})
@@ -51,7 +52,7 @@ class Desk:
         return peer
 
     def ask(self, run: str, *, session: str = "c1", timeout_ms: int = 60_000) -> asyncio.Task[RunQueried]:
-        client = Peer("default", "client:c", Role.CLIENT, "c", "i", session, 0, SCOPES, lambda _: None)
+        client = Peer("default", "client:c", Role.CLIENT, "c", "i", session, 0, client_permit(), lambda _: None)
         params = RunQuery(run=run, name="status", timeout_ms=timeout_ms)
         return asyncio.create_task(self.querying.query(client, "", params))
 

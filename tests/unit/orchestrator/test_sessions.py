@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.auth.principal import ANY_AGENT, Principal
-from orchestrator.auth.scopes import Action, may, may_open, may_publish, may_read, require
 from orchestrator.core.sessions import (
     SUPERSEDED_MAX,
     Newcomer,
@@ -20,9 +19,7 @@ from orchestrator.core.sessions import (
 from orchestrator.store.commits import Guard, HashSet
 from protocol.codec import unpack_record, unpack_value
 from protocol.codes import CloseCode
-from protocol.errors import RequestError
-from protocol.frames import HandlerSpec, Identify, Role
-from protocol.ids import LogKind, LogName
+from protocol.frames import HandlerSpec, Identify
 
 LOG = agent_log("default", "a1")
 NEWCOMER = Newcomer(session="s2", instance="p2", hub_id="h", src="hub:h", commit="c", epoch="e", mark="m")
@@ -132,48 +129,3 @@ def test_the_end_of_a_session_is_guarded_on_its_being_the_newest() -> None:
     assert [(guard.field, guard.expected) for guard in commit.guards] == [("session", "s1")]
     record = unpack_record(commit.appends[0].entries[0])
     assert (record.kind, record.src) == ("$disconnected", "hub:h")
-
-
-PERMITTED = {
-    "agent": {Action.READ, Action.PUBLISH_RUN, Action.PUBLISH_TOPIC},
-    "operator": set(Action) - {Action.PUBLISH_RUN, Action.AUDIT},
-    "viewer": {Action.READ},
-    "admin": set(Action) - {Action.PUBLISH_RUN},
-    "nonsense": set(),
-}
-
-
-@pytest.mark.parametrize("action", Action)
-@pytest.mark.parametrize("scope", PERMITTED)
-def test_each_scope_permits_what_the_table_says(scope: str, action: Action) -> None:
-    assert may({scope}, action) is (action in PERMITTED[scope])
-
-
-def test_what_is_not_permitted_is_refused_on_that_request() -> None:
-    require({"operator"}, Action.SUBMIT)
-    with pytest.raises(RequestError) as refused:
-        require({"viewer"}, Action.SUBMIT)
-    assert refused.value.code == "forbidden"
-
-
-def test_roles_need_their_scopes() -> None:
-    assert may_open({"agent"}, Role.AGENT)
-    assert not may_open({"operator", "viewer"}, Role.AGENT)
-    assert may_open({"viewer"}, Role.CLIENT)
-    assert not may_open({"agent"}, Role.CLIENT)
-
-
-def test_an_agent_reads_its_own_log_and_no_other_agents() -> None:
-    own, other = LogName("default", LogKind.AGENT, "a1"), LogName("default", LogKind.AGENT, "a2")
-    assert may_read({"agent"}, "a1", own)
-    assert not may_read({"agent"}, "a1", other)
-    assert may_read({"agent", "operator"}, "a1", other)
-    assert may_read({"agent"}, "a1", LogName("default", LogKind.TOPIC, "t"))
-    assert not may_read(set(), None, own)
-
-
-def test_the_audit_is_for_admins_to_read_and_for_nobody_to_write() -> None:
-    audit = LogName("default", LogKind.TOPIC, "audit")
-    assert [scope for scope in PERMITTED if may_read({scope}, None, audit)] == ["admin"]
-    assert not may_publish(set(PERMITTED), audit)
-    assert may_publish({"admin"}, audit._replace(name="audits"))

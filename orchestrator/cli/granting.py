@@ -1,0 +1,78 @@
+"""The options of `token issue` that say what a token permits, and with which names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.errors import CliError
+
+if TYPE_CHECKING:
+    from orchestrator.auth.principal import Grant
+    from orchestrator.cli.output import Output
+    from orchestrator.core.patterns import Patterns
+
+__all__ = ["Control", "Publish", "Read", "Serve", "Submit", "patterns_of", "scopes_of", "show"]
+
+Read = Annotated[
+    list[str] | None,
+    typer.Option("--read", metavar="P", help="What it reads: topic/NAME, agent/ID, queue/NAME with its runs, run/ID."),
+]
+Publish = Annotated[
+    list[str] | None, typer.Option("--publish", metavar="P", help="What it publishes to: topic/NAME, agent/ID.")
+]
+Submit = Annotated[list[str] | None, typer.Option("--submit", metavar="P", help="Queues it submits to.")]
+Serve = Annotated[list[str] | None, typer.Option("--serve", metavar="P", help="Queues an agent takes runs from.")]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control", metavar="P", help="What it steers, cancels, answers, sets: queue/NAME, run/ID, agent/ID."
+    ),
+]
+
+
+def scopes_of(words: list[str] | None, agents: frozenset[str]) -> frozenset[str]:
+    """Return the scopes that somebody wrote, for a token with which these agents may be had.
+
+    Raises:
+        CliError: one is none, or agents are missing.
+    """
+    from orchestrator.core.permissions import Scope
+
+    scopes = frozenset(words or ()) or frozenset({Scope.AGENT.value if agents else Scope.OPERATOR.value})
+    known = [one.value for one in Scope]
+    for word in sorted(scopes):
+        if word not in known:
+            raise CliError(f"--scope: {word!r} is no scope; it is one of {', '.join(known)}")
+    if Scope.AGENT in scopes and not agents:
+        raise CliError("--scope agent: say which agent ids the token may use with --agent ID, or --agent '*' for any")
+    return scopes | frozenset({Scope.AGENT.value} if agents else ())
+
+
+def patterns_of(**words: list[str] | None) -> Patterns:
+    """Return the patterns that somebody wrote, by the names of their options.
+
+    Raises:
+        CliError: one is none.
+    """
+    from orchestrator.core.patterns import InvalidPattern, Patterns
+
+    try:
+        return Patterns.said(words)
+    except InvalidPattern as fault:
+        raise CliError(f"--{fault}") from fault
+
+
+def show(out: Output, token: str, grant: Grant, expires_ms: int, lasts: str) -> None:
+    """Print a token; a person is told beside it what it is for."""
+    scopes, may = sorted(grant.scopes), grant.may.claim()
+    if out.as_json:
+        shown = {"token": token, "name": grant.name, "namespace": grant.namespace, "scopes": scopes}
+        rest = ({"uses": grant.uses} if grant.uses else {}) | ({"may": may} if may else {})
+        out.json(shown | {"agents": sorted(grant.agents), "expires_ms": expires_ms} | rest)
+        return
+    out.line(token)
+    what = f"enrols {grant.uses} key{'s' if grant.uses > 1 else ''}, " if grant.uses else ""
+    held = f", held to {' '.join(sorted(may))}" if may else ""
+    out.note(f"for {grant.name}, {what}scopes {', '.join(scopes)}{held}, good for {lasts}; keep it like a password")
