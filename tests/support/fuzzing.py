@@ -18,9 +18,9 @@ from typing import Any
 import structlog
 
 from orchestrator.auth.principal import ANY_AGENT, Grant
-from orchestrator.auth.scopes import Scope
 from orchestrator.connection import Connection
 from orchestrator.core import runs
+from orchestrator.core.permissions import Scope
 from orchestrator.store.commits import Outcome
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.codec import decode, encode, pack_value, unpack_record, unpack_value

@@ -90,10 +90,6 @@ class Socket:
         return [frame for frame in self.heard if isinstance(frame, Nack)]
 
 
-async def _at_hand(_: str) -> None:
-    """The key of a token is known."""
-
-
 class Desk:
     """A hub without a door: all that its connections use."""
 
