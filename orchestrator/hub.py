@@ -225,9 +225,8 @@ class Hub:
             "wakes": partial(self._listen, store),
             "ticks": partial(self._tick, min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
             "fences": partial(self._check_fences, recheck_s),
-            "certificates": self._certificates.run,
         }
-        for name, run in loops.items():
+        for name, run in (loops | self._certificates.loops()).items():
             self._background.append(self._tasks.create_task(self._keep(name, run), name=name))
 
     async def _start_workers(self, sockets: Sequence[socket]) -> None:

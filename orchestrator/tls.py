@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -71,6 +73,10 @@ class Certificates:
         self._tried = self._seen = self._look()
         if self._cert is not None:
             self.context = self._load()
+
+    def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Return what is to run for as long as the hub does: nothing where there are no files to look at."""
+        return {} if self._cert is None else {"certificates": self.run}
 
     async def run(self) -> None:
         """Look at the files every so often, for ever."""

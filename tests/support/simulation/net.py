@@ -370,7 +370,7 @@ class Network:
         assert machine is not None
         await asyncio.sleep(self.latency_s())
         name = urlsplit(url).netloc
-        names = [name] if name != "any" else sorted(self.listeners)
+        names = [name] if name != "localhost" else sorted(self.listeners)
         if not names or any(each not in self.listeners for each in names):
             raise ConnectionRefusedError(f"{url} does not answer")
         listener = self.listeners[self._rng.choice(names)]

@@ -28,7 +28,7 @@ from tests.support.simulation.loop import Machine
 __all__ = ["FEED", "HUBS_URL", "QUEUE", "ROOM", "Operator", "Producer", "Talker", "make_agent", "make_client"]
 
 LAST_ENTRIES = 5
-HUBS_URL = "ws://any"
+HUBS_URL = "ws://localhost"  # any of them; plain, since nothing leaves the simulation
 QUEUE = "work"
 FEED = "topic/feed"
 ROOM = "topic/room"
