@@ -86,10 +86,11 @@ async def refused(world: World, token: str) -> tuple[int, str]:
 
 async def test_somebody_with_a_token_of_a_trusted_issuer_is_let_in(world: World, login: Login) -> None:
     await start(world, login)
-    async with world.peer(login.token()) as peer:
+    async with world.peer(login.token()) as peer, world.peer() as admin:
         ready = await peer.identify(identify())
         assert (ready.principal, ready.scopes) == ("client:ann", ("operator",))
-        await peer.result("token.revoke", name="ann")
+        await admin.identify(identify("admin"))
+        await admin.result("token.revoke", name="ann")
         assert await peer.closed() == CloseCode.REVOKED
     assert (await refused(world, login.token(aud="else")))[0] == CloseCode.UNAUTHENTICATED
 
