@@ -20,12 +20,12 @@ from tests.support.timing import eventually
 
 
 async def test_a_session_whose_token_ran_out_is_warned_once_and_then_ends(world: World) -> None:
-    await world.start(token_grace_ms=1_000)
-    async with world.peer(world.issue("operator", ttl_s=1)) as peer:
+    await world.start(token_grace_ms=1_500, heartbeat_ms=5_000)
+    async with world.peer(world.issue("operator", ttl_s=2)) as peer:
         await peer.identify(identify())
         warning = await peer.expect(Heartbeat, lambda beat: beat.refresh_ms is not None)
         assert warning.refresh_ms is not None
-        assert 0 < warning.refresh_ms <= 1_000
+        assert 0 < warning.refresh_ms <= 1_500
         assert not (await peer.request("agent.list")).error
         code, message = await peer.told()
         assert (code, "no newer one came in time" in message) == (CloseCode.TOKEN_EXPIRED, True)
@@ -33,11 +33,11 @@ async def test_a_session_whose_token_ran_out_is_warned_once_and_then_ends(world:
 
 
 async def test_a_newer_token_within_the_time_of_grace_keeps_the_session(world: World) -> None:
-    await world.start(token_grace_ms=60_000)
-    async with world.peer(world.issue("operator", name="ann", ttl_s=1)) as peer:
+    await world.start(token_grace_ms=60_000, heartbeat_ms=5_000)
+    async with world.peer(world.issue("operator", name="ann", ttl_s=2)) as peer:
         await peer.identify(identify())
         await peer.expect(Heartbeat, lambda beat: beat.refresh_ms is not None)
-        await peer.send(Refresh(token=world.issue("operator", name="ann", ttl_s=1)))
+        await peer.send(Refresh(token=world.issue("operator", name="ann", ttl_s=2)))
         await peer.expect(Refreshed)
         await peer.expect(Heartbeat, lambda beat: beat.refresh_ms is not None)  # that one runs out in turn
         await peer.send(Refresh(token=world.issue("operator", name="ann", ttl_s=-1)))
