@@ -133,7 +133,8 @@ class Enrolment:
         principal = self._tokens.verify(token, now_s) if token else None
         if principal is None:
             return Denied(CloseCode.UNAUTHENTICATED, UNKNOWN_KEY, "unknown_key")
-        if principal.join is None and read.record is None:
+        elsewhere = principal.namespace != place.namespace  # what is known there is nothing to it
+        if principal.join is None and (read.record is None or elsewhere):
             return await self._by_token(frame, token, now_s)  # it has a key elsewhere, and a token here
         wrong = _may_enrol(place, principal) or self._check(frame, proof, nonce)
         if wrong is not None:
