@@ -1,81 +1,27 @@
-"""What the README and the guide show is what happens: their files, commands and programs, beside one hub.
-
-A code block is marked in its first line: `file=NAME` is written to the directory that everything happens in,
-`serve` runs as long as the others need it, `run` runs to its end, with exit code 0.
-"""
+"""What the README and the guide show is what happens: their files, commands and programs, beside one hub."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.pages import ROOT, Block, blocks_of, environment, run
 from tests.support.timing import eventually_sync, scaled
 
-ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "docs/guide.md", "docs/deploy.md", "docs/coming-from.md")
-BLOCK = re.compile(r"^```(?P<language>\w+)(?P<marks>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+LINKING = (*PAGES, "docs/security.md")
 AGENTS = ("reviewer", "worker", "releases", "counting", "shell", "tally", "library", "shop")
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A code block of a page."""
-
-    page: str
-    line: int
-    language: str
-    marks: tuple[str, ...]
-    code: str
-
-    def __str__(self) -> str:
-        return f"{Path(self.page).name}:{self.line}"
-
-    @property
-    def commands(self) -> str:
-        """The commands of a console, as a script."""
-        return "\n".join(line.removeprefix("$ ") for line in self.code.splitlines() if line.startswith("$ "))
-
-
-def blocks_of(page: str) -> Iterator[Block]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for found in BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start()) + 1
-        yield Block(page, line, found["language"], tuple(found["marks"].split()), found["code"])
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN = [block for block in BLOCKS if "run" in block.marks]
 SERVE = [block for block in BLOCKS if "serve" in block.marks]
-
-
-def environment() -> dict[str, str]:
-    """Return an environment with this checkout's `fleetline`, a free port for its hub, and nothing else of ours set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLINE_")}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**kept, "PATH": path, "FLEETLINE_LISTEN": "127.0.0.1:0"}
-
-
-def run(command: str, folder: Path) -> str:
-    """Run a command to its end; return what it prints."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=scaled(120),
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +76,7 @@ def test_the_readme_shows_what_its_agent_does(folder: Path) -> None:
     assert "{'files': 2}" in shown
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKING)
 def test_what_a_page_points_to_is_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!http)([^)]*)\)", text)
