@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import jwt
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.auth.keys import KeyUnusable, load_keys
 from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join
 from orchestrator.auth.tokens import VERIFIED_MAX, Token, TokenRefused, Tokens, claimed_namespace
+from orchestrator.core.patterns import ANYTHING, Patterns
 from protocol.errors import InvalidName
 
 NOW_S = 1_800_000_000
@@ -76,6 +78,15 @@ def test_a_token_says_what_was_granted() -> None:
     assert principal.may_be("a1")
     assert not principal.may_be("a3")
     assert principal.expires_s == NOW_S + 60
+
+
+def test_a_token_is_held_to_the_names_that_were_granted_and_so_are_the_keys_that_a_join_token_enrols() -> None:
+    tokens, may = Tokens(KEY), Patterns(read=("topic/news.*",), submit=())
+    grant = Grant("ann", "default", frozenset({"agent"}), frozenset({"a1"}), may=may)
+    assert tokens.verify(tokens.issue(grant, now_s=NOW_S, ttl_s=60, token_id="t"), NOW_S).may == may
+    joining = tokens.verify(tokens.issue(replace(grant, uses=1), now_s=NOW_S, ttl_s=60, token_id="t"), NOW_S)
+    assert joining.join is not None
+    assert (joining.may, joining.join.may) == (ANYTHING, may)
 
 
 def test_a_token_for_any_agent_is_for_every_one() -> None:

@@ -18,6 +18,7 @@ from orchestrator.auth.foreign import KeySetInvalid, read_key_set
 from orchestrator.auth.issuers import Issuers
 from orchestrator.auth.principal import Grant
 from orchestrator.auth.tokens import KeysUnknown, TokenRefused, Tokens
+from orchestrator.core.patterns import ANYTHING, Patterns
 from orchestrator.settings import Settings
 from orchestrator.settings_issuers import Issuer
 
@@ -46,6 +47,15 @@ async def tokens(tmp_path: Path, content: bytes | None = None, **trust: object) 
     issuers = Issuers({NAME: Issuer.model_validate({"jwks": str(file), "audience": "fleet", **trust})})
     await issuers.load()
     return Tokens(OWN, issuers)
+
+
+async def test_a_token_of_another_issuer_is_held_to_the_names_in_it(tmp_path: Path) -> None:
+    believed = await tokens(tmp_path)
+    held = Patterns(read=("topic/news",), submit=())
+    assert believed.verify(token(may=held.claim()), NOW_S).may == held
+    assert believed.verify(token(), NOW_S).may == ANYTHING
+    with pytest.raises(TokenRefused, match="pattern"):
+        believed.verify(token(may={"write": ["topic/news"]}), NOW_S)
 
 
 async def test_a_token_of_another_issuer_permits_what_the_settings_say(tmp_path: Path) -> None:
