@@ -32,6 +32,8 @@ class Inspected:
         id: its `jti`.
         times: "valid", or in words why it is not.
         signature: "good", "wrong", or "unknown" where the key is not on this machine.
+        may: the names that it is held to, by what is done with them.
+        join: of a join token, what whoever enrols with it gets; empty of others.
     """
 
     id: str
@@ -44,6 +46,8 @@ class Inspected:
     expires_s: int | None
     times: str
     signature: str
+    may: dict[str, Any]
+    join: dict[str, Any]
 
     @property
     def good(self) -> bool:
@@ -102,6 +106,8 @@ def inspect_token(token: str, data: Path) -> Inspected:
         expires_s=expires_s,
         times=_times(issued_s, expires_s, int(time.time())),
         signature=_signature(token, data) if claims.get("iss") == PARTY else "unknown",
+        may=_map(claims.get("may")),
+        join=_map(claims.get("join")),
     )
 
 
@@ -134,6 +140,7 @@ def show(out: Output, found: Inspected, standing: Standing) -> None:
     if out.as_json:
         times = {name: None if at_s is None else at_s * 1000 for name, at_s in _moments(found)}
         said = {name: getattr(found, name) for name in ("id", "name", "namespace", "scopes", "agents", "issuer")}
+        said |= {name: value for name, value in (("may", found.may), ("join", found.join)) if value}
         judged = {"times": found.times, "signature": found.signature}
         out.json({**said, **times, **judged, "revoked": standing.revoked, "reason": standing.reason or None})
         return
@@ -146,6 +153,8 @@ def show(out: Output, found: Inspected, standing: Standing) -> None:
             "namespace": found.namespace,
             "scopes": ", ".join(found.scopes),
             "agents": ", ".join(found.agents),
+            **{f"may {what}": _words(names) for what, names in found.may.items()},
+            **{f"enrols: {what}": _words(value) for what, value in found.join.items()},
             "issuer": found.issuer,
             "issued": shown["issued_ms"],
             "expires": shown["expires_ms"],
@@ -222,6 +231,14 @@ def _seconds(value: Any) -> int | None:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _map(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

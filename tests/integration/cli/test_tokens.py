@@ -101,3 +101,16 @@ def test_the_key_is_rotated_under_a_hub_that_runs(shell: Shell) -> None:
     eventually_sync(lambda: shell("run", "ls", "--token-file", str(file)).returncode == 4, 5)
     assert "no key that is believed now signed it" in shell("run", "ls", "--token-file", str(file)).stderr
     assert inspect(shell, file, 4)["signature"] == "wrong"
+
+
+def test_a_token_that_is_held_to_names_and_one_that_enrols_say_so(shell: Shell, tmp_path: Path) -> None:
+    held, join = tmp_path / "held", tmp_path / "join"
+    held.write_text(shell("token", "issue", "ada", "--read", "queue/web", "--control", "-").stdout)
+    join.write_text(shell("token", "issue", "rack", "--join", "--agent", "web-*", "--uses", "3").stdout)
+    assert inspect(shell, held)["may"] == {"read": ["queue/web"], "control": []}
+    said = inspect(shell, join)["join"]
+    assert isinstance(said, dict)
+    assert (said["agents"], said["uses"]) == (["web-*"], 3)
+    people = shell("token", "inspect", str(held)).stdout
+    assert "may read" in people
+    assert "queue/web" in people
