@@ -85,6 +85,8 @@ class Revocations:
         while True:
             (known,) = await self._line.store.hash_get(MARKS_KEY, target.field)
             was = Mark.parse(target.field, known) if known is not None else None
+            if known is None and self._marks.count(target.namespace) >= revoking.NAMESPACE_MARKS_MAX:
+                raise _too_many(revoking.NAMESPACE_MARKS_MAX, f" of {target.namespace}")
             mark = revoking.wider(Mark(target, self._line.now_ms(), until_ms, by), was)
             result = await settle(self._line, revoking.revoke(self._line.new_commit_id(), mark, known))
             if isinstance(result, Outcome):
@@ -93,8 +95,7 @@ class Revocations:
                 log_.info("revoked", subject=target.subject.value, namespace=target.namespace, id=target.id, by=by)
                 return mark
             if result.guard > 0:
-                message = f"{revoking.MARKS_MAX} tokens, names, agents and keys are revoked, as many as there may be"
-                raise RequestError(ErrorCode.LIMIT_REACHED, f"{message}; lift some, or rotate the signing key")
+                raise _too_many(revoking.MARKS_MAX)
 
     async def lift(self, target: Target) -> None:
         """Let something be good again.
@@ -161,6 +162,12 @@ class Revocations:
         await self.load()
         why = self._marks.why_token(peer.namespace, params.token, params.name, params.issued_s)
         return TokenChecked(namespace=peer.namespace, revoked=why is not None, reason=why)
+
+
+def _too_many(limit: int, whose: str = "") -> RequestError:
+    message = f"{limit} tokens, names, agents and keys{whose} are revoked, which is as many as may be"
+    remedy = "marks of tokens go when these have expired; to be rid of all tokens at once, change the signing key"
+    return RequestError(ErrorCode.LIMIT_REACHED, f"{message}; {remedy}")
 
 
 def why_ended(hub: Services, peer: Peer) -> str | None:

@@ -31,6 +31,7 @@ __all__ = [
     "MARKS_KEY",
     "MARKS_MAX",
     "MARKS_PARTITION",
+    "NAMESPACE_MARKS_MAX",
     "VERSION_FIELD",
     "Mark",
     "Marks",
@@ -50,6 +51,8 @@ VERSION_FIELD = "version"
 HINT = "revoked"
 """The word that tells other hubs of a change."""
 MARKS_MAX = 16_384
+NAMESPACE_MARKS_MAX = 4_096
+"""Of one namespace, as far as the hub knows that is asked: nobody takes the room of all others."""
 FORGOTTEN_AT_ONCE_MAX = 64
 KEPT_PAST_MS = 3_600_000
 """How long a mark is kept after its time: a hub's clock may be behind, and a session may have its time of grace."""
@@ -145,6 +148,10 @@ class Marks:
 
     def __len__(self) -> int:
         return len(self._marks)
+
+    def count(self, namespace: str) -> int:
+        """Return how many of them are of a namespace."""
+        return sum(target.namespace == namespace for target in self._marks)
 
     def put(self, mark: Mark) -> None:
         """Take a mark that this hub has just committed."""

@@ -142,3 +142,14 @@ async def test_there_are_only_so_many_marks(line: Line) -> None:
         await revocations.revoke(target(Subject.TOKEN, "t1"), "client:boss")
     assert refused.value.code == "limit_reached"
     await revocations.revoke(target(Subject.TOKEN, "x7"), "client:boss")  # it is there already
+
+
+async def test_one_namespace_does_not_take_the_room_of_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revoking, "NAMESPACE_MARKS_MAX", 2)
+    revocations = Revocations(await line_to(MemoryServer(lambda: NOW_MS)))
+    for number in (1, 2, 2):
+        await revocations.revoke(Target("busy", Subject.TOKEN, f"t{number}"), "client:b")
+    with pytest.raises(RequestError, match="2 tokens, names, agents and keys of busy are revoked") as refused:
+        await revocations.revoke(Target("busy", Subject.TOKEN, "t3"), "client:b")
+    assert refused.value.code == "limit_reached"
+    await revocations.revoke(Target("calm", Subject.TOKEN, "t1"), "client:c")
