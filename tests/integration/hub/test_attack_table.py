@@ -221,7 +221,8 @@ async def test_path_tricks_in_names_reach_nothing(calm: World, log: str) -> None
     async with calm.peer() as peer:
         await peer.identify(identify())
         before = set(calm.server.data.streams)
-        for method, params in (("log.read", {}), ("log.get", {}), ("producer.open", {"producer": "p"})):
+        tried: dict[str, Claims] = {"log.read": {}, "log.get": {}, "producer.open": {"producer": "p"}}
+        for method, params in tried.items():
             refused = await peer.request(method, log=log, **params)
             assert refused.error is not None
             assert refused.error.code in {ErrorCode.INVALID_PARAMS, ErrorCode.NOT_FOUND}
@@ -307,7 +308,7 @@ async def test_a_viewer_calls_every_method_that_changes_something(calm: World) -
         await eve.identify(identify("eve"))
         before = await calm.kinds(log), await client.result("schedule.get", schedule="s")
         for method, params in MUTATING.items():
-            named = {name: log.name if value == "RUN" else value for name, value in params.items()}
+            named: Claims = {name: log.name if value == "RUN" else value for name, value in params.items()}
             refused = await eve.request(method, **named)
             assert refused.error is not None, method
             assert refused.error.code == ErrorCode.FORBIDDEN, method
