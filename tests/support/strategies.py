@@ -80,10 +80,11 @@ def _plain(annotation: Any, bounds: dict[str, Any]) -> st.SearchStrategy[Any]:
     if annotation is str:
         least = bounds.get("min_length", 0)
         return _TAGS if "pattern" in bounds else st.text(min_size=least, max_size=max(20, least))
+    least_bytes = bounds.get("min_length", 0)
     plain: dict[Any, st.SearchStrategy[Any]] = {
         Any: values(),
         bool: st.booleans(),
-        bytes: st.binary(max_size=40),
+        bytes: st.binary(min_size=least_bytes, max_size=bounds.get("max_length", max(40, least_bytes))),
         float: st.floats(bounds.get("ge"), bounds.get("le"), allow_nan=False),
         type(None): st.none(),
     }

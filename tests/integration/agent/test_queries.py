@@ -43,6 +43,15 @@ for line in sys.stdin:
 """
 
 
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    """A hub that is patient: while a connection is replaced, a query that passes over it has no reply."""
+    server = MemoryServer(lambda: time.time_ns() // 1_000_000)
+    settings = Settings(data=tmp_path, listen="127.0.0.1:0", durability=Durability.MEMORY)
+    async with Hub(settings, MemoryStore(server, "hub")) as running:
+        yield running
+
+
 @asynccontextmanager
 async def serving(agent: Agent, directory: Path, client_directory: Path | None = None) -> AsyncIterator[Client]:
     """Serve an agent; yield a client, perhaps of another hub."""

@@ -61,6 +61,14 @@ def by_hand(world: World, algorithm: str, secret: bytes | None) -> str:
     return (signed + b"." + urlsafe_b64encode(made).rstrip(b"=")).decode()
 
 
+STRANGER = Ed25519PrivateKey.generate()
+
+
+def public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
+    x = urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "x": x}
+
+
 def public(world: World, *, pem: bool) -> bytes:
     key = load_keys(world.data).signer.public
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) if pem else key.public_bytes_raw()
@@ -81,12 +89,8 @@ TOKENS: dict[str, Callable[[World], str]] = {
     "algorithm None": lambda world: by_hand(world, "None", None),
     "algorithm confusion, raw public key": lambda world: by_hand(world, "HS256", public(world, pem=False)),
     "algorithm confusion, pem": lambda world: by_hand(world, "HS256", public(world, pem=True)),
-    "kid of the hub, key of another": lambda world: resigned(
-        world, {"kid": "../jwt.key"}, Ed25519PrivateKey.generate()
-    ),
-    "key in the header": lambda world: resigned(
-        world, {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AA"}}, Ed25519PrivateKey.generate()
-    ),
+    "kid that is a path": lambda world: resigned(world, {"kid": "../jwt.key"}, Ed25519PrivateKey.generate()),
+    "key in the header": lambda world: resigned(world, {"jwk": public_jwk(STRANGER)}, STRANGER),
 }
 
 
