@@ -1,26 +1,31 @@
 """An agent with nothing to do, as lean as one can be: thousands of them share the machine with the hub under test.
 
 It authenticates, follows the log of its messages from its position, checks every entry against the tag chain,
-acknowledges, and sends heartbeats. Frames are packed and unpacked without the models of `protocol.frames`: what
-the hub sends is checked only as far as the agent relies on it, and anything that was not expected is a failure.
+acknowledges, and sends heartbeats. One that has a key proves on each connection that it holds it. Frames are packed
+and unpacked without the models of `protocol.frames`: what the hub sends is checked only as far as the agent relies on
+it, and anything that was not expected is a failure.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgpack
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.codec import encode
 from protocol.entry import Position
 from protocol.frames import Entries, HandlerSpec, Heartbeat, Identify, Role, Start, Subscribe
+from protocol.proof import proof_bytes
 from protocol.version import VERSION
 from protocol.window import Cursor
 from scripts.bench.lib.child import ChildFailed
 
 __all__ = ["IdleAgent"]
 
+NAMESPACE = "default"
 QUEUE_NAME = "bench"
 HEARTBEAT = encode(Heartbeat(attempts=(), slots_free=1))
 
@@ -34,23 +39,46 @@ def _frames(message: bytes) -> Iterator[dict[str, Any]]:
 class IdleAgent:
     """One agent, over any number of connections.
 
+    Args:
+        agent: its id.
+        key: that it proves to hold, if it has one.
+
     Attributes:
         resumed: how often it went on from exactly where it was.
+        proved: how often it was let in with a proof.
+        signing_s: the processor time that its proofs took.
         live: whether it has been given all that its log held when the session opened.
     """
 
-    __slots__ = ("_agent", "_cursor", "_head", "_heartbeat_ms", "_identify", "_log", "_said_ms", "live", "resumed")
+    __slots__ = (
+        "_agent",
+        "_cursor",
+        "_frame",
+        "_head",
+        "_heartbeat_ms",
+        "_identify",
+        "_key",
+        "_log",
+        "_said_ms",
+        "live",
+        "proved",
+        "resumed",
+        "signing_s",
+    )
 
-    def __init__(self, agent: str) -> None:
+    def __init__(self, agent: str, key: Ed25519PrivateKey | None = None) -> None:
         self._agent = agent
+        self._key = key
         self._log = f"agent/{agent}"
         self._cursor = Cursor(None)
         self._head = 0
         self._heartbeat_ms = 0
         self._said_ms = 0
         self.resumed = 0
+        self.proved = 0
+        self.signing_s = 0.0
         self.live = False
-        frame = Identify(
+        self._frame = Identify(
             version=VERSION,
             role=Role.AGENT,
             id=agent,
@@ -61,7 +89,10 @@ class IdleAgent:
             handlers=(HandlerSpec(name="work"),),
             subscriptions=(Subscribe(log=self._log, from_=Start.LATEST),),
         )
-        self._identify: dict[str, Any] = msgpack.unpackb(encode(frame))
+        self._identify: dict[str, Any] = msgpack.unpackb(encode(self._frame))
+        if key is not None:
+            public = key.public_key().public_bytes_raw()
+            self._identify["proof"] = {"namespace": NAMESPACE, "name": agent, "key": public}
 
     def connected(self, now_ms: int) -> None:
         """Begin anew on another connection."""
@@ -101,6 +132,11 @@ class IdleAgent:
     def _on_hello(self, frame: dict[str, Any]) -> bytes:
         assert VERSION in frame["versions"], frame
         self._heartbeat_ms = frame["heartbeat_ms"]
+        if self._key is not None:
+            began_s = time.thread_time()
+            signed = proof_bytes(frame["hub"], frame["nonce"], self._frame, NAMESPACE, self._agent)
+            self._identify["proof"]["signature"] = self._key.sign(signed)
+            self.signing_s += time.thread_time() - began_s
         return _pack(self._identify)
 
     def _on_ready(self, frame: dict[str, Any]) -> None:
@@ -112,6 +148,7 @@ class IdleAgent:
             self._cursor.start(at)
         else:
             self.resumed += at == self._cursor.position
+        self.proved += self._key is not None
         self._identify["session"] = frame["session"]
         self._head = verdict["head"]
         self._moved()

@@ -1,8 +1,10 @@
 """Thousands of connections in one process, against a hub or a bare server: the load of `idle` and `resume`.
 
-To a hub each connection is an agent: it identifies with a token of its own, follows the log of its messages from the
-position it has, checks every entry against the tag chain, and sends heartbeats. It is live once it has been
-given all that its log held. To a bare server a connection is live after the handshake of WebSocket.
+To a hub each connection is an agent: it identifies with a token of its own, or with the proof that it holds a key of
+its own, follows the log of its messages from the position it has, checks every entry against the tag chain, and sends
+heartbeats. It is live once it has been given all that its log held. An agent with a key enrols it with a join token
+when it first comes, and has no token from then on. To a bare server a connection is live after the handshake of
+WebSocket.
 
 There is no backoff here: how fast a hub takes agents back is what is measured, so a bounded number of them is
 always at the door.
@@ -17,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from scripts.bench.lib.agent import IdleAgent
 from scripts.bench.lib.child import serve
@@ -36,10 +39,14 @@ class Link:
 
     Attributes:
         resumed: how often it went on from exactly where it was.
+        proved: how often it was let in by a key.
+        signing_s: the processor time that proving it took.
     """
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         self.resumed = 0
+        self.proved = 0
+        self.signing_s = 0.0
         self._on_lost = on_lost
         self._on_live: Callable[[], None] | None = None
         self._wire: Wire | None = None
@@ -71,12 +78,20 @@ class Link:
 
 
 class Agent(Link):
-    """The connection of an agent."""
+    """The connection of an agent.
 
-    def __init__(self, agent: str, token: str, on_lost: Callable[[], None]) -> None:
+    Args:
+        agent: its id.
+        token: that it identifies with; of one that has a key, the join token that it enrols it with.
+        key: that it proves to hold, if it has one.
+        on_lost: called where the other side ended the connection.
+    """
+
+    def __init__(self, agent: str, token: str, key: Ed25519PrivateKey | None, on_lost: Callable[[], None]) -> None:
         super().__init__(on_lost)
-        self._token = token
-        self._agent = IdleAgent(agent)
+        self._token: str | None = token
+        self._enrols = key is not None
+        self._agent = IdleAgent(agent, key)
 
     def tick(self) -> None:
         """Send a heartbeat where one is due."""
@@ -94,6 +109,9 @@ class Agent(Link):
             self._say(said)
         if self._agent.live:
             self.resumed = self._agent.resumed
+            self.proved, self.signing_s = self._agent.proved, self._agent.signing_s
+            if self._enrols:
+                self._enrols, self._token = False, None  # its key is known: it is let in by that alone
             self._live()
 
     def _say(self, message: bytes) -> None:
@@ -122,12 +140,16 @@ class Load:
         return await verbs[command["do"]](command)
 
     async def _open_more(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Add `count` connections to `url`; with `tokens`, agents with these ids and tokens."""
+        """Add `count` connections to `url`; with `tokens`, agents with these ids and tokens.
+
+        With `keys` each is given a key, and enrols it with its token.
+        """
         tokens: dict[str, str] | None = command.get("tokens")
+        new_key = Ed25519PrivateKey.generate if command.get("keys") else lambda: None
         added: list[Link] = (
             [Link(self._ended) for _ in range(command["count"])]
             if tokens is None
-            else [Agent(agent, token, self._ended) for agent, token in tokens.items()]
+            else [Agent(agent, token, new_key(), self._ended) for agent, token in tokens.items()]
         )
         self._links += added
         if self._ticker is None:
@@ -140,7 +162,8 @@ class Load:
 
     async def _connect(self, links: list[Link], command: dict[str, Any]) -> dict[str, Any]:
         waiting = iter(links)
-        resumed = sum(link.resumed for link in links)
+        resumed, proved = sum(link.resumed for link in links), sum(link.proved for link in links)
+        signing_s = sum(link.signing_s for link in links)
         live = 0
         all_live = asyncio.Event()
 
@@ -165,8 +188,10 @@ class Load:
         return {
             "live": live,
             "resumed": sum(link.resumed for link in links) - resumed,
+            "proved": sum(link.proved for link in links) - proved,
             "seconds": seconds,
             "cpu_s": time.process_time() - cpu_s,
+            "signing_s": sum(link.signing_s for link in links) - signing_s,
         }
 
     def _ended(self) -> None:

@@ -1,4 +1,4 @@
-"""How fast agents are back after the hub was killed, beside bare websockets handshakes.
+"""How fast agents are back after the hub was killed, by token and by key, beside bare websockets handshakes.
 
 See docs/benchmarks.md.
 """
@@ -16,7 +16,7 @@ from scripts.bench.lib.hub import Hub
 from scripts.bench.lib.machine import cpu_seconds, describe, family, rss_peak_kib
 from scripts.bench.lib.options import finish, parse, workspace
 from scripts.bench.lib.report import Figure, Report, Target, ratio, say, summarise
-from scripts.bench.lib.tokens import agent_tokens
+from scripts.bench.lib.tokens import agent_tokens, join_tokens
 
 __all__: list[str] = []
 
@@ -37,6 +37,7 @@ class Rounds:
     hub_us: list[float] = field(default_factory=list)
     store_us: list[float] = field(default_factory=list)
     load_us: list[float] = field(default_factory=list)
+    signing_us: list[float] = field(default_factory=list)
 
     def rows(self, name: str) -> tuple[Figure, ...]:
         """Return what the table says of this hub."""
@@ -47,6 +48,17 @@ class Rounds:
             summarise("… live, from listening", "s", self.live_s),
             summarise("… live, from the kill", "s", self.from_kill_s),
             summarise("… hub's peak memory", "MiB", self.peak_mib),
+            summarise("… hub's processor time", "µs an agent", self.hub_us),
+        )
+
+    def proof_rows(self, tokens: Rounds) -> tuple[Figure, ...]:
+        """Return what the table says besides of agents that sign, next to the same storm of agents with tokens."""
+        rate = [one / other for one, other in zip(self.rates, tokens.rates, strict=True)]
+        more_us = [one - other for one, other in zip(self.hub_us, tokens.hub_us, strict=True)]
+        return (
+            summarise("… the load's own signing", "µs an agent", self.signing_us),
+            summarise("… rate, to that by token", "times", rate),
+            summarise("… hub's, more than by token", "µs an agent", more_us),
         )
 
 
@@ -82,17 +94,26 @@ class Bare:
 
 
 class Fleet:
-    """A hub, and the agents that follow it wherever it listens."""
+    """A hub, and the agents that follow it wherever it listens.
 
-    def __init__(self, stack: ExitStack, folder: Path, workers: int, agents: int) -> None:
+    Args:
+        stack: ends both.
+        folder: for the hub's data.
+        workers: how many processes the hub has.
+        agents: how many there are.
+        keys: each has a key that the hub knows, and no token; without, each has a token and no key.
+    """
+
+    def __init__(self, stack: ExitStack, folder: Path, workers: int, agents: int, *, keys: bool = False) -> None:
         self.rounds = Rounds()
         self._agents = agents
+        self._proofs = agents if keys else 0
         self._hub = Hub(folder, workers)
         stack.callback(self._hub.close)
         url = self._hub.start()
         self._load = stack.enter_context(Child("scripts.bench.lib.connections"))
-        tokens = agent_tokens(self._hub.data, "agent", agents)
-        self._load.ask(OPEN_S, do="open", url=url, tokens=tokens, concurrency=agents)
+        tokens = (join_tokens if keys else agent_tokens)(self._hub.data, "agent", agents)
+        self._load.ask(OPEN_S, do="open", url=url, tokens=tokens, keys=keys, concurrency=agents)
 
     def resume(self) -> float:
         """Kill the hub, start it, and return at which rate the agents came back."""
@@ -107,6 +128,7 @@ class Fleet:
         hub_before, store_before = sum(map(cpu_seconds, processes)), cpu_seconds(store_pid)
         back = self._load.ask(OPEN_S, do="reopen", url=url, concurrency=agents)
         assert back["live"] == back["resumed"] == agents, f"of {agents} agents only {back} are back where they were"
+        assert back["proved"] == self._proofs, f"{back['proved']} of {agents} proved that they hold a key"
         seconds = float(back["seconds"])
         rounds.rates.append(agents / seconds)
         rounds.live_s.append(seconds)
@@ -115,6 +137,7 @@ class Fleet:
         rounds.hub_us.append((sum(map(cpu_seconds, processes)) - hub_before) / agents * 1e6)
         rounds.store_us.append((cpu_seconds(store_pid) - store_before) / agents * 1e6)
         rounds.load_us.append(float(back["cpu_s"]) / agents * 1e6)
+        rounds.signing_us.append(float(back["signing_s"]) / agents * 1e6)
         return agents / seconds
 
 
@@ -128,12 +151,14 @@ def main() -> int:
     bare, bare_many = Bare(1), Bare(workers)
     with workspace() as folder, ExitStack() as stack:
         many = Fleet(stack, folder / "many", workers, agents)
+        keyed = Fleet(stack, folder / "keyed", workers, agents, keys=True)
         one = Fleet(stack, folder / "one", 1, agents)
         for number in range(1, options.rounds + 1):
-            rates = many.resume(), one.resume(), bare.handshakes(agents), bare_many.handshakes(agents)
+            by_token, by_key, alone = many.resume(), keyed.resume(), one.resume()
+            opened, opened_many = bare.handshakes(agents), bare_many.handshakes(agents)
             said = (
-                f"{rates[0]:,.0f} agents/s resumed, {rates[1]:,.0f} with one worker, "
-                f"{rates[2]:,.0f} bare handshakes/s, {rates[3]:,.0f} with {workers} processes"
+                f"{by_token:,.0f} agents/s resumed, {by_key:,.0f} by key, {alone:,.0f} with one worker, "
+                f"{opened:,.0f} bare handshakes/s, {opened_many:,.0f} with {workers} processes"
             )
             say(f"round {number}/{options.rounds}: {said}")
     report = Report(
@@ -142,6 +167,8 @@ def main() -> int:
         {"agents": agents, "workers": workers, "compression": "off"},
         (
             *many.rounds.rows(f"agents resumed, {workers} workers"),
+            *keyed.rounds.rows(f"agents resumed by key, {workers} workers"),
+            *keyed.rounds.proof_rows(many.rounds),
             *one.rounds.rows("agents resumed, one worker"),
             bare.row(),
             bare_many.row(),

@@ -18,7 +18,7 @@ RUN_S = 80.0
 FIGURES = {
     "ingest": 5,
     "idle": 3,
-    "resume": 10,
+    "resume": 20,
     "runs": 3,
     "recovery": 1,
 }
