@@ -48,23 +48,27 @@ def blocks_of(page: str) -> Iterator[Block]:
         yield Block(page, line, found["language"], tuple(found["marks"].split()), found["code"])
 
 
-def environment() -> dict[str, str]:
-    """Return an environment with this checkout's `fleetline`, a free port for its hub, and nothing else of ours set."""
+def environment(home: Path | None = None) -> dict[str, str]:
+    """Return an environment with this checkout's `fleetline`, a free port for its hub, and nothing else of ours set.
+
+    With `home`, what a user keeps is there.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLINE_")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**kept, "PATH": path, "FLEETLINE_LISTEN": "127.0.0.1:0"}
+    own = {} if home is None else {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+    return {**kept, **own, "PATH": path, "FLEETLINE_LISTEN": "127.0.0.1:0"}
 
 
-def run(command: str, folder: Path) -> str:
-    """Run a command to its end; return what it prints."""
+def run(command: str, folder: Path, *, code: int = 0, home: Path | None = None) -> str:
+    """Run a command to its end, which has this exit code; return what it prints."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
-        env=environment(),
+        env=environment(home),
         capture_output=True,
         text=True,
         timeout=scaled(120),
         check=False,
     )
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
