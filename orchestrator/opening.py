@@ -17,7 +17,7 @@ from orchestrator.auth.principal import NEVER_S, Principal
 from orchestrator.auth.revocation import why_ended
 from orchestrator.auth.tokens import TokenRefused
 from orchestrator.core import sessions
-from orchestrator.core.permissions import may_open
+from orchestrator.core.permissions import Permit, may_open
 from orchestrator.core.sessions import Denied, Newcomer
 from orchestrator.core.standing import Standing
 from orchestrator.follows import Follows
@@ -95,10 +95,10 @@ async def open_session(
     if isinstance(known_as, Denied):
         return known_as
     principal = known_as.principal
-    denied = _permit(hub, frame, principal, known_as.key)
-    if denied is not None:
-        return denied
-    peer = _peer(connection, frame, principal, hub.settings.limits.attempts_max)
+    permit = _permit(hub, frame, principal, known_as.key)
+    if isinstance(permit, Denied):
+        return permit
+    peer = _peer(connection, frame, principal, permit, hub.settings.limits.attempts_max)
     peer.key = known_as.key
     if not hub.sessions.enter(peer.account):
         limit = hub.settings.sessions_per_principal_max
@@ -254,21 +254,21 @@ async def _close(line: Line, peer: Peer, reason: str) -> None:
         log_.debug("disconnect_not_stored", agent=peer.id, reason=str(fault))
 
 
-def _permit(hub: Services, frame: Identify, principal: Principal, key: str | None) -> Denied | None:
-    """Decide whether a peer that is known, by this key if any, may have the session that it asks for."""
-    denied = sessions.judge(frame, principal)
-    if denied is not None:
-        return denied
+def _permit(hub: Services, frame: Identify, principal: Principal, key: str | None) -> Permit | Denied:
+    """Return what a peer that is known, by this key if any, may do in the session that it asks for, or why none."""
+    permit = sessions.judge(frame, principal)
+    if isinstance(permit, Denied):
+        return permit
     why = hub.revocations.why(principal, frame.id if frame.role is Role.AGENT else None, key)
     if why is not None:
         return Denied(CloseCode.REVOKED, why, principal=principal)
     limits = hub.settings.limits
     if len(frame.attempts) > limits.attempts_max:
         return Denied(CloseCode.LIMIT_EXCEEDED, f"{len(frame.attempts)} attempts; the limit is {limits.attempts_max}")
-    return None
+    return permit
 
 
-def _peer(connection: Connection, frame: Identify, principal: Principal, attempts_max: int) -> Peer:
+def _peer(connection: Connection, frame: Identify, principal: Principal, permit: Permit, attempts_max: int) -> Peer:
     return Peer(
         namespace=principal.namespace,
         principal=sessions.principal_name(principal, frame),
@@ -277,7 +277,7 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, attempt
         instance=frame.instance,
         session=secrets.token_hex(8),
         fence=0,
-        permit=sessions.permit_of(principal, frame.role, frame.id),
+        permit=permit,
         send=connection.send,
         labels=frame.labels,
         queues=frame.queues,

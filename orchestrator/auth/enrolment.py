@@ -12,7 +12,6 @@ Specification: docs/protocol.md, sections "Proof of a key" and "Keys of peers".
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 
 import structlog
@@ -240,7 +239,8 @@ class Enrolment:
             text = await read_text(self._line, place)
             return _Read(text, KeyRecord.decode(text) if text else None, None)
         log = agent_log(place.namespace, place.name)
-        text, meta = await asyncio.gather(read_text(self._line, place), self._line.store.meta(log))
+        meta, value = await self._line.store.meta_beside(log, place.key, place.field)
+        text = value.decode() if value else None
         return _Read(text, KeyRecord.decode(text) if text else None, meta)
 
 

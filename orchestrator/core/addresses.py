@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 __all__ = ["Networks", "crowd_of", "is_trusted", "networks", "peer_address"]
@@ -21,6 +22,8 @@ HOPS_MAX = 16
 """Proxies behind one another that are looked through."""
 SITE_BITS = 64
 """Of an IPv6 address: whoever has one has the whole site."""
+ADDRESSES_KEPT_MAX = 4_096
+"""Each is looked at several times while a connection begins, and comes back."""
 _FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("[^"]*"|[^;,\s]+)', re.IGNORECASE)
 
 
@@ -89,6 +92,7 @@ def _standard(values: Sequence[str]) -> Iterator[str]:
         yield found[1].strip('"') if found else ""
 
 
+@lru_cache(maxsize=ADDRESSES_KEPT_MAX)
 def _parse(text: str) -> Address | None:
     """Return an address, which may have a port; one of IPv4 in IPv6 is that of IPv4."""
     host = text

@@ -104,8 +104,8 @@ def principal_name(principal: Principal, frame: Identify) -> str:
     return f"agent:{frame.id}" if frame.role is Role.AGENT else f"client:{principal.name}"
 
 
-def judge(frame: Identify, principal: Principal) -> Denied | None:
-    """Decide whether an authenticated peer may open the session that it asks for."""
+def judge(frame: Identify, principal: Principal) -> Permit | Denied:
+    """Return what an authenticated peer may do in the session that it asks for, or why it may not open it."""
     if frame.version not in VERSIONS:
         spoken = ", ".join(map(str, VERSIONS))
         return Denied(CloseCode.VERSION_UNSUPPORTED, f"version {frame.version} is not spoken here, only {spoken}")
@@ -128,7 +128,7 @@ def judge(frame: Identify, principal: Principal) -> Denied | None:
         if frame.role is Role.AGENT and not permit.on_queue(Action.SERVE, queue):
             message = f"the token does not permit to take runs from queue {queue!r}"
             return Denied(CloseCode.FORBIDDEN, message, "queue", principal, What.SERVE)
-    return None
+    return permit
 
 
 def permit_of(principal: Principal, role: Role, peer_id: str) -> Permit:

@@ -123,6 +123,9 @@ class Store(Protocol):
     async def meta(self, log: LogName) -> dict[str, str] | None:
         """Return the log's meta fields, or None where there is no such log."""
 
+    async def meta_beside(self, log: LogName, key: str, field: str) -> tuple[dict[str, str] | None, bytes | None]:
+        """Return what `meta` does and a field of a hash elsewhere: one request, though not one instant."""
+
     async def read(self, log: LogName, after: int, limit: int, bytes_max: int = 1 << 20) -> Page | None:
         """Return up to `limit` entries after offset `after`, at least one where there is one.
 

@@ -192,6 +192,10 @@ class MemoryStore:
         found = await self.hash_all(log_keys(log).meta)
         return {name: value.decode(errors="replace") for name, value in found.items()} if found else None
 
+    async def meta_beside(self, log: LogName, key: str, field: str) -> tuple[dict[str, str] | None, bytes | None]:
+        """Return what `meta` does and a field of a hash elsewhere."""
+        return await self.meta(log), (await self.hash_get(key, field))[0]
+
     async def read(self, log: LogName, after: int, limit: int, bytes_max: int = 1 << 20) -> Page | None:
         """Return up to `limit` entries after offset `after` (see `Store.read`)."""
         return (await self._data()).page(log_keys(log), after, limit, bytes_max)

@@ -170,8 +170,12 @@ class RedisStore:
 
     async def meta(self, log: LogName) -> dict[str, str] | None:
         """Return the log's meta fields, or None where there is no such log."""
-        found = await self.hash_all(log_keys(log).meta)
-        return {name: value.decode(errors="replace") for name, value in found.items()} if found else None
+        return _meta(await self._reads.call("HGETALL", log_keys(log).meta))
+
+    async def meta_beside(self, log: LogName, key: str, field: str) -> tuple[dict[str, str] | None, bytes | None]:
+        """Return what `meta` does and a field of a hash elsewhere: one request, though not one instant."""
+        flat, value = await self._reads.call_all(("HGETALL", log_keys(log).meta), ("HGET", key, field))
+        return _meta(flat), value
 
     async def read(self, log: LogName, after: int, limit: int, bytes_max: int = 1 << 20) -> Page | None:
         """Return up to `limit` entries after offset `after` (see `Store.read`)."""
@@ -300,6 +304,10 @@ async def _replies(line: Line, commands: Sequence[bytes]) -> list[Any]:
 def _lowest(key: str, limit: int, score_max: int | None) -> tuple[str | int, ...]:
     top = "+inf" if score_max is None else score_max
     return ("ZRANGE", key, "-inf", top, "BYSCORE", "LIMIT", 0, limit, "WITHSCORES")
+
+
+def _meta(flat: Sequence[bytes]) -> dict[str, str] | None:
+    return {name.decode(): value.decode(errors="replace") for name, value in _pairs(flat)} or None
 
 
 def _pairs(flat: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:

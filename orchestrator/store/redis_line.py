@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -211,10 +211,20 @@ class Line:
         Raises:
             StoreError: as `to_store_error` has it.
         """
-        [reply] = await self.send(pack_command(*args))
-        if isinstance(reply, ServerRefused):
-            raise to_store_error(reply)
+        [reply] = await self.call_all(args)
         return reply
+
+    async def call_all(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
+        """Execute commands that belong together, in their order.
+
+        Raises:
+            StoreError: one was refused, as `to_store_error` has it; what the others did is done.
+        """
+        replies = await self.send(b"".join([pack_command(*each) for each in commands]), len(commands))
+        for reply in replies:
+            if isinstance(reply, ServerRefused):
+                raise to_store_error(reply)
+        return replies
 
     async def call_script(self, script: Script, keys: list[bytes], *args: bytes | str | int) -> Any:
         """Execute a script, sending the whole of it where the server does not know it.

@@ -39,6 +39,15 @@ async def test_nothing_is_read_where_there_is_no_log(store: Store) -> None:
     assert not await store.delete(NOWHERE)
 
 
+async def test_a_field_elsewhere_is_read_beside_the_meta(store: Store) -> None:
+    await done(store, commit(append(LOG, b"one")))
+    await store.hash_put(keys.AGENTS, {"default/a": b"here"})
+
+    assert await store.meta_beside(LOG, keys.AGENTS, "default/a") == (await store.meta(LOG), b"here")
+    assert await store.meta_beside(LOG, keys.AGENTS, "default/b") == (await store.meta(LOG), None)
+    assert await store.meta_beside(NOWHERE, keys.AGENTS, "default/a") == (None, b"here")
+
+
 async def test_an_empty_log_gives_an_empty_page(store: Store) -> None:
     await done(store, commit(append(LOG)))
 

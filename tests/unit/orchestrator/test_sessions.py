@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.auth.principal import ANY_AGENT, Principal
+from orchestrator.core.permissions import Permit
 from orchestrator.core.sessions import (
     SUPERSEDED_MAX,
+    Denied,
     Newcomer,
     Opening,
     agent_log,
@@ -34,8 +36,8 @@ def agent(**fields: object) -> Identify:
 
 
 def test_an_agent_that_its_token_names_may_open_a_session() -> None:
-    assert judge(agent(), principal("agent", agents=("a1",))) is None
-    assert judge(agent(), principal("agent", agents=(ANY_AGENT,))) is None
+    assert isinstance(judge(agent(), principal("agent", agents=("a1",))), Permit)
+    assert isinstance(judge(agent(), principal("agent", agents=(ANY_AGENT,))), Permit)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_an_agent_that_its_token_names_may_open_a_session() -> None:
 )
 def test_others_may_not(frame: Identify, who: Principal, code: CloseCode) -> None:
     denied = judge(frame, who)
-    assert denied is not None
+    assert isinstance(denied, Denied)
     assert denied.code is code
 
 
