@@ -94,7 +94,7 @@ class Bare:
 
 
 class Fleet:
-    """A hub, and the agents that follow it wherever it listens.
+    """A hub that was killed, and the agents that wait for it and follow it wherever it listens.
 
     Args:
         stack: ends both.
@@ -114,16 +114,22 @@ class Fleet:
         self._load = stack.enter_context(Child("scripts.bench.lib.connections"))
         tokens = (join_tokens if keys else agent_tokens)(self._hub.data, "agent", agents)
         self._load.ask(OPEN_S, do="open", url=url, tokens=tokens, keys=keys, concurrency=agents)
+        self._lost_s = self._kill()
+
+    def _kill(self) -> float:
+        """Kill the hub; return how long it took until every agent knew."""
+        killed = time.monotonic()
+        self._hub.kill()
+        lost = self._load.ask(OPEN_S, do="wait_lost")["lost"]
+        assert lost == self._agents, f"{lost} of {self._agents} noticed that the hub is gone"
+        return time.monotonic() - killed
 
     def resume(self) -> float:
-        """Kill the hub, start it, and return at which rate the agents came back."""
+        """Start the hub, return at which rate the agents came back, and kill it, so that it costs nothing meanwhile."""
         hub, agents, rounds = self._hub, self._agents, self.rounds
-        killed = time.monotonic()
-        hub.kill()
-        lost = self._load.ask(OPEN_S, do="wait_lost")["lost"]
-        assert lost == agents, f"{lost} of {agents} noticed that the hub is gone"
+        began = time.monotonic()
         url = hub.start()
-        listening = time.monotonic()
+        start_s = time.monotonic() - began
         processes, store_pid = family(hub.pid), hub.store_pid
         hub_before, store_before = sum(map(cpu_seconds, processes)), cpu_seconds(store_pid)
         back = self._load.ask(OPEN_S, do="reopen", url=url, concurrency=agents)
@@ -132,12 +138,13 @@ class Fleet:
         seconds = float(back["seconds"])
         rounds.rates.append(agents / seconds)
         rounds.live_s.append(seconds)
-        rounds.from_kill_s.append(listening - killed + seconds)
+        rounds.from_kill_s.append(self._lost_s + start_s + seconds)
         rounds.peak_mib.append(sum(map(rss_peak_kib, processes)) / 1024)
         rounds.hub_us.append((sum(map(cpu_seconds, processes)) - hub_before) / agents * 1e6)
         rounds.store_us.append((cpu_seconds(store_pid) - store_before) / agents * 1e6)
         rounds.load_us.append(float(back["cpu_s"]) / agents * 1e6)
         rounds.signing_us.append(float(back["signing_s"]) / agents * 1e6)
+        self._lost_s = self._kill()
         return agents / seconds
 
 
