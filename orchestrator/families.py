@@ -9,8 +9,7 @@ Specification: docs/protocol.md, section "Parents and children"; docs/decisions/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
@@ -19,7 +18,7 @@ from orchestrator.core.children import MetaChild
 from orchestrator.core.outcome import outcome_of
 from orchestrator.core.queues import Queue
 from orchestrator.core.run_meta import RunMeta
-from orchestrator.core.timers import family_of, family_timer
+from orchestrator.core.timers import family_timer
 from orchestrator.line import Line
 from orchestrator.settle import settle
 from orchestrator.store import keys
@@ -52,31 +51,14 @@ class Families:
     Args:
         line: where commits go.
         look: told of every queue that gets a run (`Dispatch.look`).
-        spawn: runs something beside everything else.
     """
 
-    def __init__(
-        self, line: Line, look: Callable[[Queue], None], spawn: Callable[[Coroutine[Any, Any, None]], object]
-    ) -> None:
+    def __init__(self, line: Line, look: Callable[[Queue], None]) -> None:
         self._line = line
         self._store = line.store
         self._look = look
-        self._spawn = spawn
         self._tended: dict[LogName, bool] = {}
         """The runs whose families are tended now, and whether there was reason to begin anew."""
-
-    def hurry(self, member: str) -> None:
-        """Act on a timer that a commit of this hub has just set, where it is about a family."""
-        namespace, _, about = member.partition("/")
-        run = family_of(about)
-        if run is not None:
-            self._spawn(self._hurried(LogName(namespace, LogKind.RUN, run)))
-
-    async def _hurried(self, log: LogName) -> None:
-        try:
-            await self.tend(log)
-        except StoreError as fault:  # the timer is due still, and the timekeeper comes to it
-            log_.warning("family_put_off", run=log.name, reason=str(fault))
 
     async def tend(self, log: LogName) -> None:
         """Do all there is to do about a run's parent and children, and take its timer away.

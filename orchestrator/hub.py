@@ -179,9 +179,9 @@ class Hub:
         dispatch = Dispatch(line, peers, settings.lease_ms)
         work = Work(line, peers, dispatch, settings.lease_ms, settings.losses_max)
         schedules = Schedules(line, dispatch.look, settings.keep_ms)
-        families = Families(line, dispatch.look, self._spawn)
-        line.on_due = families.hurry
-        timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms)
+        families = Families(line, dispatch.look)
+        timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms, self._spawn)
+        line.on_timer = timekeeper.note
         reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
         querying = Querying(line, reading, registry, peers, self._spawn)
         artifacts, waiting = Artifacts(line, settings.limits), Waiting(line, reading)

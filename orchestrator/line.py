@@ -44,7 +44,7 @@ class Line:
         tails: the logs that this hub's peers follow.
         hub_id: random, new for each process.
         level: the durability that acknowledgements name.
-        on_due: told of each timer that a commit of this hub set and that is due at once, if anybody wants to know.
+        on_timer: told of each timer that a commit of this hub set: its partition, what it is of, and in how many ms.
     """
 
     def __init__(self, store: Store, tails: Tails, hub_id: str, level: str, counters: Counters) -> None:
@@ -52,7 +52,7 @@ class Line:
         self.tails = tails
         self.hub_id = hub_id
         self.level = level
-        self.on_due: Callable[[str], object] | None = None
+        self.on_timer: Callable[[int, str, int], object] | None = None
         self._counters = counters
         self._clock_gap_ms = time.time_ns() // 1_000_000 - monotonic_ms()
         self._numbers = count(1)
@@ -90,11 +90,12 @@ class Line:
             self._counters.commits += 1
             self._clock_gap_ms = outcome.now_ms - monotonic_ms()
             self.tails.take(commit, outcome)
-            if self.on_due is not None:
+            if self.on_timer is not None:
                 timers = keys.timers(commit.partition)
                 for op in commit.ops:
-                    if isinstance(op, SortedAdd) and op.from_now and not op.score and op.key == timers:
-                        self.on_due(op.member)
+                    if isinstance(op, SortedAdd) and op.key == timers:
+                        in_ms = op.score if op.from_now else op.score - outcome.now_ms
+                        self.on_timer(commit.partition, op.member, in_ms)
             self._grown.update(append.log for append in commit.appends if append.log.kind in _CUT)
         return outcome
 

@@ -32,7 +32,7 @@ STACKS = "stacks"
 STACKS_CHARS_MAX = 24_000
 """Characters of stacks in one entry. Of longer ones the middle is left out."""
 
-LEAD_S, LEAD_SHARE = 1.0, 0.1
+LEAD_S, LEAD_SHARE = 1.0, 0.25
 """How long before its time is up a handler's stacks are taken: so long, or that share of the time that it has."""
 
 ROOM_WAIT_S = 1.0

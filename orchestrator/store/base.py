@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.store.commits import Commit, Guard, Outcome, Refused, Removal
 from protocol.entry import Entry, Position
@@ -20,6 +20,7 @@ from protocol.ids import LogKind, LogName
 
 __all__ = [
     "PRODUCER_TTL_MS",
+    "DueAt",
     "Durability",
     "Letter",
     "Page",
@@ -81,6 +82,14 @@ class Page:
     after: Position
     entries: tuple[Entry, ...]
     head: int
+
+
+class DueAt(NamedTuple):
+    """Something of a partition that is due at a time of the store's clock; such things sort by it."""
+
+    at_ms: int
+    partition: int
+    member: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +195,11 @@ class Store(Protocol):
         """
 
     async def due(
-        self, now_ms: int, limit: int, partitions: Collection[int]
-    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due in some partitions, as (partition, member).
+        self, now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0
+    ) -> tuple[list[DueAt], list[DueAt]]:
+        """Return leases that are due in some partitions, and timers that are or will be within `ahead_ms`.
 
-        Of each the `limit` that have been due for longest.
+        Of each the `limit` that come first.
         """
 
     async def now_ms(self) -> int:

@@ -14,7 +14,7 @@ from copy import deepcopy
 from enum import StrEnum
 
 from orchestrator.store import keys
-from orchestrator.store.base import Letter, Page, StoreUnavailable, Wake
+from orchestrator.store.base import DueAt, Letter, Page, StoreUnavailable, Wake
 from orchestrator.store.commits import Commit, Guard, Outcome, Refused, Removal
 from orchestrator.store.keys import log_keys
 from orchestrator.store.memory_data import Data
@@ -246,20 +246,20 @@ class MemoryStore:
         return found[:limit]
 
     async def due(
-        self, now_ms: int, limit: int, partitions: Collection[int]
-    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due in some partitions, the longest due first."""
+        self, now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0
+    ) -> tuple[list[DueAt], list[DueAt]]:
+        """Return leases that are due in some partitions, and timers that are or will be within `ahead_ms`."""
         data = await self._data()
 
-        def due_in(key_of: Callable[[int], str]) -> list[tuple[int, str]]:
+        def due_in(key_of: Callable[[int], str], until_ms: int) -> list[DueAt]:
             found = [
-                (score, partition, member)
+                DueAt(score, partition, member)
                 for partition in partitions
-                for member, score in data.ranked(key_of(partition), now_ms)
+                for member, score in data.ranked(key_of(partition), until_ms)
             ]
-            return [(partition, member) for _, partition, member in sorted(found)[:limit]]
+            return sorted(found)[:limit]
 
-        return due_in(keys.leases), due_in(keys.timers)
+        return due_in(keys.leases, now_ms), due_in(keys.timers, now_ms + ahead_ms)
 
     async def now_ms(self) -> int:
         """Return the store's clock."""

@@ -15,7 +15,16 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from typing import Any
 
 from orchestrator.store import keys
-from orchestrator.store.base import Durability, Letter, Page, StoreError, StoreMisconfigured, StoreUnavailable, Wake
+from orchestrator.store.base import (
+    DueAt,
+    Durability,
+    Letter,
+    Page,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+    Wake,
+)
 from orchestrator.store.commits import Commit, Guard, Outcome, Refused, Removal, SortedRemove
 from orchestrator.store.durability import check_server
 from orchestrator.store.keys import log_keys
@@ -237,12 +246,12 @@ class RedisStore:
         return names[:limit]
 
     async def due(
-        self, now_ms: int, limit: int, partitions: Collection[int]
-    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-        """Return leases and timers that are due in some partitions, the longest due first."""
+        self, now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0
+    ) -> tuple[list[DueAt], list[DueAt]]:
+        """Return leases that are due in some partitions, and timers that are or will be within `ahead_ms`."""
         commands = [
-            pack_command(*_lowest(key_of(partition), limit, now_ms))
-            for key_of in (keys.leases, keys.timers)
+            pack_command(*_lowest(key_of(partition), limit, until_ms))
+            for key_of, until_ms in ((keys.leases, now_ms), (keys.timers, now_ms + ahead_ms))
             for partition in partitions
         ]
         replies = [_ranked(reply) for reply in await _replies(self._reads, commands)]
@@ -318,9 +327,9 @@ def _ranked(flat: Sequence[bytes]) -> Ranked:
     return [(member.decode(), int(float(score))) for member, score in _pairs(flat)]
 
 
-def _earliest(by_partition: Iterable[tuple[int, Ranked]], limit: int) -> list[tuple[int, str]]:
-    found = [(score, partition, member) for partition, items in by_partition for member, score in items]
-    return [(partition, member) for _, partition, member in sorted(found)[:limit]]
+def _earliest(by_partition: Iterable[tuple[int, Ranked]], limit: int) -> list[DueAt]:
+    found = [DueAt(score, partition, member) for partition, items in by_partition for member, score in items]
+    return sorted(found)[:limit]
 
 
 def _info(reply: bytes) -> dict[str, str]:

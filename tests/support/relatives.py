@@ -143,7 +143,7 @@ class World:
 
     async def tend(self, line: Line) -> None:
         """Do what is due about families until nothing is, as a timekeeper does."""
-        families = Families(line, lambda _: None, lambda work: work.close())
+        families = Families(line, lambda _: None)
         for _ in range(20):
             due = await self.due(line)
             if not due:
@@ -154,7 +154,7 @@ class World:
     async def due(self, line: Line) -> list[str]:
         """Return the runs of this namespace whose families are due."""
         _, timers = await line.store.due(await line.store.now_ms(), 1000, tuple(range(PARTITIONS)))
-        words = [member.partition("/") for _, member in timers]
+        words = [each.member.partition("/") for each in timers]
         found = [family_of(about) for namespace, _, about in words if namespace == self.namespace]
         return [run for run in found if run is not None]
 

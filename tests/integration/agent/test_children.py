@@ -223,7 +223,7 @@ async def test_children_that_nobody_waited_for_are_cancelled_when_their_parent_i
 
 
 async def test_a_hub_that_takes_over_in_the_middle_goes_on_with_families(hub: Hub) -> None:
-    hub.services.line.on_due = lambda _: None  # as if it were killed before it acts; what is due stays so
+    hub.services.line.on_timer = None  # as if it were killed before it acts; what is due stays so
     async with serving(hub, parents(), workers()) as client:
         run = await client.submit("total-restart", {"numbers": [1, 2]})
         assert await run.result() == 5, "the timekeeper comes to it"

@@ -41,7 +41,7 @@ def isolated() -> Agent:
     agent.handler("hold", isolation="process", memory_mib=128)(handlers.hold)
     agent.handler("hold_shared", isolation="process", memory_mib=128)(handlers.hold_shared)
     agent.handler("hang_in_thread")(handlers.hang)
-    agent.handler("hang_for_long", isolation="process", timeout=1.0)(handlers.hang)
+    agent.handler("hang_for_long", isolation="process", timeout=2.0)(handlers.hang)
     return agent
 
 

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.families import Families
 from orchestrator.retention import Retention
 from orchestrator.schedules import Schedules
-from orchestrator.store.base import Page, StoreError
+from orchestrator.store.base import DueAt, Page, StoreError
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
 from orchestrator.tail import Tail
 from orchestrator.timekeeper import Timekeeper
@@ -164,8 +164,10 @@ async def test_a_hub_that_stood_still_takes_no_lease_before_it_heard_its_agents(
         log = await submit(client)
         await worker.expect(Assign)
         schedules = Schedules(services.line, lambda _: None)
-        families = Families(services.line, lambda _: None, lambda work: work.close())
-        keeper = Timekeeper(services.line, services.work, schedules, families, services.registry, 1_500, lambda: now_ms)
+        families = Families(services.line, lambda _: None)
+        keeper = Timekeeper(
+            services.line, services.work, schedules, families, services.registry, 1_500, lambda: now_ms, services.spawn
+        )
         calm.server.clock_ms = lambda: clock() + now_ms
 
         async def later(step_ms: int) -> list[str]:
@@ -335,13 +337,13 @@ async def test_a_loop_of_the_hub_that_fails_is_begun_again(
     due, failed = calm.store.due, asyncio.Event()
 
     async def broken(
-        now_ms: int, limit: int, partitions: Collection[int]
-    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0
+    ) -> tuple[list[DueAt], list[DueAt]]:
         if not failed.is_set():
             failed.set()
             raise fault
         came.set()
-        return await due(now_ms, limit, partitions)
+        return await due(now_ms, limit, partitions, ahead_ms)
 
     came = asyncio.Event()
     monkeypatch.setattr(calm.store, "due", broken)

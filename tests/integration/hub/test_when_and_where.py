@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from orchestrator import timekeeper
 from protocol.codec import unpack_record
 from protocol.frames import Assign, HandlerSpec, Identify, Nack, Request, Response, Role
 from protocol.ids import LogName
@@ -42,6 +44,19 @@ async def times(world: World, run: str) -> dict[str, int]:
     return {unpack_record(entry.packed).kind: entry.ts_ms for entry in page.entries}
 
 
+def looked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Return what tells whether the timekeeper has looked at what is due since this was called."""
+    due, looks = world.store.due, 0
+
+    async def counted(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await due(*args)
+
+    monkeypatch.setattr(world.store, "due", counted)
+    return lambda: looks > 0
+
+
 def labelled(name: str, **labels: str) -> Identify:
     return identify(name, Role.AGENT, name, queues=("q",), slots=1, handlers=(HandlerSpec(name="h"),), labels=labels)
 
@@ -57,6 +72,19 @@ async def test_a_run_that_is_delayed_is_not_taken_before(calm: World) -> None:
         when = await times(calm, run)
         assert when["$claimed"] - when["$submitted"] >= 600
         assert info["not_before_ms"] <= when["$claimed"]
+
+
+@pytest.mark.parametrize("delay_ms", [1, 200])
+async def test_a_short_delay_does_not_wait_for_the_timekeepers_next_look(
+    calm: World, monkeypatch: pytest.MonkeyPatch, delay_ms: int
+) -> None:
+    async with calm.peer() as client, calm.peer() as worker:
+        await client.identify(identify())
+        await worker.identify(agent())
+        monkeypatch.setattr(timekeeper, "PERIOD_S", 3_600.0)
+        await eventually(looked_again(calm, monkeypatch))
+        run = await submit(client, delay_ms=delay_ms)
+        assert (await worker.expect(Assign)).run == run
 
 
 async def test_a_run_that_nobody_took_by_its_deadline_expires(calm: World) -> None:

@@ -246,8 +246,9 @@ async def test_what_is_due_in_some_partitions(store: Store) -> None:
 
     leases, timers = await store.due(30, 10, range(PARTITIONS))
 
-    assert leases == [(60, "default/r10"), (17, "default/r20"), (3, "default/r30")]
-    assert timers == [(60, "default/t10"), (17, "default/t20")]
+    assert leases == [(10, 60, "default/r10"), (20, 17, "default/r20"), (30, 3, "default/r30")]
+    assert timers == [(15, 60, "default/t10"), (25, 17, "default/t20")]
+    assert await store.due(30, 10, range(PARTITIONS), 5) == (leases, [*timers, (35, 3, "default/t30")])
     assert await store.due(200, 2, range(PARTITIONS)) == (leases[:2], timers[:2])
     assert await store.due(30, 1, {3, 17}) == (leases[1:2], timers[1:2]), "what others have is not in the way"
     assert await store.due(0, 10, range(PARTITIONS)) == ([], [])

@@ -37,7 +37,7 @@ async def read(store: Store) -> Schedule | None:
 
 
 async def timers(store: Store, now_ms: int = NEXT_MS) -> list[tuple[int, str]]:
-    return (await store.due(now_ms, 10, range(PARTITIONS)))[1]
+    return [each[1:] for each in (await store.due(now_ms, 10, range(PARTITIONS)))[1]]
 
 
 async def refused(store: Store, commit: Commit) -> Refused:

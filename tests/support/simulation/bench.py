@@ -264,11 +264,11 @@ class Bench:
         """Let every lease and every wait be over, and propose what follows."""
         now_ms = self.do(self.store.now_ms()) + 1_000 * LEASE_MS
         leases, timers = self.do(self.store.due(now_ms, 100, range(PARTITIONS)))
-        for _, member in leases:
+        for _, _, member in leases:
             meta = self.meta(_run(member))
             if meta is not None and meta.state is RunState.RUNNING:
                 self.propose(attempts.lose(self.ids(), meta, "its lease ran out"))
-        for _, member in timers:
+        for _, _, member in timers:
             meta = self.meta(_run(member))
             if meta is not None:
                 self.propose(attempts.on_due(self.ids(), meta, 0.5, now_ms))

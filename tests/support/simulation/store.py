@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from orchestrator.store.base import Letter, Page, StoreUnavailable, Wake
+from orchestrator.store.base import DueAt, Letter, Page, StoreUnavailable, Wake
 from orchestrator.store.commits import Commit, Outcome, Refused
 from orchestrator.store.memory import MemoryServer, MemoryStore
 from protocol.entry import Position
@@ -130,10 +130,10 @@ class SimulatedStore(MemoryStore):
         return await self._reply(super().log_names(namespace, kind, limit))
 
     async def due(
-        self, now_ms: int, limit: int, partitions: Collection[int]
-    ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        self, now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0
+    ) -> tuple[list[DueAt], list[DueAt]]:
         """Return what is due, late."""
-        return await self._reply(super().due(now_ms, limit, partitions))
+        return await self._reply(super().due(now_ms, limit, partitions, ahead_ms))
 
     async def trim(self, log: LogName, keep_from: int) -> Position | None:
         """Trim, and answer late."""

@@ -80,7 +80,7 @@ async def test_a_child_that_ends_before_its_parent_was_told_of_it_is_told_of_in_
     (child,) = await world.runs_of(calm, FAR)
     await world.work_on(calm, child)
     await world.publish(calm, child, SUCCESS)
-    await Families(calm, lambda _: None, lambda work: work.close()).tend(child)
+    await Families(calm, lambda _: None).tend(child)
     await world.tend(calm)
     kinds = [record.kind for record in await world.records(calm, log)]
     assert kinds == ["$submitted", "$claimed", "$spawn", "$child", "$child_ended"]

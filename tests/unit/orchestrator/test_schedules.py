@@ -69,7 +69,7 @@ async def read(schedules: Schedules) -> Schedule:
 
 
 async def due_now(line: Line) -> list[tuple[int, str]]:
-    return (await line.store.due(await line.store.now_ms(), 10, range(64)))[1]
+    return [each[1:] for each in (await line.store.due(await line.store.now_ms(), 10, range(64)))[1]]
 
 
 async def test_a_due_time_is_a_run_with_what_was_asked_for_and_the_next_one_is_waited_for() -> None:
