@@ -1,17 +1,21 @@
-"""What becomes of a session when its token ends: it is told, has a time of grace for a newer one, and then ends.
+"""What becomes of connections as time goes by.
 
-A token whose key is believed no more has no such time.
+When its token ends, a session is told, has a time of grace for a newer one, and then ends. A token whose key is
+believed no more has no such time.
 
 Specification: docs/protocol.md, section "Tokens".
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from orchestrator.auth.principal import NEVER_S
+from orchestrator.line import monotonic_ms
 from orchestrator.opening import refresh
+from protocol.codec import encode
 from protocol.codes import CloseCode
 from protocol.errors import RemoteProtocolError
 from protocol.frames import Heartbeat, Refresh, Refreshed
@@ -20,7 +24,21 @@ if TYPE_CHECKING:
     from orchestrator.connection import Connection
     from orchestrator.services import Services
 
-__all__ = ["expire", "take_refresh"]
+__all__ = ["expire", "take_refresh", "tick"]
+
+TICKED_AT_ONCE_MAX = 64
+"""Connections that are looked at in one turn of the event loop: they may all be over, after a flood of them."""
+
+
+async def tick(hub: Services) -> None:
+    """Do for all connections what the clock asks for."""
+    heartbeat = encode(Heartbeat(store_ms=hub.line.now_ms()))
+    now_ms, now_s = monotonic_ms(), int(time.time())
+    for place, connection in enumerate(tuple(hub.connections), 1):
+        if connection in hub.connections:  # others had their turn meanwhile
+            connection.tick(now_ms, now_s, heartbeat)
+        if place % TICKED_AT_ONCE_MAX == 0:
+            await asyncio.sleep(0)
 
 
 def expire(hub: Services, connection: Connection, now_s: int) -> None:

@@ -14,7 +14,6 @@ import contextlib
 import gc
 import secrets
 import signal
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from socket import socket
@@ -34,6 +33,7 @@ from orchestrator.auth.keywatch import KeyWatch, adjust
 from orchestrator.auth.revocation import Revocations, enforce
 from orchestrator.auth.tokens import Tokens
 from orchestrator.dispatch import Dispatch
+from orchestrator.expiry import tick
 from orchestrator.families import Families
 from orchestrator.forgetting import FORGET_S, Forgetting
 from orchestrator.greeting import Greeting
@@ -59,8 +59,6 @@ from orchestrator.waiting import Waiting
 from orchestrator.web.health import Health
 from orchestrator.work import Work
 from orchestrator.workers import Workers
-from protocol.codec import encode
-from protocol.frames import Heartbeat
 from protocol.ids import LogKind
 
 __all__ = ["HUB_FILE", "TOKEN_FILE", "Hub", "calm_collector"]
@@ -317,13 +315,9 @@ class Hub:
                 self._spawn(check_fence(self.services, peer))
 
     async def _tick(self, period_s: float) -> None:
-        services = self.services
         while True:
             await asyncio.sleep(period_s)
-            heartbeat = encode(Heartbeat(store_ms=services.line.now_ms()))
-            now_ms, now_s = monotonic_ms(), int(time.time())
-            for connection in tuple(services.connections):
-                connection.tick(now_ms, now_s, heartbeat)
+            await tick(self.services)
 
     async def _check_fences(self, period_s: float) -> None:
         """See every so often whether an agent here was taken over by another hub, in case a hint was lost."""

@@ -18,6 +18,7 @@ from websockets.typing import Subprotocol
 from orchestrator.connection import Connection
 from orchestrator.core.addresses import crowd_of, is_trusted, networks, peer_address
 from orchestrator.core.crowd import Crowd, Guest
+from orchestrator.doorstep import Caller, Doorstep
 from orchestrator.room import Room
 from orchestrator.services import Services
 from orchestrator.settings import Settings
@@ -80,6 +81,7 @@ class Server:
         self._turns: Turns | None = None
         self._room = Room(hub.settings)
         self._crowd = Crowd(self._room.strangers_max, self._room.address_strangers_max)
+        self._doorstep = Doorstep(self._open, hub.settings.handshake_ms / 1000, self._room.strangers_max)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
         self._beginning: set[asyncio.Task[None]] = set()
@@ -91,49 +93,60 @@ class Server:
         settings = self._hub.settings
         host = settings.listen.rpartition(":")[0]
         self._bound = sockets
-        self._turns = Turns(sockets, self._take, shared=settings.workers > 1)
+        self._turns = Turns(sockets, self._take, shared=settings.workers > 1, full=lambda: self._doorstep.full)
         port = sockets[0].getsockname()[1]
         scheme = "ws" if self._certificates.context is None else "wss"
         return f"{scheme}://{host}:{port}"
 
-    def _socket(self, guest: Guest) -> Socket:
-        return Socket(self, SUBPROTOCOL, self._hub.settings.handshake_ms / 1000, guest)
-
     def _take(self, connection: net.socket) -> None:
-        connection.setsockopt(net.IPPROTO_TCP, net.TCP_NODELAY, 1)  # asyncio's loop does not, for one that is given
-        self._hub.spawn(self._serve(connection))
+        """Have somebody wait at the door, as far as there is room."""
+        try:
+            connection.setsockopt(net.IPPROTO_TCP, net.TCP_NODELAY, 1)  # asyncio does not, for one that is given
+            address = str(connection.getpeername()[0])
+        except OSError:  # whoever called has gone
+            connection.close()
+            return
+        crowd = "" if is_trusted(address, self._proxies) else crowd_of(address)
+        guest = self._crowd.enter(crowd, partial(self._cut, partial(self._doorstep.drop, connection)))
+        if guest is None:
+            self._cut(connection.close)
+        elif self.connected >= self._room.sockets_max:
+            guest.leave()
+            self._cut(connection.close)
+        else:
+            self._doorstep.wait(connection, crowd, guest)
 
-    async def _serve(self, connection: net.socket) -> None:
+    def _open(self, caller: Caller) -> None:
+        self._hub.spawn(self._serve(caller))
+
+    async def _serve(self, caller: Caller) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._beginning.add(task)
-        guest: Guest | None = None
+        guest = self._crowd.enter(caller.crowd, partial(self._cut, task.cancel))
         try:
+            if guest is None:
+                self._cut(caller.connection.close)
+                return
             with contextlib.suppress(OSError):  # whoever called has gone, or speaks no TLS that will do
-                address = str(connection.getpeername()[0])
-                known = "" if is_trusted(address, self._proxies) else crowd_of(address)
-                guest = self._crowd.enter(known, partial(self._cut, task.cancel))
-                if guest is not None:
-                    await self._begin(connection, guest)
-                    guest = None  # it is the socket's
-                else:
-                    self._cut(connection.close)
+                await self._begin(caller, guest)
+                guest = None  # it is the socket's
         finally:
             self._beginning.discard(task)
             if guest is not None:
                 guest.leave()
 
-    async def _begin(self, connection: net.socket, guest: Guest) -> None:
+    async def _begin(self, caller: Caller, guest: Guest) -> None:
         loop, context = asyncio.get_running_loop(), self._certificates.context
-        make = partial(self._socket, guest)
+        make = partial(Socket, self, SUBPROTOCOL, caller.left_s, guest)
         if context is None:
-            await loop.connect_accepted_socket(make, connection)
+            await loop.connect_accepted_socket(make, caller.connection)
             return
         await loop.connect_accepted_socket(
             make,
-            connection,
+            caller.connection,
             ssl=context,
-            ssl_handshake_timeout=self._hub.settings.handshake_ms / 1000,
+            ssl_handshake_timeout=caller.left_s,
             ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
         )
 
@@ -141,6 +154,11 @@ class Server:
         """Cut off somebody for whom there is no room, or who makes room for another."""
         self._hub.counters.refused += 1
         end()
+
+    @property
+    def connected(self) -> int:
+        """How many connections there are, in whatever state."""
+        return len(self._sockets) + len(self._doorstep)
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those who are in stay."""
@@ -158,6 +176,7 @@ class Server:
     def turn_away(self) -> None:
         """Cut off those who have not been let in, and whoever still comes."""
         self._turns_away = True
+        self._doorstep.clear()
         for task in tuple(self._beginning):
             task.cancel()
         for socket in tuple(self._strangers):
@@ -165,6 +184,7 @@ class Server:
 
     def abort(self) -> None:
         """Cut off whoever is still there."""
+        self._doorstep.clear()
         for socket in tuple(self._sockets):
             socket.abort()
 

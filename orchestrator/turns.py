@@ -1,7 +1,7 @@
-"""Accepts connections, a few in each turn of the event loop.
+"""Accepts connections, many in each turn of the event loop; uvloop's own server accepts one a turn.
 
-Connections that come together are served together, and so ask the store together, which halves what that costs;
-uvloop's own server accepts one a turn.
+What is not accepted waits in the system's queue, which is short: beyond its end a connection is dropped, and its peer
+tries again after a second. So the queue is emptied as long as there is room for who is in it.
 
 Where several processes share the queue, whoever is awake takes what comes, and with what it took it stays awake: of
 connections that come together one process would take most, and it keeps them for good. So each then leaves the queue
@@ -18,8 +18,12 @@ import structlog
 
 __all__ = ["Turns"]
 
-TURN_CONNECTIONS_MAX = 16
+TURN_CONNECTIONS_MAX = 128
+SHARED_CONNECTIONS_MAX = 16
+"""Likewise, of one process among several."""
 PAUSE_S = 0.002
+ROOM_PAUSE_S = 0.02
+"""While there is no room."""
 FAULT_PAUSE_S = 1.0
 """After a connection that could not be accepted for want of files, say; the others may have more."""
 
@@ -33,11 +37,21 @@ class Turns:
         sockets: they listen.
         take: what is done with a connection, whose socket does not block.
         shared: other processes accept from the sockets too.
+        full: whether there is no room for more now.
     """
 
-    def __init__(self, sockets: Sequence[socket], take: Callable[[socket], object], *, shared: bool) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[socket],
+        take: Callable[[socket], object],
+        *,
+        shared: bool,
+        full: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._take = take
+        self._full = full
         self._pause_s = PAUSE_S if shared else 0.0
+        self._connections_max = SHARED_CONNECTIONS_MAX if shared else TURN_CONNECTIONS_MAX
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[socket, asyncio.TimerHandle | None] = {}
         for each in sockets:
@@ -59,7 +73,10 @@ class Turns:
 
     def _turn(self, bound: socket) -> None:
         pause_s = self._pause_s
-        for _ in range(TURN_CONNECTIONS_MAX):
+        for _ in range(self._connections_max):
+            if self._full():
+                pause_s = ROOM_PAUSE_S
+                break
             try:
                 connection, _ = bound.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):

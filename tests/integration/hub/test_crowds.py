@@ -59,7 +59,7 @@ async def test_a_flood_that_never_says_who_it_is_keeps_nobody_out(world: World, 
     try:
         async with flood(world, words):
             await eventually(lambda: world.hub.services.counters.refused >= FLOOD - ADDRESS_MAX)
-            assert len(world.hub._server._sockets) <= ADDRESS_MAX
+            assert world.hub._server.connected <= ADDRESS_MAX
             held, _ = tracemalloc.get_traced_memory()
             assert held < ADDRESS_MAX * BYTES_EACH_MAX
             for name, place in (("a1", None), ("a2", (ATTACKER, 0))):
@@ -69,20 +69,21 @@ async def test_a_flood_that_never_says_who_it_is_keeps_nobody_out(world: World, 
                     assert time.monotonic() - began_s < scaled(1.0), "from elsewhere, and from the same address"
     finally:
         tracemalloc.stop()
-    await eventually(lambda: not world.hub._server._sockets)
+    await eventually(lambda: not world.hub._server.connected)
     assert (len(world.hub._server._crowd), world.hub.services.unidentified) == (0, 0)
 
 
-async def test_who_has_not_begun_tls_counts_too(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [b"", b"\x16\x03\x01"], ids=["nothing", "half a greeting"])
+async def test_who_has_not_come_through_tls_counts_too(world: World, tmp_path: Path, words: bytes) -> None:
     authority = Authority(tmp_path)
     settings = authority.pair("hub").settings()
     await world.start(unidentified_per_address_max=ADDRESS_MAX, handshake_ms=60_000, **settings)
-    async with flood(world):
+    async with flood(world, words):
         await eventually(lambda: world.hub.services.counters.refused >= FLOOD - ADDRESS_MAX)
-        await eventually(lambda: len(world.hub._server._beginning) <= ADDRESS_MAX)
+        await eventually(lambda: world.hub._server.connected + len(world.hub._server._beginning) <= ADDRESS_MAX)
         async with connected(world.hub.url, world.token, ssl=authority.trusted(), local_addr=(ATTACKER, 0)) as peer:
             await peer.identify(identify())
-    await eventually(lambda: not world.hub._server._sockets and not world.hub._server._beginning)
+    await eventually(lambda: not world.hub._server.connected and not world.hub._server._beginning)
     assert len(world.hub._server._crowd) == 0
 
 

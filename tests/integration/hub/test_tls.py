@@ -146,7 +146,7 @@ async def test_a_stopping_hub_does_not_wait_for_who_has_not_begun_tls(
         async with hub:
             place = urlsplit(hub.url)
             silent = socket.create_connection((str(place.hostname), place.port or 0))
-            await eventually(lambda: hub._server._beginning)
+            await eventually(lambda: hub._server.connected)
         silent.close()
 
 

@@ -294,6 +294,20 @@ async def test_workers_take_turns_with_what_waits_and_one_alone_takes_all(monkey
                 each.close()
 
 
+async def test_where_there_is_no_room_what_comes_stays_in_the_queue() -> None:
+    taken: list[socket.socket] = []
+    full = True
+    async with deadline(10):
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+            alone = Turns([listening], taken.append, shared=False, full=lambda: full)
+            await eventually(lambda: alone._waiting[listening] is not None)
+            assert not taken
+            full = False
+            await eventually(lambda: taken)
+            alone.close()
+            taken[0].close()
+
+
 async def test_a_process_without_files_leaves_what_waits_to_others() -> None:
     async with deadline(10):
         with Exhausted() as listening, capture_logs() as logs:
