@@ -48,6 +48,7 @@ from protocol.requests import (
     RunSubmit,
     RunSubmitted,
 )
+from protocol.requests_agents import LIST_MAX
 from protocol.version import VERSION
 
 if TYPE_CHECKING:
@@ -285,9 +286,9 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
 
     # Agents
 
-    async def agents(self) -> tuple[AgentInfo, ...]:
-        """Return the agents that were ever seen, by name: the first 1000 of them."""
-        agents: tuple[AgentInfo, ...] = (await self.ask("agent.list", AgentList())).agents
+    async def agents(self, limit: int = LIST_MAX, after: str | None = None) -> tuple[AgentInfo, ...]:
+        """Return up to `limit` (1000 at most) of the agents that were ever seen, by name, from behind `after` on."""
+        agents: tuple[AgentInfo, ...] = (await self.ask("agent.list", AgentList(limit=limit, after=after))).agents
         return agents
 
     async def agent(self, agent_id: str) -> AgentInfo:

@@ -31,6 +31,7 @@ from protocol.conversation import QUERY_MS
 from protocol.entry import Position
 from protocol.frames import Start
 from protocol.requests import AgentInfo, AgentStanding, LogInfo, RunInfo
+from protocol.requests_agents import LIST_MAX
 from protocol.talk import Message, Talk
 
 __all__ = ["SyncClient", "SyncPublisher", "SyncReader", "SyncRun"]
@@ -341,9 +342,9 @@ class SyncClient(SyncScheduleMethods, SyncQueueMethods, SyncTokenMethods, _Closi
         work = self._client.publisher(topic, state_dir, after_loss=after_loss)
         return SyncPublisher(self._portal, self._portal(work))
 
-    def agents(self) -> tuple[AgentInfo, ...]:
+    def agents(self, limit: int = LIST_MAX, after: str | None = None) -> tuple[AgentInfo, ...]:
         """Return the agents that were ever seen, by name. See `Client.agents`."""
-        return self._portal(self._client.agents())
+        return self._portal(self._client.agents(limit, after))
 
     def agent(self, agent_id: str) -> AgentInfo:
         """Return one agent."""

@@ -287,7 +287,8 @@ class Methods:
 
     async def _agent_list(self, peer: Peer, _op: str, params: AgentList) -> AgentListed:
         seen = await self._registry.agents(peer.namespace)
-        agents = [info for info in seen if peer.permit.on(Action.READ, Thing.AGENT, info.agent)]
+        there = (info for info in seen if info.agent > (params.after or ""))
+        agents = [info for info in there if peer.permit.on(Action.READ, Thing.AGENT, info.agent)]
         return AgentListed(agents=await self._reading.standing(peer.namespace, agents[: params.limit]))
 
     async def _agent_get(self, peer: Peer, _op: str, params: AgentGet) -> AgentInfo:

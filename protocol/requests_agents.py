@@ -28,9 +28,10 @@ LIST_MAX = 1000
 
 
 class AgentList(Part):
-    """`agent.list`: the agents that were ever seen, by name: the first ones, up to `limit`."""
+    """`agent.list`: the agents that were ever seen, by name: the first ones after the name `after`, up to `limit`."""
 
     limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
+    after: Name | None = None
 
 
 class AgentGet(Part):

@@ -136,19 +136,26 @@ def _flags(
 
 @app.command("ls", epilog=columns.epilog(columns.AGENTS))
 def ls(
+    limit: options.Limit = 1000,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="AGENT", help="From behind this one on, be it there or not."),
+    ] = None,
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
 ) -> None:
-    """List the agents that were ever seen, by name: the first 1000 of them."""
+    """List the agents that were ever seen, by name."""
     from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name
     from orchestrator.cli.objects import agent_json
     from orchestrator.cli.text import clock
 
+    name = None if after is None else parse_name(after, "--after")
     out = Output(as_json)
 
     async def use(client: Client) -> tuple[AgentInfo, ...]:
-        return await client.agents()
+        return await client.agents(limit, name)
 
     agents = with_client(hub, token_file, use)
     if as_json:

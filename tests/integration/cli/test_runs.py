@@ -187,6 +187,7 @@ def test_a_message_reaches_the_log_of_an_agent(served: Shell) -> None:
     shown = served.json("log", "show", "agent/worker-1", "--after", str(place["offset"] - 1))
     assert [(entry["kind"], entry["body"]) for entry in shown] == [("reload", {"hard": True})]
     assert "worker-1\tconnected\t" in served.done("agent", "ls")
+    assert "worker-1\t" not in served.done("agent", "ls", "--after", "worker-1", "--limit", "1")
 
 
 def test_a_version_is_shown_and_asked_for_and_an_agent_is_taken_out_of_work(shell: Shell) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from protocol.codes import ErrorCode
 from protocol.control import Kind
-from protocol.frames import Assign, Bye, Heartbeat, Puback, Release, ReleaseReason
+from protocol.frames import Assign, Bye, Heartbeat, Puback, Release, ReleaseReason, Role
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_work import AGENT_LOG, agent, held, state, submit, work_of
 from tests.support.hub_world import World
@@ -55,6 +55,20 @@ async def test_an_agent_cordoned_on_one_hub_is_given_nothing_on_another_until_it
         assert (await worker.expect(Assign)).run == waiting.name
     kinds = await world.kinds(AGENT_LOG)
     assert kinds[:3] == [Kind.CONNECTED, Kind.CORDONED, Kind.UNCORDONED]
+
+
+async def test_a_large_fleet_is_listed_a_page_at_a_time(calm: World) -> None:
+    names = ["a1", "a10", "a2", "b1"]
+    async with calm.peer() as client, AsyncExitStack() as stack:
+        await client.identify(identify())
+        for name in names:
+            await (await stack.enter_async_context(calm.peer())).identify(identify(name, Role.AGENT, name))
+        seen: list[str] = []
+        while page := (await client.result("agent.list", limit=2, **({"after": seen[-1]} if seen else {})))["agents"]:
+            assert len(page) == 2
+            seen += [info["agent"] for info in page]
+        assert seen == names
+        assert [info["agent"] for info in (await client.result("agent.list", after="a15"))["agents"]] == ["a2", "b1"]
 
 
 async def test_a_cordon_holds_for_the_next_process_on_the_next_hub(world: World) -> None:
