@@ -24,7 +24,7 @@ from orchestrator.delivery import Delivery, Outlet
 from orchestrator.line import Line
 from orchestrator.store.base import StoreUnavailable
 from orchestrator.tail import Tail
-from orchestrator.verdicts import Decision, Known, answer, decide, log_state, refused
+from orchestrator.verdicts import BeforeMaking, Decision, Known, answer, decide, log_state, refused
 from protocol.codes import CloseCode, ErrorCode
 from protocol.entry import Position
 from protocol.errors import RemoteProtocolError
@@ -117,7 +117,9 @@ class Subscription:
 
     # ── verifying ────────────────────────────────────────────────────────────
 
-    async def verify(self, frame: Subscribe, principal: str, known: Known | None, *, make: bool) -> SubscriptionVerdict:
+    async def verify(
+        self, frame: Subscribe, principal: str, known: Known | None, make: BeforeMaking = None
+    ) -> SubscriptionVerdict:
         """Decide where delivery begins, asking the store where the log is not known. Nothing is sent before `begin`.
 
         With `make` a topic that is not there is made.
@@ -126,7 +128,7 @@ class Subscription:
             StoreUnavailable: the store does not answer.
         """
         line, log = self._line, self.tail.log
-        state = known.state if known else await log_state(line, self.tail, make=make)
+        state = known.state if known else await log_state(line, self.tail, make)
         if state is None:
             self.end()
             return refused(frame.log, ErrorCode.NOT_FOUND, f"there is no log {frame.log}")
@@ -190,7 +192,7 @@ class Subscription:
     async def _verify_again(self, turn: int) -> None:
         while self._turn == turn:
             try:
-                state = await log_state(self._line, self.tail, make=False)
+                state = await log_state(self._line, self.tail)
                 closed = self.delivery.closed
                 decision = await decide(self._line, self.tail.log, state, closed) if state else None
             except StoreUnavailable:

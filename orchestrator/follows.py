@@ -6,6 +6,7 @@ Specification: docs/protocol.md, section "Following a log".
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from orchestrator.following import Reader, Subscription
 from orchestrator.peers import Peer
@@ -14,7 +15,7 @@ from orchestrator.store.base import StoreUnavailable
 from orchestrator.together import together
 from orchestrator.verdicts import Known, refused
 from protocol.codes import ErrorCode
-from protocol.errors import InvalidName
+from protocol.errors import InvalidName, RequestError
 from protocol.frames import Ack, Subscribe, Subscribed, SubscriptionVerdict, Tags
 from protocol.ids import LogName, check_name
 from protocol.refusals import What
@@ -155,14 +156,16 @@ class Follows:
         """Return the verdict on a subscription; one that is refused ends."""
         peer = self._peer
         log = subscription.tail.log
-        make = peer.permit.make(log)
+        make = partial(self._hub.making.log, peer) if peer.permit.make(log) else None
         followed = False
         try:
             if not await self._hub.reading.may_read(peer.permit, log):
                 return self._forbidden(log)
-            verdict = await subscription.verify(frame, peer.principal, known, make=make)
+            verdict = await subscription.verify(frame, peer.principal, known, make)
             followed = verdict.code is None
             return verdict
+        except RequestError as fault:
+            return refused(frame.log, ErrorCode(fault.code), fault.message)
         finally:
             if not followed and self._subscriptions.get(frame.log) is subscription:
                 self.unsubscribe(frame.log)

@@ -38,6 +38,7 @@ from orchestrator.families import Families
 from orchestrator.forgetting import FORGET_S, Forgetting
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line, monotonic_ms
+from orchestrator.making import Making
 from orchestrator.methods import Methods
 from orchestrator.opening import check_fence
 from orchestrator.peers import Peers
@@ -173,17 +174,16 @@ class Hub:
         settings, counters, peers = self.settings, Counters(), Peers(self.settings.handshake_ms)
         tails = Tails(store, self._spawn, settings.replay_reads_max)
         line = Line(store, tails, self.hub_id, settings.durability.value, counters)
-        registry = Registry(line)
+        registry, making = Registry(line), Making(line, settings.limits)
         dispatch = Dispatch(line, peers, settings.lease_ms)
-        work = Work(line, peers, dispatch, settings.lease_ms, settings.losses_max)
+        work = Work(line, peers, dispatch, making, settings.lease_ms, settings.losses_max)
         schedules = Schedules(line, dispatch.look, settings.keep_ms)
         families = Families(line, dispatch.look)
         timekeeper = Timekeeper(line, work, schedules, families, registry, settings.lease_ms, monotonic_ms, self._spawn)
         line.on_timer = timekeeper.note
-        reading, body_bytes_max = Reading(line, registry), settings.limits.body_bytes_max
+        reading = Reading(line, registry)
         querying = Querying(line, reading, registry, peers, self._spawn)
-        artifacts, waiting = Artifacts(line, settings.limits), Waiting(line, reading)
-        revocations = Revocations(line)
+        artifacts, waiting, revocations = Artifacts(line, settings.limits), Waiting(line, reading), Revocations(line)
         methods = Methods(
             line,
             reading,
@@ -194,7 +194,8 @@ class Hub:
             artifacts,
             waiting,
             revocations,
-            body_bytes_max,
+            making,
+            settings.limits.body_bytes_max,
             settings.keep_ms,
             settings.runs_kept_least_s * 1000,
         )
@@ -202,7 +203,7 @@ class Hub:
         greeting = Greeting(settings, line)
         enrolment = Enrolment(line, tokens, revocations, asks=settings.enrol_accept is EnrolAccept.MANUAL)
         known = (line, greeting, tokens, enrolment, peers, registry)
-        shared = (*known, work, artifacts, reading, methods, querying, waiting, acks, revocations)
+        shared = (*known, work, artifacts, reading, methods, querying, waiting, acks, revocations, making)
         self.services = Services(settings, *shared, audit, counters, self._spawn)
         revocations.on_change = partial(enforce, self.services)
         self._dispatch, self._registry, self._acks = dispatch, registry, acks

@@ -25,6 +25,7 @@ from orchestrator.dispatch import Dispatch
 from orchestrator.kept import KeptAnswers
 from orchestrator.keyring import Keyring
 from orchestrator.line import Line
+from orchestrator.making import Making
 from orchestrator.peers import Peer
 from orchestrator.permitting import Permitting
 from orchestrator.querying import Querying
@@ -99,6 +100,7 @@ class Methods:
         artifacts: what attempts attach.
         waiting: those who wait for runs to end.
         revocations: what was taken back.
+        making: how many runs and logs a principal makes.
         body_bytes_max: limit of what one entry carries.
         keep_ms: how long a run is kept after its end that does not say; None for ever.
         keep_least_ms: how long it is kept at least, whatever it says.
@@ -115,6 +117,7 @@ class Methods:
         artifacts: Artifacts,
         waiting: Waiting,
         revocations: Revocations,
+        making: Making,
         body_bytes_max: int,
         keep_ms: int | None = None,
         keep_least_ms: int = 0,
@@ -125,6 +128,7 @@ class Methods:
         self._permitting = Permitting(reading, schedules)
         self._kept = KeptAnswers(line)
         self._waiting = waiting
+        self._making = making
         self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
         self._registry = registry
         self._standings = Standings(line, dispatch, self._kept)
@@ -209,6 +213,7 @@ class Methods:
         return await self._submit(peer, runs.again(submitted, f"retry/{peer.principal}/{op}"), log.name)
 
     async def _submit(self, peer: Peer, params: RunSubmit, retry_of: str | None = None) -> RunSubmitted:
+        await self._making.runs(peer)
         run_id, result = await submit(self._line, self._dispatch, peer.namespace, peer.principal, params, retry_of)
         if isinstance(result, Outcome):
             return RunSubmitted(run=run_id, created=True)
@@ -260,6 +265,8 @@ class Methods:
             if known is not None:
                 return known
             value = (await self._line.store.hash_get(key, field))[0]
+            if value is None and await self._line.store.meta(log) is None:
+                await self._making.log(peer)
             record = ProducerRecord.decode(value) if value else ProducerRecord(fence=0)
             now_ms = self._line.now_ms()
             opened = replace(record, fence=max(record.fence + 1, now_ms), ts_ms=now_ms)
@@ -309,6 +316,8 @@ class Methods:
             if known is not None:
                 return known
             meta = await self._line.store.meta(log)
+            if meta is None:
+                await self._making.log(peer)
             head = meta["head"] if meta else ABSENT
             answer = Place(log=log.path, offset=int(head or 0) + 1)
             commit = Commit(

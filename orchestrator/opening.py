@@ -28,7 +28,7 @@ from orchestrator.store.base import StoreError
 from orchestrator.store.commits import Outcome
 from orchestrator.verdicts import Known
 from protocol.codes import CloseCode
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, RequestError
 from protocol.frames import (
     AttemptClaim,
     AttemptVerdict,
@@ -128,6 +128,11 @@ async def _open(
     joined = follows.join(_once(frame.subscriptions))  # first, so that they are given what the fence appends
     known: dict[LogName, Known] = {}
     if peer.role is Role.AGENT:
+        if known_as.meta is None:
+            try:
+                await hub.making.log(peer)
+            except RequestError as fault:
+                return Denied(CloseCode.OVERLOADED, fault.message, principal=known_as.principal)
         previous = await _fence(hub.line, peer, known_as.mark, known_as.meta, known)
         if isinstance(previous, Denied):
             return previous

@@ -16,6 +16,7 @@ from orchestrator.core.crowd import Tally
 from orchestrator.core.rates import Meters
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line
+from orchestrator.making import Making
 from orchestrator.methods import Methods
 from orchestrator.peers import Peers
 from orchestrator.querying import Querying
@@ -59,6 +60,7 @@ class Services:
     waiting: Waiting
     acks: Acks
     revocations: Revocations
+    making: Making
     audit: Audit
     counters: Counters
     spawn: Callable[[Coroutine[Any, Any, None]], object]

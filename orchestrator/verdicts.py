@@ -5,7 +5,7 @@ The decisions are in `orchestrator.core.resume`; here is the reading that they a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.resume import (
@@ -26,11 +26,13 @@ from protocol.entry import Position
 from protocol.frames import Resumption, SubscriptionVerdict
 from protocol.ids import LogKind, LogName, partition_of
 
-__all__ = ["Decision", "Known", "answer", "decide", "log_state", "refused"]
+__all__ = ["BeforeMaking", "Decision", "Known", "answer", "decide", "log_state", "refused"]
 
 DECIDE_TRIES_MAX = 5
 
 Decision = Resumed | ResetTo | Search
+BeforeMaking = Callable[[], Awaitable[None]] | None
+"""Asked before a topic is made; what it raises keeps it from being made. None: none is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Known:
         return cls(LogState.parse({**(meta or {}), **written}), before)
 
 
-async def log_state(line: Line, tail: Tail, *, make: bool) -> LogState | None:
+async def log_state(line: Line, tail: Tail, make: BeforeMaking = None) -> LogState | None:
     """Return a log as the store has it, and let its tail know; with `make` a topic that is not there is made.
 
     Raises:
@@ -65,7 +67,8 @@ async def log_state(line: Line, tail: Tail, *, make: bool) -> LogState | None:
     if whole is not None:
         return whole
     meta = await line.store.meta(log)
-    if meta is None and make and log.kind is LogKind.TOPIC:
+    if meta is None and make is not None and log.kind is LogKind.TOPIC:
+        await make()
         append = Append(log, (), line.new_epoch())
         await line.commit(Commit(line.new_commit_id(), partition_of(log), appends=(append,)))
         meta = await line.store.meta(log)

@@ -131,7 +131,7 @@ class Waiting:
         if tail.whole() is not None:
             watch.begin(tail, 0)
             return None
-        state = await log_state(self._line, tail, make=False)
+        state = await log_state(self._line, tail)
         meta = await self._reading.meta(tail.log)
         if not meta.final:
             watch.begin(tail, 0 if state is None else state.head)

@@ -23,6 +23,7 @@ from orchestrator.core.standing import Standing
 from orchestrator.core.timers import member
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
+from orchestrator.making import Making
 from orchestrator.peers import Held, Peer, Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
@@ -61,6 +62,8 @@ LEASE_OVER = "its lease ran out"
 _PUTS_ON_QUEUE = frozenset({Kind.SUSPENDED, Kind.CONTINUE})
 """Endings that may leave a run on the queue: one that all it waits for has come to, or the one that it goes on as."""
 
+_MAKES_RUNS = frozenset({Kind.SPAWN, Kind.CONTINUE})
+
 log_ = structlog.get_logger()
 
 
@@ -71,16 +74,24 @@ class Work:
         line: where commits go.
         peers: the agents that are connected here.
         dispatch: told of every slot that becomes free.
+        making: how many runs a principal makes.
         lease_ms: how long an attempt holds without being renewed.
         losses_max: how often a run's agent is lost before the run is given up.
     """
 
     def __init__(
-        self, line: Line, peers: Peers, dispatch: Dispatch, lease_ms: int, losses_max: int = attempts.LOSSES_MAX
+        self,
+        line: Line,
+        peers: Peers,
+        dispatch: Dispatch,
+        making: Making,
+        lease_ms: int,
+        losses_max: int = attempts.LOSSES_MAX,
     ) -> None:
         self._line = line
         self._peers = peers
         self._dispatch = dispatch
+        self._making = making
         self._lease_ms = lease_ms
         self._losses_max = losses_max
 
@@ -298,10 +309,13 @@ class Work:
         if isinstance(prepared, Nack):
             return prepared
         kind = frame.entries[-1][0]
+        made = sum(entry[0] in _MAKES_RUNS for entry in frame.entries)
         try:
+            if made:
+                await self._making.runs(peer, made)
             result = await write(self._line, peer, log, frame, prepared)
         except RequestError as fault:
-            return publishing.refuse(frame, ErrorCode(fault.code), fault.message)
+            return publishing.refuse(frame, ErrorCode(fault.code), fault.message, retry_ms=fault.retry_ms)
         except StoreUnavailable as fault:
             return publishing.unavailable(frame, fault)
         if isinstance(result, Nack):

@@ -71,6 +71,9 @@ class Limits(BaseModel):
     """Frames from all sessions of one principal on a hub; 0 for any number, here and in the next two."""
     entries_per_s_max: int = Field(0, ge=0)
     bytes_per_s_max: int = Field(0, ge=0)
+    logs_per_day_max: int = Field(100_000, ge=0)
+    """Logs of topics and agents that one principal makes in a day, over all hubs; 0 for any number, here and below."""
+    runs_per_day_max: int = Field(0, ge=0)
 
 
 DEFAULT_LIMITS = Limits()

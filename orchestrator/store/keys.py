@@ -37,6 +37,7 @@ __all__ = [
     "letters",
     "log_index",
     "log_keys",
+    "made",
     "meta",
     "ops",
     "parked",
@@ -256,6 +257,11 @@ def held(partition: int, namespace: str, agent: str) -> str:
 def children(log: LogName) -> str:
     """HASH `index.digest` -> what is known of a child, of the children of a run that have not ended."""
     return _key(partition_of(log), "children", log.namespace, log.name)
+
+
+def made(partition: int, thing: str, account: str) -> str:
+    """HASH with the field `next_us`: when what a principal, `namespace/name`, made counts no more. It lives so long."""
+    return _key(partition, "made", thing, account)
 
 
 def wake(partition: int) -> str:

@@ -44,6 +44,7 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.schedule(partition, "default", "s"), {"next": "1"}),
         HashSet(keys.identities(partition, "default"), {"agent/a": "{}"}),
         HashSet(keys.joins(partition, "default", "t"), {"agent/a x": "1"}, ttl_ms=TWO_DAYS_MS),
+        HashSet(keys.made(partition, "logs", "default/ann"), {"next_us": "1"}, ttl_ms=TWO_DAYS_MS),
         SortedAdd(keys.leases(partition), "default/r", 1),
         SortedAdd(keys.timers(partition), "default/r", 1),
         SortedAdd(keys.ended(partition), "default/r", 1),

@@ -23,6 +23,7 @@ from orchestrator.core import attempts, runs
 from orchestrator.dispatch import Dispatch
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line
+from orchestrator.making import Making
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
 from orchestrator.querying import Querying
@@ -39,6 +40,7 @@ from protocol.codec import decode, encode, unpack_record
 from protocol.entry import Entry
 from protocol.frames import Error, HandlerSpec, Heartbeat, Identify, Nack, Part, Ready, Role
 from protocol.ids import LogKind, LogName
+from protocol.limits import DEFAULT_LIMITS
 from tests.unit.orchestrator.parts import NOW_MS, line_to, settled, start_run
 
 LEASE_MS = 1_000
@@ -95,7 +97,8 @@ class Desk:
 
     def __init__(self, line: Line) -> None:
         peers, registry = Peers(1_000), Registry(line)
-        work = Work(line, peers, Dispatch(line, peers, LEASE_MS), LEASE_MS)
+        making = Making(line, DEFAULT_LIMITS)
+        work = Work(line, peers, Dispatch(line, peers, LEASE_MS), making, LEASE_MS)
         principal = Principal("p", "default", frozenset({"agent"}), frozenset({ANY_AGENT}), 1 << 40, "t")
         said: dict[str, Any] = {"verify": lambda *_: principal, "mark": lambda *_: "m", "ends_s": lambda _: 1 << 40}
         tokens = cast(Tokens, SimpleNamespace(**said, prepare=AsyncMock()))
@@ -108,7 +111,7 @@ class Desk:
         revocations = Revocations(line)
         enrolment = Enrolment(line, tokens, revocations, asks=False)
         shared = (line, greeting, tokens, enrolment, peers, registry, work, Artifacts(line, settings.limits))
-        more = (reading, methods, querying, waiting, Acks(line), revocations, Audit(line, counters))
+        more = (reading, methods, querying, waiting, Acks(line), revocations, making, Audit(line, counters))
         self.hub = Services(settings, *shared, *more, counters, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[Socket] = []

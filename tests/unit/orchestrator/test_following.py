@@ -70,7 +70,7 @@ async def grow(line: Line, epoch: str, count: int, word: bytes = b"") -> None:
 async def follow(line: Line, reader: Reader, frame: Subscribe) -> Subscription:
     """Follow the topic, up to its end."""
     subscription = Subscription(line, reader, TOPIC, frame, Limits())
-    verdict = await subscription.verify(frame, "client:c", None, make=False)
+    verdict = await subscription.verify(frame, "client:c", None)
     assert verdict.code is None
     subscription.begin()
     await reader.run()
@@ -113,7 +113,7 @@ async def test_a_durable_subscription_too_many_is_refused_and_leaves_nothing(
     reader = Reader()
     await follow(line, reader, Subscribe(log=TOPIC.path, from_=Start.EARLIEST, durable="first"))
     frame = Subscribe(log=TOPIC.path, from_=Start.EARLIEST, durable="second")
-    verdict = await Subscription(line, reader, TOPIC, frame, Limits()).verify(frame, "client:c", None, make=False)
+    verdict = await Subscription(line, reader, TOPIC, frame, Limits()).verify(frame, "client:c", None)
     assert (verdict.verdict, verdict.code) == (Resumption.REFUSED, "forbidden")
     assert list(await line.store.hash_all(keys.acks(TOPIC))) == ["client:c/first"]
 

@@ -10,6 +10,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.auth.revocation import Revocations
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
+from orchestrator.making import Making
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
 from orchestrator.querying import Querying
@@ -40,7 +41,7 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     querying = Querying(line, reading, registry, Peers(1_000), asyncio.ensure_future)
     artifacts = Artifacts(line, DEFAULT_LIMITS)
     waiting = Waiting(line, reading)
-    others = (querying, artifacts, waiting, Revocations(line))
+    others = (querying, artifacts, waiting, Revocations(line), Making(line, DEFAULT_LIMITS))
     methods = Methods(line, reading, registry, schedules, dispatch, *others, 1_000)
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, client_permit(), lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

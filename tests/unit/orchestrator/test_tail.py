@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,7 @@ class Bench:
 
     async def watch(self) -> Tail:
         tail = self.watcher.tail = self.tails.join(LOG, self.watcher)
-        state = await log_state(self.line, tail, make=True)
+        state = await log_state(self.line, tail, AsyncMock())
         assert state is not None
         self.watcher.offset = state.head
         return tail
@@ -298,7 +299,7 @@ async def test_a_log_that_was_just_made_here_is_all_at_hand_for_a_moment(bench: 
     await asyncio.sleep(0)
     meta = await bench.store.meta(RUN)
     assert meta is not None
-    assert tail.whole() == await log_state(bench.line, Tail(RUN), make=False) == LogState.parse(meta)
+    assert tail.whole() == await log_state(bench.line, Tail(RUN)) == LogState.parse(meta)
     bench.tails._lingering.age()
     assert len(bench.tails) == 1
     bench.tails._lingering.age()
