@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.core.attempts import LOSSES_MAX
+from orchestrator.core.rates import lowest
 from orchestrator.settings_issuers import Issuers
 from orchestrator.settings_values import (
     check_listen,
@@ -191,6 +192,14 @@ class Settings(BaseSettings):
             raise ValueError("a password of the store needs the store's address: FLEETLINE_STORE, or store in the file")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_let_sessions_go_on(self) -> Self:
+        for name, (least, why) in lowest(self.limits, self.interval_ms).items():
+            rate = getattr(self.limits, name)
+            if 0 < rate < least:
+                raise ValueError(f"limits.{name} is {rate}; the lowest that works is {least}, so that {why} (0: any)")
         return self
 
     @property

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import math
 
-from protocol.limits import RATE_BURST_S, Limits
+from protocol.limits import MESSAGE_FRAMES_MAX, RATE_BURST_S, Limits
 
-__all__ = ["Meter", "Meters", "limited"]
+__all__ = ["REST_S_MAX", "Meter", "Meters", "limited", "lowest"]
 
 KINDS = ("frames_per_s_max", "entries_per_s_max", "bytes_per_s_max")
+REST_S_MAX = 60
+"""How long it may take at most to make up for what may come in one piece: so long, a session would be deaf."""
+BEATS_A_RATE = 2
+"""How many times the heartbeats of one session a rate has room for at least."""
 SPARE_METERS_MAX = 1024
 """Meters of principals without a session that are kept: whoever comes back finds its own as it left it."""
 
@@ -23,6 +27,24 @@ SPARE_METERS_MAX = 1024
 def limited(limits: Limits) -> bool:
     """Whether any rate is limited."""
     return any(getattr(limits, kind) for kind in KINDS)
+
+
+def lowest(limits: Limits, interval_ms: int) -> dict[str, tuple[int, str]]:
+    """Return for each rate the lowest with which a session can go on, and why it is that.
+
+    Args:
+        limits: of a session.
+        interval_ms: between heartbeats.
+    """
+    rest = f"is made up for within {REST_S_MAX} s"
+    beats, frames = -(-BEATS_A_RATE * 1000 // interval_ms), -(-MESSAGE_FRAMES_MAX // REST_S_MAX)
+    for_beats = f"a session sends a heartbeat every {interval_ms} ms, and more than that"
+    for_frames = f"a message of {MESSAGE_FRAMES_MAX} frames {rest}"
+    return {
+        "frames_per_s_max": (beats, for_beats) if beats > frames else (frames, for_frames),
+        "entries_per_s_max": (-(-limits.frame_entries_max // REST_S_MAX), f"a publish of frame_entries_max {rest}"),
+        "bytes_per_s_max": (-(-limits.message_bytes_max // REST_S_MAX), f"a message of message_bytes_max {rest}"),
+    }
 
 
 class Meter:

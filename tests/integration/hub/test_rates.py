@@ -36,7 +36,9 @@ async def test_entries_past_the_rate_are_late_and_all_there_and_others_are_not_s
 
 
 async def test_an_agent_that_is_not_read_keeps_its_leases(world: World) -> None:
-    hub = await world.start(limits={"bytes_per_s_max": 20_000}, heartbeat_ms=100, lease_ms=300)
+    hub = await world.start(
+        limits={"bytes_per_s_max": 20_000, "message_bytes_max": 1_000_000}, heartbeat_ms=100, lease_ms=300
+    )
     client_token = world.issue("operator", name="client")
     async with world.peer() as agent:
         spec = HandlerSpec(name="work")

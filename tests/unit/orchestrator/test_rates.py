@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.rates import SPARE_METERS_MAX, Meter, Meters, limited
-from protocol.limits import DEFAULT_LIMITS, RATE_BURST_S, Limits
+from orchestrator.core.rates import REST_S_MAX, SPARE_METERS_MAX, Meter, Meters, limited, lowest
+from protocol.limits import DEFAULT_LIMITS, MESSAGE_FRAMES_MAX, RATE_BURST_S, Limits
 
 RATES = Limits(frames_per_s_max=100, entries_per_s_max=1_000, bytes_per_s_max=1_000_000)
 
@@ -81,3 +81,14 @@ def test_meters_of_those_who_left_are_bounded() -> None:
         meter.charge(10_000, 0, 0, 0)
         meters.leave(f"p{number}", 0)
     assert len(meters) == SPARE_METERS_MAX
+
+
+@given(st.integers(1, 4096), st.integers(65_536, 1 << 24), st.integers(50, 600_000))
+def test_with_the_lowest_rates_whatever_comes_in_one_piece_is_made_up_for_in_a_minute(
+    entries: int, size: int, interval_ms: int
+) -> None:
+    limits = Limits(frame_entries_max=entries, message_bytes_max=size)
+    least = {name: rate for name, (rate, _) in lowest(limits, interval_ms).items()}
+    meter = Meter(limits.model_copy(update=least), 0)
+    assert meter.charge(MESSAGE_FRAMES_MAX, entries, size, 0) <= REST_S_MAX * 1000
+    assert least["frames_per_s_max"] * interval_ms >= 2_000, "a heartbeat, and as much besides"

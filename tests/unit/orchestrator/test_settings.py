@@ -102,3 +102,28 @@ def test_the_data_directory_is_the_one_here_where_there_is_one(tmp_path: Path) -
 
 def test_ipv6_addresses_are_taken_apart() -> None:
     assert Settings(listen="[::1]:80").address == ("::1", 80)
+
+
+@pytest.mark.parametrize(
+    ("limits", "others", "message"),
+    [
+        ({"bytes_per_s_max": 100}, {}, "bytes_per_s_max is 100; the lowest that works is 69906, so that a message of"),
+        ({"frames_per_s_max": 1}, {}, "frames_per_s_max is 1; the lowest that works is 18, so that a message of 1024"),
+        (
+            {"frames_per_s_max": 18},
+            {"heartbeat_ms": 50},
+            "lowest that works is 40, so that a session sends a heart",
+        ),
+        ({"entries_per_s_max": 4}, {}, "entries_per_s_max is 4; the lowest that works is 5, so that a publish of fra"),
+    ],
+)
+def test_a_rate_with_which_no_session_could_go_on_is_refused_with_the_lowest_that_works(
+    limits: dict[str, int], others: dict[str, int], message: str
+) -> None:
+    with pytest.raises(SettingsInvalid, match=message):
+        load({"limits": limits, **others})
+
+
+def test_the_lowest_rates_are_taken_and_smaller_messages_make_for_lower_ones() -> None:
+    assert Settings(limits={"bytes_per_s_max": 69_906, "frames_per_s_max": 18, "entries_per_s_max": 5})
+    assert Settings(limits={"bytes_per_s_max": 1_093, "message_bytes_max": 65_536})
