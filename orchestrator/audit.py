@@ -31,7 +31,7 @@ from protocol.frames import Identify, Role
 from protocol.ids import LogName, partition_of
 from protocol.refusals import What
 
-__all__ = ["Audit"]
+__all__ = ["SESSIONS", "Audit"]
 
 PERIOD_S = 1.0
 WRITTEN_AT_ONCE_MAX = 64
@@ -39,6 +39,8 @@ WRITTEN_AT_ONCE_MAX = 64
 SYSTEM = "default"
 """The namespace whose concern it is what nobody did who is known."""
 KEY_CODES = frozenset({CloseCode.KEY_REFUSED, CloseCode.KEY_REVOKED})
+SESSIONS = "sessions"
+"""The reason for which nobody is refused a session but by a limit of the principal's own."""
 NOTED_CODES = KEY_CODES | {CloseCode.UNAUTHENTICATED, CloseCode.FORBIDDEN, CloseCode.REVOKED}
 """Why somebody is refused a session, where that is no accident of the connection."""
 
@@ -67,13 +69,24 @@ class Audit:
 
     def forbidden(self, peer: Peer, what: What, about: str, reason: str = "") -> None:
         """Note that a session asked for what its token does not permit."""
+        self._refused(peer, what, ErrorCode.FORBIDDEN, about, reason)
+
+    def limited(self, peer: Peer, what: What, about: str) -> None:
+        """Note that a session asked for more than its principal may, and which limit that is."""
+        self._refused(peer, what, ErrorCode.TOO_MANY, about)
+
+    def turned_away(self, address: str, code: CloseCode, reason: str) -> None:
+        """Note that a connection was not let in, or cut off before it had said who it is."""
+        network = network_of(address)
+        self.note(Refusal(SYSTEM, What.CONNECTION, code.name.lower(), reason, network=network))
+
+    def _refused(self, peer: Peer, what: What, code: ErrorCode, about: str, reason: str = "") -> None:
         agent = peer.id if peer.role is Role.AGENT else ""
-        code = ErrorCode.FORBIDDEN.value
-        self.note(Refusal(peer.namespace, what, code, reason, peer.principal, about, agent=agent))
+        self.note(Refusal(peer.namespace, what, code.value, reason, peer.principal, about, agent=agent))
 
     def denied(self, frame: Identify, denied: Denied, address: str) -> None:
         """Note that a peer was given no session, where that was because of who it is or is not."""
-        if denied.code not in NOTED_CODES:
+        if denied.code not in NOTED_CODES and denied.reason != SESSIONS:
             return
         code, principal = denied.code.name.lower(), denied.principal
         if principal is None:  # what it says of itself may be anything, and is written down nowhere

@@ -174,7 +174,8 @@ class Hub:
         settings, counters, peers = self.settings, Counters(), Peers(self.settings.handshake_ms)
         tails = Tails(store, self._spawn, settings.replay_reads_max)
         line = Line(store, tails, self.hub_id, settings.durability.value, counters)
-        registry, making = Registry(line), Making(line, settings.limits)
+        registry, acks, audit = Registry(line), Acks(line), Audit(line, counters)
+        making = Making(line, settings.limits, audit)
         dispatch = Dispatch(line, peers, settings.lease_ms)
         work = Work(line, peers, dispatch, making, settings.lease_ms, settings.losses_max)
         schedules = Schedules(line, dispatch.look, settings.keep_ms)
@@ -199,7 +200,6 @@ class Hub:
             settings.keep_ms,
             settings.runs_kept_least_s * 1000,
         )
-        acks, audit = Acks(line), Audit(line, counters)
         greeting = Greeting(settings, line)
         enrolment = Enrolment(line, tokens, revocations, asks=settings.enrol_accept is EnrolAccept.MANUAL)
         known = (line, greeting, tokens, enrolment, peers, registry)

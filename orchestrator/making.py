@@ -12,6 +12,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from orchestrator.audit import Audit
 from orchestrator.core.allowances import FIELD, Allowance
 from orchestrator.line import Line
 from orchestrator.peers import Peer
@@ -20,6 +21,7 @@ from orchestrator.store.commits import Outcome
 from protocol.codes import ErrorCode
 from protocol.errors import RequestError
 from protocol.limits import Limits
+from protocol.refusals import What
 
 __all__ = ["Making"]
 
@@ -43,10 +45,11 @@ class Making:
     Args:
         line: where commits go.
         limits: how many of each thing in a day.
+        audit: told of whoever asks for more.
     """
 
-    def __init__(self, line: Line, limits: Limits) -> None:
-        self._line = line
+    def __init__(self, line: Line, limits: Limits, audit: Audit) -> None:
+        self._audit = audit
         self._logs = _Allowed(line, "logs", limits.logs_per_day_max)
         self._runs = _Allowed(line, "runs", limits.runs_per_day_max)
 
@@ -57,7 +60,7 @@ class Making:
             RequestError: `too_many`, its principal has made as many as may be.
             StoreUnavailable: the store does not answer.
         """
-        await self._logs.spend(peer.account, 1)
+        await self._spend(peer, self._logs, 1, What.LOG)
 
     async def runs(self, peer: Peer, count: int = 1) -> None:
         """Let a session make runs.
@@ -66,13 +69,21 @@ class Making:
             RequestError: `too_many`, its principal has made as many as may be.
             StoreUnavailable: the store does not answer.
         """
-        await self._runs.spend(peer.account, count)
+        await self._spend(peer, self._runs, count, What.RUN)
+
+    async def _spend(self, peer: Peer, allowed: _Allowed, count: int, what: What) -> None:
+        try:
+            await allowed.spend(peer.account, count)
+        except RequestError:
+            self._audit.limited(peer, what, f"{allowed.thing}_per_day_max")
+            raise
 
 
 class _Allowed:
     """What may be made of one thing."""
 
     def __init__(self, line: Line, thing: str, day_max: int) -> None:
+        self.thing = thing
         self._line = line
         self._allowance = Allowance(thing, day_max) if day_max else None
         self._purses: OrderedDict[str, _Purse] = OrderedDict()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from orchestrator.audit import SESSIONS
 from orchestrator.auth.principal import NEVER_S, Principal
 from orchestrator.auth.revocation import why_ended
 from orchestrator.auth.tokens import TokenRefused
@@ -102,7 +103,8 @@ async def open_session(
     peer.key = known_as.key
     if not hub.sessions.enter(peer.account):
         limit = hub.settings.sessions_per_principal_max
-        return Denied(CloseCode.OVERLOADED, f"{limit} sessions are open with tokens of {principal.name}")
+        message = f"{limit} sessions are open with tokens of {principal.name}"
+        return Denied(CloseCode.OVERLOADED, message, SESSIONS, principal)
     meter = hub.meters.enter(peer.account, monotonic_ms())
     try:
         opened = await _open(hub, connection, frame, known_as, peer)
@@ -111,7 +113,7 @@ async def open_session(
             _count_out(hub, peer)
     if meter is None or isinstance(opened, Denied):
         return opened
-    return replace(opened, pace=Pace(meter, peer, hub.settings.interval_ms))
+    return replace(opened, pace=Pace(meter, peer, hub.settings.interval_ms, hub.audit))
 
 
 def _count_out(hub: Services, peer: Peer) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.audit import Audit
 from orchestrator.core.rates import Meter
 from orchestrator.peers import Peer
 from protocol.effects import Deliver, Fail
 from protocol.frames import Heartbeat, HeldAttempt, Publish, Role
+from protocol.refusals import What
 
 __all__ = ["Pace"]
 
@@ -25,11 +27,13 @@ class Pace:
         meter: of its principal.
         peer: the session.
         interval_ms: between heartbeats.
+        audit: told of a session that sends more than its rate.
     """
 
-    __slots__ = ("_beat_ms", "_interval_ms", "_meter", "_peer")
+    __slots__ = ("_audit", "_beat_ms", "_interval_ms", "_meter", "_peer")
 
-    def __init__(self, meter: Meter, peer: Peer, interval_ms: int) -> None:
+    def __init__(self, meter: Meter, peer: Peer, interval_ms: int, audit: Audit) -> None:
+        self._audit = audit
         self._meter = meter
         self._peer = peer
         self._interval_ms = interval_ms
@@ -41,7 +45,10 @@ class Pace:
         for effect in effects:
             if isinstance(effect, Deliver) and isinstance(effect.frame, Publish):
                 entries += len(effect.frame.entries)
-        return self._meter.charge(len(effects), entries, len(message), now_ms)
+        rest_ms = self._meter.charge(len(effects), entries, len(message), now_ms)
+        if rest_ms:
+            self._audit.limited(self._peer, What.RATE, self._meter.short_of)
+        return rest_ms
 
     def rest_ms(self, now_ms: int) -> int:
         """Return for how many ms nothing more is to be read from now on."""

@@ -27,6 +27,7 @@ from orchestrator.tls import Certificates
 from orchestrator.turns import Turns
 from orchestrator.web.health import Health
 from orchestrator.websocket import CLOSE_TIMEOUT_S, Socket
+from protocol.codes import CloseCode
 from protocol.errors import FleetlineError
 
 __all__ = ["SUBPROTOCOL", "CannotListen", "Server", "bind"]
@@ -34,6 +35,8 @@ __all__ = ["SUBPROTOCOL", "CannotListen", "Server", "bind"]
 SUBPROTOCOL = Subprotocol("fleetline.v1")
 BEARER = "Bearer "
 BACKLOG = 4096
+SILENT, FULL, ORIGIN = "silent", "full", "origin"
+"""Why somebody is not let in: it was the longest silent and made way, there was no room, or a page sent it."""
 
 
 class CannotListen(FleetlineError):
@@ -107,12 +110,12 @@ class Server:
             connection.close()
             return
         crowd = "" if is_trusted(address, self._proxies) else crowd_of(address)
-        guest = self._crowd.enter(crowd, partial(self._cut, partial(self._doorstep.drop, connection)))
+        guest = self._crowd.enter(crowd, partial(self._cut, partial(self._doorstep.drop, connection), address, SILENT))
         if guest is None:
-            self._cut(connection.close)
+            self._cut(connection.close, address, FULL)
         elif self.connected >= self._room.sockets_max:
             guest.leave()
-            self._cut(connection.close)
+            self._cut(connection.close, address, FULL)
         else:
             self._doorstep.wait(connection, crowd, guest)
 
@@ -123,10 +126,10 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._beginning.add(task)
-        guest = self._crowd.enter(caller.crowd, partial(self._cut, task.cancel))
+        guest = self._crowd.enter(caller.crowd, partial(self._cut, task.cancel, caller.crowd, SILENT))
         try:
             if guest is None:
-                self._cut(caller.connection.close)
+                self._cut(caller.connection.close, caller.crowd, FULL)
                 return
             with contextlib.suppress(OSError):  # whoever called has gone, or speaks no TLS that will do
                 await self._begin(caller, guest)
@@ -150,10 +153,17 @@ class Server:
             ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
         )
 
-    def _cut(self, end: Callable[[], object]) -> None:
+    def _cut(self, end: Callable[[], object], address: str, reason: str) -> None:
         """Cut off somebody for whom there is no room, or who makes room for another."""
-        self._hub.counters.refused += 1
+        self._refused(address, reason)
         end()
+
+    def _make_way(self, socket: Socket) -> None:
+        self._cut(socket.abort, socket.address, SILENT)
+
+    def _refused(self, address: str, reason: str) -> None:
+        self._hub.counters.refused += 1
+        self._hub.audit.turned_away(address, CloseCode.OVERLOADED, reason)
 
     @property
     def connected(self) -> int:
@@ -194,11 +204,11 @@ class Server:
         """Keep a connection in mind; one for which there is no room at all is not heard."""
         self._sockets.add(socket)
         self._strangers.add(socket)
-        socket.guest.cut = partial(self._cut, socket.abort)
+        socket.guest.cut = partial(self._make_way, socket)
         if self._turns_away:
             socket.abort()
         elif len(self._sockets) > self._room.sockets_max:
-            self._cut(socket.abort)
+            self._cut(socket.abort, socket.address, FULL)
 
     def on_gone(self, socket: Socket) -> None:
         """Forget a connection."""
@@ -215,6 +225,7 @@ class Server:
         socket.address = peer_address(socket.address, *forwarded, self._proxies)
         strange = [origin for origin in headers.get_all("Origin") if origin not in self._hub.settings.origins]
         if strange:
+            self._hub.audit.turned_away(socket.address, CloseCode.FORBIDDEN, ORIGIN)
             text = "a request from a web page that the hub does not know: its setting `origins` names those that may\n"
             socket.respond(HTTPStatus.FORBIDDEN, text)
             return
@@ -233,7 +244,7 @@ class Server:
         if hub.draining:
             socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the hub is stopping\n")
         elif not socket.guest.move(crowd_of(socket.address)) or len(hub.connections) >= hub.settings.connections_max:
-            hub.counters.refused += 1
+            self._refused(socket.address, FULL)
             socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "there is no room for another connection now\n")
         else:
             connection = Connection(hub, socket, _bearer(request))

@@ -19,7 +19,7 @@ AUDIT_TOPIC = "audit"
 
 
 class What(StrEnum):
-    """What was asked for and not permitted."""
+    """What was asked for and not permitted, or more than may be."""
 
     SESSION = "session"
     """To open a session, or to go on with one."""
@@ -30,6 +30,14 @@ class What(StrEnum):
     """To take runs from a queue."""
     KEY = "key"
     """To be known by a key."""
+    CONNECTION = "connection"
+    """To be heard at all."""
+    RATE = "rate"
+    """To send more than its principal may; what was sent is taken later."""
+    LOG = "log"
+    """To make a log that is not there."""
+    RUN = "run"
+    """To make a run."""
 
 
 class Refusals(Part):

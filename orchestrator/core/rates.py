@@ -84,6 +84,13 @@ class Meter:
         owed_s = max(-amount / rate for rate, amount in zip(self._rates, left, strict=True) if rate < math.inf)
         return max(0, math.ceil(round(owed_s * 1000, 3)))
 
+    @property
+    def short_of(self) -> str:
+        """The rate that it owes most of."""
+        has = (self.frames, self.entries, self.bytes)
+        left = zip(KINDS, self._rates, has, strict=True)
+        return min((amount / rate, kind) for kind, rate, amount in left if rate < math.inf)[1]
+
     def full(self, now_ms: int) -> bool:
         """Whether it is as a new one would be."""
         self.rest_ms(now_ms)

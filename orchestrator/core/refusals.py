@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -42,6 +43,8 @@ STRANGERS_MAX = 256
 """Those of them that are of peers which nobody authenticated."""
 OTHERS = "others"
 """The reason of what is no longer told apart."""
+NETWORKS_KEPT_MAX = 4_096
+"""Whoever floods a hub comes from the same addresses again and again."""
 ABOUT_CHARACTERS_MAX = 160
 SITE_BITS = {4: 24, 6: 48}
 _NAMES = ("run", "log", "queue", "agent", "schedule", "parent")
@@ -190,6 +193,7 @@ def audit_log(namespace: str) -> LogName:
     return LogName(namespace, LogKind.TOPIC, AUDIT_TOPIC)
 
 
+@lru_cache(maxsize=NETWORKS_KEPT_MAX)
 def network_of(address: str) -> str:
     """Return the network of an address, which is as much of it as is written down: /24, or /48 of IPv6."""
     try:

@@ -6,21 +6,11 @@ from typing import Any
 
 from orchestrator.core.refusals import audit_log
 from orchestrator.core.sessions import agent_log
-from protocol.codec import unpack_record, unpack_value
 from protocol.frames import Hello, Nack, Role
-from protocol.ids import LogName
+from tests.support.audited import refusals
 from tests.support.hub_peer import HubPeer, identify, publish
 from tests.support.hub_world import World
 from tests.support.keyholder import Keyholder
-
-
-async def refusals(world: World, log: LogName) -> list[dict[str, Any]]:
-    """Return what is written down, having it written first."""
-    await world.hubs[-1].services.audit.write(everything=True)
-    page = await world.stores[-1].read(log, 0, 1000)
-    records = [unpack_record(entry.packed) for entry in page.entries] if page else []
-    assert all(b"secret" not in record.body for record in records)
-    return [unpack_value(record.body) for record in records if record.kind == "$refused"]
 
 
 async def refused(peer: HubPeer, method: str, **params: Any) -> str | None:
@@ -43,7 +33,7 @@ async def test_what_sessions_asked_for_in_vain_is_in_the_audit(line: World) -> N
         await peer.send(publish("topic/news", 1, 1, b"secret"))
         assert (await peer.expect(Nack)).code == "forbidden"
         assert (await peer.follow("topic/audit")).subscription.code == "forbidden"
-    found = await refusals(line, audit_log("default"))
+    found = await refusals(line)
     assert brief(found) == [
         ("request", "forbidden", "client:eve", "run.submit q"),
         ("publish", "forbidden", "client:eve", "topic/news"),
@@ -59,7 +49,7 @@ async def test_who_was_not_let_in_is_in_the_audit(line: World) -> None:
             await peer.expect(Hello)
             await peer.send(identify("a2", role))
             await peer.closed()
-    assert sorted(brief(await refusals(line, audit_log("default")))) == [
+    assert sorted(brief(await refusals(line))) == [
         ("session", "forbidden", "agent", "token:bob", "agent/a2"),
         ("session", "unauthenticated", "expired"),
         ("session", "unauthenticated", "invalid"),
@@ -90,7 +80,7 @@ async def test_an_agents_own_are_in_its_log(line: World) -> None:
         assert await refused(peer, "log.read", log="agent/a2", limit=1) == "forbidden"
         log = agent_log("default", "a1")
         assert brief(await refusals(line, log)) == [("request", "forbidden", "agent:a1", "log.read agent/a2")]
-        assert await refusals(line, audit_log("default")) == []
+        assert await refusals(line) == []
 
 
 async def test_of_each_namespace_its_admins_read_what_was_refused_and_nobody_writes_it(line: World) -> None:
@@ -100,7 +90,7 @@ async def test_of_each_namespace_its_admins_read_what_was_refused_and_nobody_wri
         assert await refused(peer, "log.get", log="topic/audit") == "forbidden"
         assert await refused(peer, "producer.open", log="topic/audit", producer="p") == "forbidden"
     assert len(await refusals(line, audit_log("b"))) == 3
-    assert await refusals(line, audit_log("default")) == []
+    assert await refusals(line) == []
     async with line.peer(line.issue("admin", name="root", namespace="b")) as peer:
         await peer.identify(identify("root"))
         assert (await peer.follow("topic/audit")).subscription.code is None
@@ -119,4 +109,4 @@ async def test_a_hub_that_stops_writes_down_what_it_counted(world: World) -> Non
         await peer.send(identify("x"))
         await peer.closed()
     await world.start()
-    assert await refusals(world, audit_log("default")) != []
+    assert await refusals(world) != []

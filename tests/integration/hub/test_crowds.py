@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidHandshake
 from orchestrator.store.commits import Commit, Outcome, Refused
 from protocol.codes import CloseCode
 from protocol.frames import Hello, Ready, Role
+from tests.support.audited import refusals
 from tests.support.certificates import Authority
 from tests.support.hub_peer import connected, identify
 from tests.support.hub_world import World
@@ -71,6 +72,10 @@ async def test_a_flood_that_never_says_who_it_is_keeps_nobody_out(world: World, 
         tracemalloc.stop()
     await eventually(lambda: not world.hub._server.connected)
     assert (len(world.hub._server._crowd), world.hub.services.unidentified) == (0, 0)
+    noted = [each for each in await refusals(world) if each["what"] == "connection"]
+    assert len(noted) <= 2, "one entry for all of the flood, and for what was counted while it was written"
+    assert sum(each["count"] for each in noted) == world.hub.services.counters.refused
+    assert {(each["code"], each["reason"], each["network"]) for each in noted} == {("overloaded", "silent", "loopback")}
 
 
 @pytest.mark.parametrize("words", [b"", b"\x16\x03\x01"], ids=["nothing", "half a greeting"])
@@ -115,6 +120,10 @@ async def test_one_principal_has_so_many_sessions_and_another_has_its_own(world:
             await late.expect(Hello)
             await late.send(identify())
             assert await late.told() == (CloseCode.OVERLOADED, "2 sessions are open with tokens of mine")
+    (noted,) = await refusals(world)
+    assert [noted[name] for name in ("what", "code", "reason", "who")] == [
+        "session", "overloaded", "sessions", "client:mine",
+    ]  # fmt: skip
     await eventually(lambda: len(world.hub.services.sessions) == 0)
     async with world.peer(mine) as peer:
         await peer.identify(identify())

@@ -8,6 +8,7 @@ from protocol.codec import pack_value
 from protocol.codes import CloseCode
 from protocol.family import Spawn
 from protocol.frames import Assign, HandlerSpec, Hello, Nack, Role, Start, Subscribed
+from tests.support.audited import refusals
 from tests.support.hub_peer import HubPeer, identify, publish, subscribe
 from tests.support.hub_world import World
 
@@ -40,6 +41,10 @@ async def test_topics_and_agents_logs_end_with_the_day_s_worth_and_what_is_there
         await peer.send(subscribe("topic/d", Start.EARLIEST))
         assert (await peer.expect(Subscribed)).subscription.code == "too_many"
         await peer.follow("topic/a")
+        (noted,) = await refusals(either)
+        assert [noted[name] for name in ("what", "code", "who", "about", "count")] == [
+            "log", "too_many", "client:ann", "logs_per_day_max", 3,
+        ]  # fmt: skip
         await other.publisher("topic/d")
         await peer.publisher("topic/d", producer="q")
 

@@ -6,6 +6,7 @@ import time
 
 from protocol.codec import pack_value
 from protocol.frames import Assign, HandlerSpec, Heartbeat, Hello, Puback, Role
+from tests.support.audited import refusals
 from tests.support.hub_peer import identify, publish
 from tests.support.hub_world import World
 from tests.support.timing import eventually, scaled
@@ -33,6 +34,10 @@ async def test_entries_past_the_rate_are_late_and_all_there_and_others_are_not_s
         await peer.publish("topic/a", fence, 301, b"x")
         assert time.monotonic() - began_s >= 0.9, "three seconds' worth, of which two come at once"
         assert await peer.result("log.list")
+    noted = await refusals(world)
+    assert {(each["what"], each["code"], each["who"], each["about"]) for each in noted} == {
+        ("rate", "too_many", "client:fast", "entries_per_s_max")
+    }
 
 
 async def test_an_agent_that_is_not_read_keeps_its_leases(world: World) -> None:

@@ -20,6 +20,7 @@ from orchestrator import hub as hub_module
 from orchestrator import tls
 from orchestrator.tls import PlaintextRefused
 from protocol.frames import Hello
+from tests.support.audited import refusals
 from tests.support.certificates import Authority
 from tests.support.hub_peer import connected, identify
 from tests.support.hub_world import World
@@ -165,6 +166,10 @@ async def test_only_web_pages_that_are_named_may_connect(world: World) -> None:
         assert refused.value.response.status_code == 403
     async with connected(world.hub.url, world.token, {"Origin": "https://console.example.org"}) as peer:
         await peer.identify(identify())
+    (noted,) = await refusals(world)
+    assert (noted["what"], noted["code"], noted["reason"]) == ("connection", "forbidden", "origin")
+    assert (noted["network"], noted["count"]) == ("loopback", 3)
+    assert not any("evil" in str(value) for value in noted.values())
 
 
 @pytest.mark.parametrize(("proxies", "address"), [(("127.0.0.0/8",), "192.0.2.7"), ((), "127.0.0.1")])

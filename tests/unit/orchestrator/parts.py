@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from orchestrator.audit import Audit
 from orchestrator.core import attempts, runs
 from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
+from orchestrator.making import Making
 from orchestrator.peers import Held, Peer
 from orchestrator.store.commits import Outcome
 from orchestrator.store.memory import MemoryServer, MemoryStore
@@ -17,10 +19,11 @@ from orchestrator.telemetry import Counters
 from protocol.frames import HandlerSpec, Role
 from protocol.frames import Part as FramePart
 from protocol.ids import LogKind, LogName, make_run_id, queue_partition
+from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.requests import RunSubmit
 from tests.support.permits import agent_permit
 
-__all__ = ["NOW_MS", "agent_peer", "line_to", "meta_of", "settled", "start_run"]
+__all__ = ["NOW_MS", "agent_peer", "line_to", "making_for", "meta_of", "settled", "start_run"]
 
 NOW_MS = 1_000_000
 TURNS_MAX = 200
@@ -32,6 +35,11 @@ async def line_to(server: MemoryServer, hub_id: str = "hub-1") -> Line:
     store = MemoryStore(server, hub_id)
     await store.open()
     return Line(store, Tails(store, lambda work: work.close(), 1), hub_id, "local", Counters())
+
+
+def making_for(line: Line, limits: Limits = DEFAULT_LIMITS) -> Making:
+    """Return what sees to it that principals make no more than these limits say."""
+    return Making(line, limits, Audit(line, Counters()))
 
 
 def agent_peer(

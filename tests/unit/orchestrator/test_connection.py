@@ -23,7 +23,6 @@ from orchestrator.core import attempts, runs
 from orchestrator.dispatch import Dispatch
 from orchestrator.greeting import Greeting
 from orchestrator.line import Line
-from orchestrator.making import Making
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
 from orchestrator.querying import Querying
@@ -40,8 +39,7 @@ from protocol.codec import decode, encode, unpack_record
 from protocol.entry import Entry
 from protocol.frames import Error, HandlerSpec, Heartbeat, Identify, Nack, Part, Ready, Role
 from protocol.ids import LogKind, LogName
-from protocol.limits import DEFAULT_LIMITS
-from tests.unit.orchestrator.parts import NOW_MS, line_to, settled, start_run
+from tests.unit.orchestrator.parts import NOW_MS, line_to, making_for, settled, start_run
 
 LEASE_MS = 1_000
 HELLO = Identify(
@@ -97,7 +95,7 @@ class Desk:
 
     def __init__(self, line: Line) -> None:
         peers, registry = Peers(1_000), Registry(line)
-        making = Making(line, DEFAULT_LIMITS)
+        making = making_for(line)
         work = Work(line, peers, Dispatch(line, peers, LEASE_MS), making, LEASE_MS)
         principal = Principal("p", "default", frozenset({"agent"}), frozenset({ANY_AGENT}), 1 << 40, "t")
         said: dict[str, Any] = {"verify": lambda *_: principal, "mark": lambda *_: "m", "ends_s": lambda _: 1 << 40}

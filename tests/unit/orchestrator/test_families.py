@@ -15,7 +15,6 @@ from orchestrator.core.run_meta import RunMeta
 from orchestrator.dispatch import Dispatch
 from orchestrator.families import Families
 from orchestrator.line import Line
-from orchestrator.making import Making
 from orchestrator.peers import Peers
 from orchestrator.settle import settle
 from orchestrator.store import keys
@@ -28,8 +27,8 @@ from protocol.errors import RequestError
 from protocol.family import CHILDREN_MAX, CHILDREN_OPEN_MAX, ChildCancel, ChildEnded, ChildRun, Continue
 from protocol.frames import AttemptClaim, HandlerSpec, Part, Recover
 from protocol.ids import LogName, queue_partition
-from protocol.limits import DEFAULT_LIMITS
 from tests.support.relatives import FAR, KILLS, SUCCESS, World, spawn, walk_cancel, walk_end, walk_submit
+from tests.unit.orchestrator.parts import making_for
 
 
 @pytest.fixture
@@ -359,7 +358,7 @@ async def test_a_session_that_takes_an_attempt_up_knows_of_children_that_come_me
     line, other = await world.hub(), await world.hub()
     log = await world.parent(line)
     after = replace(world.peer, session="s2", fence=2, held={})
-    work = Work(other, Peers(1_000), Dispatch(other, Peers(1_000), 1_000), Making(other, DEFAULT_LIMITS), 60_000)
+    work = Work(other, Peers(1_000), Dispatch(other, Peers(1_000), 1_000), making_for(other), 60_000)
     real, spawned = other.store.meta, list[Any]()
 
     async def meta(asked: LogName) -> dict[str, str] | None:

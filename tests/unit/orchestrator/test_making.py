@@ -15,7 +15,7 @@ from orchestrator.store.commits import HashSet
 from orchestrator.store.memory import MemoryServer
 from protocol.errors import RequestError
 from protocol.limits import Limits
-from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to
+from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, making_for
 
 DAY_MS = DAY_US // 1000
 ANN = "default/ann"
@@ -103,7 +103,7 @@ async def spend(making: Making, times: int) -> int:
 
 async def test_hubs_over_one_store_give_out_each_one_once() -> None:
     server = MemoryServer(Clock())
-    hubs = [Making(await line_to(server, f"hub-{number}"), Limits(logs_per_day_max=30)) for number in range(3)]
+    hubs = [making_for(await line_to(server, f"hub-{number}"), Limits(logs_per_day_max=30)) for number in range(3)]
     assert sum(await asyncio.gather(*(spend(hub, 20) for hub in hubs))) in DAY_S_WORTH
 
 
@@ -112,29 +112,29 @@ async def test_what_a_hub_had_taken_is_lost_with_it_and_no_more() -> None:
     limits, peer = Limits(logs_per_day_max=2 * SHARES), agent_peer(lambda _: None)
     peer.account = ANN
     for number in range(SHARES):  # each takes two and is killed after it gave out one
-        await Making(await line_to(server, f"hub-{number}"), limits).log(peer)
+        await making_for(await line_to(server, f"hub-{number}"), limits).log(peer)
     with pytest.raises(RequestError, match="as many logs as may be"):
-        await Making(await line_to(server), limits).log(peer)
+        await making_for(await line_to(server), limits).log(peer)
 
 
 async def test_a_day_later_everything_may_be_made_again() -> None:
     clock = Clock()
     server = MemoryServer(clock)
-    assert await spend(Making(await line_to(server), Limits(logs_per_day_max=30)), 31) in DAY_S_WORTH
+    assert await spend(making_for(await line_to(server), Limits(logs_per_day_max=30)), 31) in DAY_S_WORTH
     clock.ms += DAY_MS + 1
     line = await line_to(server)
     line._clock_gap_ms += DAY_MS
-    assert await spend(Making(line, Limits(logs_per_day_max=30)), 31) in DAY_S_WORTH
+    assert await spend(making_for(line, Limits(logs_per_day_max=30)), 31) in DAY_S_WORTH
 
 
 async def test_runs_and_logs_are_counted_apart_and_none_is_any_number() -> None:
     peer = agent_peer(lambda _: None)
     peer.account = ANN
     line = await line_to(MemoryServer(Clock()))
-    making = Making(line, Limits(logs_per_day_max=1, runs_per_day_max=2))
+    making = making_for(line, Limits(logs_per_day_max=1, runs_per_day_max=2))
     await making.runs(peer, 2)
     await making.log(peer)
     with pytest.raises(RequestError, match="as many runs as may be made in a day: 2"):
         await making.runs(peer)
     for _ in range(5):
-        await Making(line, Limits(logs_per_day_max=0)).log(peer)
+        await making_for(line, Limits(logs_per_day_max=0)).log(peer)

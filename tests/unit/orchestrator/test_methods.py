@@ -10,7 +10,6 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.auth.revocation import Revocations
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
-from orchestrator.making import Making
 from orchestrator.methods import Methods
 from orchestrator.peers import Peer, Peers
 from orchestrator.querying import Querying
@@ -24,7 +23,7 @@ from protocol.frames import Request, Response, Role
 from protocol.ids import LogName
 from protocol.limits import DEFAULT_LIMITS
 from tests.support.permits import client_permit
-from tests.unit.orchestrator.parts import NOW_MS, line_to
+from tests.unit.orchestrator.parts import NOW_MS, line_to, making_for
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ async def asked(line: Line, method: str, op: str | None = None, **params: object
     querying = Querying(line, reading, registry, Peers(1_000), asyncio.ensure_future)
     artifacts = Artifacts(line, DEFAULT_LIMITS)
     waiting = Waiting(line, reading)
-    others = (querying, artifacts, waiting, Revocations(line), Making(line, DEFAULT_LIMITS))
+    others = (querying, artifacts, waiting, Revocations(line), making_for(line))
     methods = Methods(line, reading, registry, schedules, dispatch, *others, 1_000)
     peer = Peer("default", "client:c", Role.CLIENT, "c", "i1", "s1", 0, client_permit(), lambda _: None)
     return await methods.call(peer, Request(id=1, method=method, op=op, params=params))

@@ -92,3 +92,11 @@ def test_with_the_lowest_rates_whatever_comes_in_one_piece_is_made_up_for_in_a_m
     meter = Meter(limits.model_copy(update=least), 0)
     assert meter.charge(MESSAGE_FRAMES_MAX, entries, size, 0) <= REST_S_MAX * 1000
     assert least["frames_per_s_max"] * interval_ms >= 2_000, "a heartbeat, and as much besides"
+
+
+def test_of_several_rates_the_one_that_is_owed_for_longest_is_named() -> None:
+    meter = Meter(Limits(frames_per_s_max=100, bytes_per_s_max=1_000_000), 0)
+    meter.charge(1_000, 10**6, 3_000_000, 0)
+    assert meter.short_of == "frames_per_s_max"
+    meter.charge(0, 10**6, 10**9, 0)
+    assert meter.short_of == "bytes_per_s_max"

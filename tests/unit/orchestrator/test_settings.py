@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.settings import CONFIG_NAME, Settings, SettingsInvalid, data_dir, load
 from orchestrator.store.base import Durability
+from protocol.limits import Limits
 
 
 @pytest.fixture(autouse=True)
@@ -125,5 +126,5 @@ def test_a_rate_with_which_no_session_could_go_on_is_refused_with_the_lowest_tha
 
 
 def test_the_lowest_rates_are_taken_and_smaller_messages_make_for_lower_ones() -> None:
-    assert Settings(limits={"bytes_per_s_max": 69_906, "frames_per_s_max": 18, "entries_per_s_max": 5})
-    assert Settings(limits={"bytes_per_s_max": 1_093, "message_bytes_max": 65_536})
+    assert Settings(limits=Limits(bytes_per_s_max=69_906, frames_per_s_max=18, entries_per_s_max=5))
+    assert Settings(limits=Limits(bytes_per_s_max=1_093, message_bytes_max=65_536))

@@ -8,7 +8,6 @@ from orchestrator import work as working
 from orchestrator.core.timers import member
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
-from orchestrator.making import Making
 from orchestrator.peers import Held, Peers
 from orchestrator.store import keys
 from orchestrator.store.base import StoreUnavailable
@@ -21,10 +20,9 @@ from protocol.conversation import Asked, QuestionKind, Suspended
 from protocol.family import Continue, Spawn
 from protocol.frames import HandlerSpec, Nack, Part, Puback, Publish, Recover, Release, ReleaseReason
 from protocol.ids import LogName, partition_of
-from protocol.limits import DEFAULT_LIMITS
 from protocol.run import RunState
 from tests.support.timing import deadline
-from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, meta_of, start_run
+from tests.unit.orchestrator.parts import NOW_MS, agent_peer, line_to, making_for, meta_of, start_run
 
 
 @pytest.fixture
@@ -33,9 +31,7 @@ async def line() -> Line:
 
 
 def work_on(line: Line, losses_max: int = 10) -> Work:
-    return Work(
-        line, Peers(1_000), Dispatch(line, Peers(1_000), 1_000), Making(line, DEFAULT_LIMITS), 1_000, losses_max
-    )
+    return Work(line, Peers(1_000), Dispatch(line, Peers(1_000), 1_000), making_for(line), 1_000, losses_max)
 
 
 def entries(log: LogName, held: Held, seq: int, count: int = 1, *, attempt: int = 1) -> Publish:
