@@ -35,11 +35,13 @@ class Caller:
     Attributes:
         connection: it does not block.
         crowd: what its address counts for; "" where only its request can say.
+        guest: counts it, but not while it waits for its turn.
         left_s: what is left of the time for its request. To wait for its turn takes nothing of it.
     """
 
     connection: socket
     crowd: str
+    guest: Guest
     left_s: float
 
 
@@ -54,7 +56,7 @@ class Doorstep:
     """Those who wait.
 
     Args:
-        begin: begins with a caller; it is nobody's who waits from then on.
+        begin: begins with a caller, and lets its guest come back.
         silence_s: how long one may be silent.
         due_max: of those who have spoken, how many should wait; beyond, who comes stays in the system's queue.
     """
@@ -117,7 +119,7 @@ class Doorstep:
             return
         silent = self._leave(connection)
         left_s = max(silent.until_s - self._loop.time(), LEAST_S)
-        self._due.setdefault(silent.crowd, deque()).append(Caller(connection, silent.crowd, left_s))
+        self._due.setdefault(silent.crowd, deque()).append(Caller(connection, silent.crowd, silent.guest, left_s))
         self._dues += 1
         if self._turn is None:
             self._turn = self._loop.call_soon(self._next)

@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 
 from orchestrator.connection import Connection
 from orchestrator.core.addresses import crowd_of, is_trusted, networks, peer_address
-from orchestrator.core.crowd import Crowd, Guest
+from orchestrator.core.crowd import Crowd
 from orchestrator.doorstep import Caller, Doorstep
 from orchestrator.room import Room
 from orchestrator.services import Services
@@ -126,22 +126,22 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._beginning.add(task)
-        guest = self._crowd.enter(caller.crowd, partial(self._cut, task.cancel, caller.crowd, SILENT))
+        begun = False
         try:
-            if guest is None:
+            if not caller.guest.come_back(partial(self._cut, task.cancel, caller.crowd, SILENT)):
                 self._cut(caller.connection.close, caller.crowd, FULL)
                 return
             with contextlib.suppress(OSError):  # whoever called has gone, or speaks no TLS that will do
-                await self._begin(caller, guest)
-                guest = None  # it is the socket's
+                await self._begin(caller)
+                begun = True  # the guest is the socket's
         finally:
             self._beginning.discard(task)
-            if guest is not None:
-                guest.leave()
+            if not begun:
+                caller.guest.leave()
 
-    async def _begin(self, caller: Caller, guest: Guest) -> None:
+    async def _begin(self, caller: Caller) -> None:
         loop, context = asyncio.get_running_loop(), self._certificates.context
-        make = partial(Socket, self, SUBPROTOCOL, caller.left_s, guest)
+        make = partial(Socket, self, SUBPROTOCOL, caller.left_s, caller.guest)
         if context is None:
             await loop.connect_accepted_socket(make, caller.connection)
             return

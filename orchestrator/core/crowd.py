@@ -11,16 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 __all__ = ["Crowd", "Guest", "Tally"]
 
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Who has come from one address; those that were silent so far in the order in which they came."""
+    """Who has come from one address; those that were silent so far in the order in which they came.
+
+    Those that went and came back are in a row of their own, in the order in which they came back: else they would
+    stand behind newcomers, and not make way before them.
+    """
 
     count: int = 0
     silent: dict[Guest, None] = field(default_factory=dict)
+    back: dict[Guest, None] = field(default_factory=dict)
+
+    def row(self, guest: Guest) -> dict[Guest, None]:
+        """Return the row that a guest is in while it is silent."""
+        return self.back if guest.is_back else self.silent
+
+    def longest(self) -> Guest | None:
+        """Return who has been silent for longest: of the first of each row the one that came first."""
+        firsts = [next(iter(row)) for row in (self.silent, self.back) if row]
+        return min(firsts, key=lambda guest: guest.number, default=None)
 
 
 class Guest:
@@ -28,15 +43,19 @@ class Guest:
 
     Attributes:
         cut: ends its connection; called once, after it has left, where it makes room.
+        number: those who came before it have lower ones.
+        is_back: it went and came back.
     """
 
-    __slots__ = ("_address", "_crowd", "_here", "cut")
+    __slots__ = ("_address", "_crowd", "_here", "cut", "is_back", "number")
 
-    def __init__(self, crowd: Crowd, address: str, cut: Callable[[], object]) -> None:
+    def __init__(self, crowd: Crowd, address: str, number: int, cut: Callable[[], object]) -> None:
         self._crowd = crowd
         self._address = address
         self._here = True
         self.cut = cut
+        self.number = number
+        self.is_back = False
 
     def heard(self) -> None:
         """It has spoken: it makes room for nobody any more."""
@@ -53,10 +72,16 @@ class Guest:
         return self._here
 
     def leave(self) -> None:
-        """Count it no more: it has said who it is, or is gone."""
+        """Count it no more: it has said who it is, waits elsewhere, or is gone."""
         if self._here:
             self._here = False
             self._crowd.drop(self, self._address)
+
+    def come_back(self, cut: Callable[[], object]) -> bool:
+        """Count it again after it has left, as one that came when it did. Returns False where there is no room."""
+        self.cut, self.is_back = cut, True
+        self._here = self._crowd.take(self, self._address)
+        return self._here
 
 
 class Crowd:
@@ -72,6 +97,7 @@ class Crowd:
         self._address_guests_max = address_guests_max
         self._all = _Group()
         self._by: dict[str, _Group] = {}
+        self._numbers = count(1)
 
     def __len__(self) -> int:
         return self._all.count
@@ -83,7 +109,7 @@ class Crowd:
 
     def enter(self, address: str, cut: Callable[[], object]) -> Guest | None:
         """Take a newcomer, from an address or from nobody knows where (""); None where there is no room for it."""
-        guest = Guest(self, address, cut)
+        guest = Guest(self, address, next(self._numbers), cut)
         return guest if self.take(guest, address) else None
 
     def take(self, guest: Guest, address: str) -> bool:
@@ -95,19 +121,19 @@ class Crowd:
             return False
         for each in self._groups(address):
             each.count += 1
-            each.silent[guest] = None
+            each.row(guest)[guest] = None
         return True
 
     def hear(self, guest: Guest, address: str) -> None:
         """A guest has spoken."""
         for each in self._groups(address):
-            each.silent.pop(guest, None)
+            each.row(guest).pop(guest, None)
 
     def drop(self, guest: Guest, address: str) -> None:
         """Count a guest no more."""
         for each in self._groups(address):
             each.count -= 1
-            each.silent.pop(guest, None)
+            each.row(guest).pop(guest, None)
         if address and not self._by[address].count:
             del self._by[address]
 
@@ -116,7 +142,7 @@ class Crowd:
 
 
 def _make_room(group: _Group) -> bool:
-    longest = next(iter(group.silent), None)
+    longest = group.longest()
     if longest is None:
         return False
     longest.leave()

@@ -85,11 +85,12 @@ async def test_who_has_not_come_through_tls_counts_too(world: World, tmp_path: P
     await world.start(unidentified_per_address_max=ADDRESS_MAX, handshake_ms=60_000, **settings)
     async with flood(world, words):
         await eventually(lambda: world.hub.services.counters.refused >= FLOOD - ADDRESS_MAX)
-        await eventually(lambda: world.hub._server.connected + len(world.hub._server._beginning) <= ADDRESS_MAX)
+        server = world.hub._server
+        await eventually(lambda: server.connected + len(server._beginning) <= ADDRESS_MAX)
         async with connected(world.hub.url, world.token, ssl=authority.trusted(), local_addr=(ATTACKER, 0)) as peer:
             await peer.identify(identify())
-    await eventually(lambda: not world.hub._server.connected and not world.hub._server._beginning)
-    assert len(world.hub._server._crowd) == 0
+    await eventually(lambda: not server.connected and not server._beginning)
+    assert len(server._crowd) == 0
 
 
 async def test_behind_a_trusted_proxy_peers_count_by_the_address_that_it_says(world: World) -> None:

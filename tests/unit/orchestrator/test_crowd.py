@@ -72,7 +72,32 @@ def test_whoever_is_known_later_counts_for_its_address_from_then_on() -> None:
     assert len(door.crowd) == 1
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["enter", "heard", "leave", "move"]), st.integers(0, 3), st.integers(0, 20)))
+def test_who_comes_back_makes_way_before_those_who_came_later() -> None:
+    crowd, cut = Crowd(10, 3), list[str]()
+
+    def enter(name: str) -> Guest:
+        guest = crowd.enter("a", lambda: cut.append(name))
+        assert guest is not None
+        return guest
+
+    early = {name: enter(name) for name in ("1", "2", "3")}
+    for guest in early.values():
+        guest.leave()
+    late = enter("late")
+    for name, guest in early.items():
+        assert guest.come_back(lambda name=name: cut.append(name))  # type: ignore[misc]
+    assert cut == ["1"], "the oldest of those that came before it"
+    early["2"].heard()
+    enter("5")
+    enter("6")
+    assert cut == ["1", "3", "late"]
+    late.leave()
+    assert len(crowd) == 3
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["enter", "heard", "leave", "back", "move"]), st.integers(0, 3), st.integers(0, 20))
+)
 
 
 @given(STEPS)
@@ -90,6 +115,11 @@ def test_limits_hold_whatever_happens_and_nothing_is_left_over(steps: list[tuple
                 guests[chosen].heard()
             elif step == "leave":
                 guests.pop(chosen).leave()
+            elif step == "back":
+                guest = guests.pop(chosen)
+                guest.leave()
+                if guest.come_back(guest.cut):
+                    guests[chosen] = guest
             elif not guests[chosen].move(str(address + 1)):
                 del guests[chosen]
         assert len(crowd) == len(guests) <= 6
