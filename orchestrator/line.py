@@ -25,6 +25,8 @@ from protocol.ids import LogKind, LogName
 __all__ = ["Line", "monotonic_ms"]
 
 CLOCK_SYNC_S = 60.0
+CLOCK_STEP_MS = 1_000
+"""No reply is thought to be later than this: the store's clock was set back."""
 _CUT = frozenset({LogKind.AGENT, LogKind.TOPIC})
 """The kinds of logs that are cut when they grow too long."""
 
@@ -88,7 +90,7 @@ class Line:
             raise
         if isinstance(outcome, Outcome):
             self._counters.commits += 1
-            self._clock_gap_ms = outcome.now_ms - monotonic_ms()
+            self._hear_clock(outcome.now_ms)
             self.tails.take(commit, outcome)
             if self.on_timer is not None:
                 timers = keys.timers(commit.partition)
@@ -98,6 +100,12 @@ class Line:
                         self.on_timer(commit.partition, op.member, in_ms)
             self._grown.update(append.log for append in commit.appends if append.log.kind in _CUT)
         return outcome
+
+    def _hear_clock(self, store_ms: int) -> None:
+        """Take what a reply says of the store's clock. It comes late, never early, so the one that is ahead counts."""
+        gap_ms = store_ms - monotonic_ms()
+        if not self._clock_gap_ms - CLOCK_STEP_MS < gap_ms < self._clock_gap_ms:
+            self._clock_gap_ms = gap_ms
 
     def take_grown(self) -> set[LogName]:
         """Return the logs of the kinds that are cut, which commits of this hub appended to since the last call."""

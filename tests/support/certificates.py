@@ -21,6 +21,18 @@ from cryptography.x509.oid import NameOID
 
 __all__ = ["Authority", "Pair"]
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Pair:
     """A certificate with its key, as files.
@@ -80,6 +92,11 @@ class Authority:
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key())
         builder = builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)]))
+        if isinstance(about, x509.BasicConstraints):
+            builder = builder.add_extension(_SIGNS, critical=True)
+        signer = self._key.public_key()
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False)
         builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
         return (
             builder.serial_number(x509.random_serial_number())
