@@ -53,7 +53,8 @@ from protocol.frames import (
     Role,
 )
 from protocol.frames import Error as ErrorFrame
-from protocol.session import DEFAULT_HANDSHAKE_MS, Phase, Session, Side
+from protocol.limits import DEFAULT_HANDSHAKE_MS
+from protocol.session import Phase, Session, Side
 from protocol.version import SUBPROTOCOL
 
 __all__ = ["Link"]

@@ -113,7 +113,7 @@ class Connection:
             Side.HUB,
             monotonic_ms(),
             heartbeat_ms=hub.settings.interval_ms,
-            handshake_ms=hub.settings.handshake_ms,
+            handshake_ms=hub.settings.limits.handshake_ms,
         )
         self.peer: Peer | None = None
         self.follows: Follows | None = None

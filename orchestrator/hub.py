@@ -171,7 +171,7 @@ class Hub:
         return url
 
     def _build(self, store: Store, tokens: Tokens) -> None:
-        settings, counters, peers = self.settings, Counters(), Peers(self.settings.handshake_ms)
+        settings, counters, peers = self.settings, Counters(), Peers(self.settings.limits.handshake_ms)
         tails = Tails(store, self._spawn, settings.replay_reads_max)
         line = Line(store, tails, self.hub_id, settings.durability.value, counters)
         registry, acks, audit = Registry(line), Acks(line), Audit(line, counters)

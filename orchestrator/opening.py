@@ -102,7 +102,7 @@ async def open_session(
     peer = _peer(connection, frame, principal, permit, hub.settings.limits.attempts_max)
     peer.key = known_as.key
     if not hub.sessions.enter(peer.account):
-        limit = hub.settings.sessions_per_principal_max
+        limit = hub.settings.limits.sessions_per_principal_max
         message = f"{limit} sessions are open with tokens of {principal.name}"
         return Denied(CloseCode.OVERLOADED, message, SESSIONS, principal)
     meter = hub.meters.enter(peer.account, monotonic_ms())

@@ -23,10 +23,10 @@ class Room:
     __slots__ = ("address_strangers_max", "sockets_max", "strangers_max")
 
     def __init__(self, settings: Settings) -> None:
-        self.sockets_max = settings.connections_max + settings.unidentified_max
-        self.strangers_max = settings.unidentified_max
+        self.sockets_max = settings.connections_max + settings.limits.unidentified_max
+        self.strangers_max = settings.limits.unidentified_max
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files != resource.RLIM_INFINITY:
             self.sockets_max = min(self.sockets_max, max(files - FILES_RESERVED, files // 2))
             self.strangers_max = min(self.strangers_max, self.sockets_max // 2)
-        self.address_strangers_max = min(self.strangers_max, settings.unidentified_per_address_max)
+        self.address_strangers_max = min(self.strangers_max, settings.limits.unidentified_per_address_max)

@@ -84,7 +84,7 @@ class Server:
         self._turns: Turns | None = None
         self._room = Room(hub.settings)
         self._crowd = Crowd(self._room.strangers_max, self._room.address_strangers_max)
-        self._doorstep = Doorstep(self._open, hub.settings.handshake_ms / 1000, self._room.strangers_max)
+        self._doorstep = Doorstep(self._open, hub.settings.limits.handshake_ms / 1000, self._room.strangers_max)
         self._sockets: set[Socket] = set()
         self._strangers: set[Socket] = set()
         self._beginning: set[asyncio.Task[None]] = set()

@@ -72,5 +72,5 @@ class Services:
     draining: bool = False
 
     def __post_init__(self) -> None:
-        self.sessions = Tally(self.settings.sessions_per_principal_max)
+        self.sessions = Tally(self.settings.limits.sessions_per_principal_max)
         self.meters = Meters(self.settings.limits)

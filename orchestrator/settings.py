@@ -127,7 +127,6 @@ class Settings(BaseSettings):
     heartbeat_ms: int = Field(
         5_000, ge=50, le=600_000, description="longest silence of a side; never more than a third of the lease"
     )
-    handshake_ms: int = Field(10_000, ge=100, description="time for a connection to identify itself")
     token_grace_ms: int = Field(
         60_000, ge=0, le=3_600_000, description="how long a session goes on after its token has expired"
     )
@@ -137,17 +136,6 @@ class Settings(BaseSettings):
     )
     drain_ms: int = Field(5_000, ge=0, description="longest that a stopping hub waits for what is under way")
     connections_max: int = Field(100_000, ge=1, description="connections at once")
-    unidentified_max: int = Field(
-        8_192,
-        ge=1,
-        description="connections at once that have not identified themselves; the longest silent makes way",
-    )
-    unidentified_per_address_max: int = Field(
-        4_096, ge=1, description="of those, how many from one address, or one /64 of IPv6"
-    )
-    sessions_per_principal_max: int = Field(
-        16_384, ge=1, description="sessions at once with tokens of one name in one namespace"
-    )
     replay_reads_max: int = Field(16, ge=1, description="pages of history read from the store at once")
     recheck_ms: int = Field(10_000, ge=50, description="how often followed logs are compared with the store")
     log_entries_max: int = Field(
@@ -172,7 +160,7 @@ class Settings(BaseSettings):
         {}, description="other issuers of tokens, by name: where their keys are, and what they are trusted for"
     )
     log_level: str = Field("info", description="debug, info, warning or error")
-    limits: Limits = Field(DEFAULT_LIMITS, description="what one session may use")
+    limits: Limits = Field(DEFAULT_LIMITS, description="what peers may use")
 
     @model_validator(mode="before")
     @classmethod

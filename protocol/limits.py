@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "ARRAYS_MAX",
+    "DEFAULT_HANDSHAKE_MS",
     "DEFAULT_LIMITS",
     "ITEMS_MAX",
     "KEPT_TAGS_MAX",
@@ -41,15 +42,25 @@ UNIDENTIFIED_BYTES_MAX = 64 * 1024
 KEPT_TAGS_MAX = 4096
 """Tags that a peer keeps for each subscription, to find where a diverged log parted."""
 
+DEFAULT_HANDSHAKE_MS = 10_000
+
 RATE_BURST_S = 2
 """Seconds' worth of a rate that may come at once."""
 
 
 class Limits(BaseModel):
-    """What one session may use. A side that goes past a limit is refused, never buffered for."""
+    """What peers may use. A side that goes past a limit is refused, never buffered for."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
+    handshake_ms: int = Field(DEFAULT_HANDSHAKE_MS, ge=100)
+    """Time for a connection to identify itself."""
+    unidentified_max: int = Field(8192, ge=1)
+    """Connections at once that have not; the longest silent makes way."""
+    unidentified_per_address_max: int = Field(4096, ge=1)
+    """Of those, how many from one address, or one /64 of IPv6."""
+    sessions_per_principal_max: int = Field(16_384, ge=1)
+    """Sessions at once with tokens of one name in one namespace."""
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=UNIDENTIFIED_BYTES_MAX)
     body_bytes_max: int = Field(1024 * 1024, ge=1)
     frame_entries_max: int = Field(256, ge=1)

@@ -34,11 +34,10 @@ from protocol.codes import CloseCode
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.frames import FRAMES, Part
-from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
+from protocol.limits import DEFAULT_HANDSHAKE_MS, DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
 
-__all__ = ["DEFAULT_HANDSHAKE_MS", "STEPS", "Phase", "Session", "Side"]
+__all__ = ["STEPS", "Phase", "Session", "Side"]
 
-DEFAULT_HANDSHAKE_MS = 10_000
 MISSED_INTERVALS_MAX = 2
 
 

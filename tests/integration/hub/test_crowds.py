@@ -54,7 +54,7 @@ UPGRADE = (
 
 @pytest.mark.parametrize("words", [b"", b"GET / HT", UPGRADE], ids=["nothing", "half a request", "no identify"])
 async def test_a_flood_that_never_says_who_it_is_keeps_nobody_out(world: World, words: bytes) -> None:
-    await world.start(unidentified_per_address_max=ADDRESS_MAX, handshake_ms=60_000)
+    await world.start(limits={"unidentified_per_address_max": ADDRESS_MAX, "handshake_ms": 60_000})
     token = world.issue("agent", agents=("a1", "a2"))
     tracemalloc.start()
     try:
@@ -82,7 +82,7 @@ async def test_a_flood_that_never_says_who_it_is_keeps_nobody_out(world: World, 
 async def test_who_has_not_come_through_tls_counts_too(world: World, tmp_path: Path, words: bytes) -> None:
     authority = Authority(tmp_path)
     settings = authority.pair("hub").settings()
-    await world.start(unidentified_per_address_max=ADDRESS_MAX, handshake_ms=60_000, **settings)
+    await world.start(limits={"unidentified_per_address_max": ADDRESS_MAX, "handshake_ms": 60_000}, **settings)
     async with flood(world, words):
         await eventually(lambda: world.hub.services.counters.refused >= FLOOD - ADDRESS_MAX)
         server = world.hub._server
@@ -94,7 +94,7 @@ async def test_who_has_not_come_through_tls_counts_too(world: World, tmp_path: P
 
 
 async def test_behind_a_trusted_proxy_peers_count_by_the_address_that_it_says(world: World) -> None:
-    await world.start(unidentified_per_address_max=1, trusted_proxies=("127.0.0.0/8",))
+    await world.start(limits={"unidentified_per_address_max": 1}, trusted_proxies=("127.0.0.0/8",))
     async with AsyncExitStack() as stack:
 
         async def come(address: str) -> None:
@@ -110,7 +110,7 @@ async def test_behind_a_trusted_proxy_peers_count_by_the_address_that_it_says(wo
 
 
 async def test_one_principal_has_so_many_sessions_and_another_has_its_own(world: World) -> None:
-    await world.start(sessions_per_principal_max=2)
+    await world.start(limits={"sessions_per_principal_max": 2})
     mine, other = world.issue("operator", name="mine"), world.issue("operator", name="other")
     elsewhere = world.issue("operator", name="mine", namespace="elsewhere")
     async with AsyncExitStack() as stack:
@@ -131,7 +131,7 @@ async def test_one_principal_has_so_many_sessions_and_another_has_its_own(world:
 
 
 async def test_a_session_that_is_not_opened_after_all_counts_no_more(world: World) -> None:
-    await world.start(sessions_per_principal_max=1)
+    await world.start(limits={"sessions_per_principal_max": 1})
     token = world.issue("agent", name="mine", agents=("a1",))
     async with world.peer(token) as first:
         await first.identify(identify("a1", Role.AGENT))
@@ -148,7 +148,7 @@ async def test_a_session_that_is_not_opened_after_all_counts_no_more(world: Worl
 async def test_who_has_spoken_is_not_displaced_and_who_is_known_is_not_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.start(unidentified_per_address_max=1)
+    await world.start(limits={"unidentified_per_address_max": 1})
     commit, opening, gate = world.store.commit, asyncio.Event(), asyncio.Event()
 
     async def slow(proposed: Commit) -> Outcome | Refused:

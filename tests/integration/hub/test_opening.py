@@ -210,7 +210,7 @@ async def test_somebody_elses_token_does_not_keep_a_session(line: World) -> None
 
 
 async def test_who_never_identifies_is_closed(world: World) -> None:
-    await world.start(handshake_ms=200)
+    await world.start(limits={"handshake_ms": 200})
     async with world.peer() as peer:
         code, _ = await peer.told()
         assert code == CloseCode.HANDSHAKE_TIMEOUT

@@ -124,7 +124,7 @@ async def test_a_peer_without_a_certificate_of_the_authority_is_not_let_in(
 
 
 async def test_who_says_nothing_or_speaks_plain_to_tls_is_cut_off(world: World, authority: Authority) -> None:
-    await world.start(**authority.pair("hub").settings(), handshake_ms=300)
+    await world.start(**authority.pair("hub").settings(), limits={"handshake_ms": 300})
     place = urlsplit(world.hub.url)
     for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
@@ -142,7 +142,7 @@ async def test_a_stopping_hub_does_not_wait_for_who_has_not_begun_tls(
     world: World, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "FAREWELL_S", 60.0)
-    hub = world.new_hub(**authority.pair("hub").settings(), handshake_ms=60_000)
+    hub = world.new_hub(**authority.pair("hub").settings(), limits={"handshake_ms": 60_000})
     async with deadline(10):
         async with hub:
             place = urlsplit(hub.url)

@@ -26,6 +26,7 @@ from orchestrator.websocket import PIECE_BYTES_MAX, REQUEST_BYTES_MAX, Socket
 from protocol.codec import encode
 from protocol.codes import CloseCode
 from protocol.frames import Bye, Heartbeat, Role, Start, Subscribe, Window
+from protocol.limits import Limits
 from tests.support.hub_peer import identify, publish, subscribe
 from tests.support.hub_work import connection_of
 from tests.support.hub_world import World, topic
@@ -193,7 +194,7 @@ async def test_an_endless_request_is_refused(line: World) -> None:
 
 
 async def test_a_connection_that_never_asks_is_closed(world: World) -> None:
-    await world.start(handshake_ms=300)
+    await world.start(limits={"handshake_ms": 300})
     async with raw(world) as (silent, _), raw(world) as (slow, writer):
         writer.write(b"GET / HT")
         assert (await rest(silent), await rest(slow)) == (b"", b"")
@@ -201,7 +202,7 @@ async def test_a_connection_that_never_asks_is_closed(world: World) -> None:
 
 
 async def test_connections_that_never_ask_are_bounded(world: World) -> None:
-    await world.start(unidentified_max=4)
+    await world.start(limits={"unidentified_max": 4})
     async with AsyncExitStack() as stack:
         async with world.peer() as peer:
             await peer.identify(identify())
@@ -219,7 +220,7 @@ async def test_connections_that_never_ask_are_bounded(world: World) -> None:
 def test_a_hub_leaves_itself_files_to_work_with(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def room(files: int) -> tuple[int, int]:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-        found = Room(Settings(data=world.data, connections_max=5_000, unidentified_max=1_000))
+        found = Room(Settings(data=world.data, connections_max=5_000, limits=Limits(unidentified_max=1_000)))
         assert found.address_strangers_max == found.strangers_max, "an address may have no more than all"
         return found.sockets_max, found.strangers_max
 
@@ -412,7 +413,7 @@ async def test_a_stopping_hub_does_not_wait_for_those_who_never_asked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "FAREWELL_S", 60.0)
-    hub = world.new_hub(handshake_ms=60_000)
+    hub = world.new_hub(limits={"handshake_ms": 60_000})
     async with AsyncExitStack() as stack:
         async with deadline(20), hub:
             crowd = [await stack.enter_async_context(raw(world)) for _ in range(5)]

@@ -29,16 +29,16 @@ def test_defaults_serve(tmp_path: Path) -> None:
 def test_environment_file_and_flags_in_rising_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEETLINE_LEASE_MS", "1000")
     monkeypatch.setenv("FLEETLINE_DRAIN_MS", "1000")
-    monkeypatch.setenv("FLEETLINE_HANDSHAKE_MS", "1000")
+    monkeypatch.setenv("FLEETLINE_RECHECK_MS", "1000")
     (tmp_path / CONFIG_NAME).write_text("lease_ms = 2000\ndrain_ms = 2000\n[limits]\nsubscriptions_max = 7\n")
     loaded = load({"lease_ms": 3000, "listen": None})
     settings = loaded.settings
-    assert (settings.lease_ms, settings.drain_ms, settings.handshake_ms) == (3000, 2000, 1000)
+    assert (settings.lease_ms, settings.drain_ms, settings.recheck_ms) == (3000, 2000, 1000)
     assert settings.limits.subscriptions_max == 7
     assert settings.limits.requests_max == 256
     assert loaded.origins["lease_ms"] == "flag"
     assert loaded.origins["drain_ms"] == str(tmp_path / CONFIG_NAME)
-    assert loaded.origins["handshake_ms"] == "environment"
+    assert loaded.origins["recheck_ms"] == "environment"
     assert loaded.origins["listen"] == "default"
 
 

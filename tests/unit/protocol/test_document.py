@@ -19,6 +19,7 @@ from protocol.frames import FRAMES, ResetReason, Window
 from protocol.ids import PARTITIONS, LogKind
 from protocol.limits import (
     ARRAYS_MAX,
+    DEFAULT_HANDSHAKE_MS,
     ITEMS_MAX,
     KEPT_TAGS_MAX,
     MAPS_MAX,
@@ -31,7 +32,6 @@ from protocol.output import OUTPUT_ENTRY_BYTES_MAX, PIECE_BYTES_MAX
 from protocol.requests import METHODS
 from protocol.run import TRANSITIONS
 from protocol.schedules import SCHEDULES_MAX
-from protocol.session import DEFAULT_HANDSHAKE_MS
 from tests.support.document import PROTOCOL, field_rows, headings, section, table
 
 PARTS: dict[str, type[BaseModel]] = {

@@ -66,7 +66,7 @@ PUBLIC = {
         PARTITIONS LogKind LogName check_name make_run_id partition_of queue_partition run_of
     """,
     "limits": """
-        ARRAYS_MAX DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX MAPS_MAX MESSAGE_FRAMES_MAX NESTING_MAX
+        ARRAYS_MAX DEFAULT_HANDSHAKE_MS DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX MAPS_MAX MESSAGE_FRAMES_MAX NESTING_MAX
         RATE_BURST_S UNIDENTIFIED_BYTES_MAX Limits
     """,
     "proof": """
@@ -117,7 +117,7 @@ PUBLIC = {
         LABELS_MAX SELECTOR_CHARS_MAX Requirement Selector check_labels parse_selector selector_of
     """,
     "session": """
-        DEFAULT_HANDSHAKE_MS STEPS Phase Session Side
+        STEPS Phase Session Side
     """,
     "talk": """
         Command Message MessageState Question QuestionState Talk talk_after

@@ -11,8 +11,8 @@ from protocol.codes import CloseCode
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import LocalProtocolError
 from protocol.frames import FRAMES, Ack, Bye, Error, Frame, Goaway, Heartbeat
-from protocol.limits import DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
-from protocol.session import DEFAULT_HANDSHAKE_MS, STEPS, Phase, Session, Side
+from protocol.limits import DEFAULT_HANDSHAKE_MS, DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
+from protocol.session import STEPS, Phase, Session, Side
 from tests.support.samples import SAMPLES
 
 HEARTBEAT_MS = 1000
