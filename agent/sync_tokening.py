@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from agent.tokening import TokenMethods
-from protocol.requests_tokens import TokenChecked, TokenRevoked
+from protocol.requests_tokens import RevokedMark, TokenChecked, TokenRevoked
 
 __all__ = ["SyncTokenMethods"]
 
@@ -30,9 +30,21 @@ class SyncTokenMethods(ABC):
         """Take one token back. See `Client.revoke_token`."""
         return self._wait(self._twin.revoke_token(token_id, expires_ms))
 
-    def revoke_tokens_of(self, name: str) -> TokenRevoked:
+    def revoke_tokens_of(self, name: str, expires_ms: int | None = None) -> TokenRevoked:
         """Take back all tokens that were issued to a name until now. See `Client.revoke_tokens_of`."""
-        return self._wait(self._twin.revoke_tokens_of(name))
+        return self._wait(self._twin.revoke_tokens_of(name, expires_ms))
+
+    def unrevoke_token(self, token_id: str) -> bool:
+        """Let one token be good again. See `Client.unrevoke_token`."""
+        return self._wait(self._twin.unrevoke_token(token_id))
+
+    def unrevoke_tokens_of(self, name: str) -> bool:
+        """Let the tokens of a name be good again. See `Client.unrevoke_tokens_of`."""
+        return self._wait(self._twin.unrevoke_tokens_of(name))
+
+    def revoked_tokens(self) -> tuple[RevokedMark, ...]:
+        """Return what is revoked. See `Client.revoked_tokens`."""
+        return self._wait(self._twin.revoked_tokens())
 
     def check_token(self, token_id: str, name: str, issued_s: int) -> TokenChecked:
         """Return whether a token is revoked. See `Client.check_token`."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from protocol import requests_tokens as tokens
 from protocol.artifacts import Artifact, ArtifactOpen, ArtifactOpened
 from protocol.conversation import RunAnswer, RunAnswered, RunQueried, RunQuery, RunSteer, RunSteering
 from protocol.entry import Entry, Position
@@ -46,7 +47,6 @@ from protocol.requests_queues import (
     Rate,
     Share,
 )
-from protocol.requests_tokens import TokenCheck, TokenChecked, TokenRevoke, TokenRevoked
 from protocol.schedules import (
     ScheduleAdd,
     ScheduleGet,
@@ -383,8 +383,10 @@ METHODS: dict[str, Method] = {
     "agent.cordon": Method(AgentChange, AgentStanding, needs_op=True),
     "agent.uncordon": Method(AgentChange, AgentStanding, needs_op=True),
     "agent.drain": Method(AgentDrain, AgentStanding, needs_op=True),
-    "token.revoke": Method(TokenRevoke, TokenRevoked),
-    "token.check": Method(TokenCheck, TokenChecked),
+    "token.revoke": Method(tokens.TokenRevoke, tokens.TokenRevoked),
+    "token.unrevoke": Method(tokens.TokenUnrevoke, tokens.TokenUnrevoked),
+    "token.revoked": Method(tokens.RevokedList, tokens.RevokedListed),
+    "token.check": Method(tokens.TokenCheck, tokens.TokenChecked),
     "key.list": Method(KeyList, KeyListed),
     "key.accept": Method(KeyChange, PeerKey),
     "key.reject": Method(KeyChange, PeerKey),

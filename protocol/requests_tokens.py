@@ -10,8 +10,20 @@ from typing import Annotated
 from pydantic import Field
 
 from protocol.frames.part import Name, Part, UInt
+from protocol.requests_agents import LIST_MAX
 
-__all__ = ["TokenCheck", "TokenChecked", "TokenId", "TokenRevoke", "TokenRevoked"]
+__all__ = [
+    "RevokedList",
+    "RevokedListed",
+    "RevokedMark",
+    "TokenCheck",
+    "TokenChecked",
+    "TokenId",
+    "TokenRevoke",
+    "TokenRevoked",
+    "TokenUnrevoke",
+    "TokenUnrevoked",
+]
 
 TokenId = Annotated[str, Field(min_length=1, max_length=160)]
 
@@ -22,7 +34,7 @@ class TokenRevoke(Part):
     token: TokenId | None = None
     name: Name | None = None
     expires_ms: UInt | None = None
-    """When that token expires: after that, nothing more is kept of its having been revoked."""
+    """When it expires, or the last of them: an hour after that, nothing is kept of its having been revoked."""
 
 
 class TokenRevoked(Part):
@@ -30,6 +42,41 @@ class TokenRevoked(Part):
 
     since_ms: UInt
     until_ms: UInt | None = None
+
+
+class TokenUnrevoke(Part):
+    """`token.unrevoke`: one token, or all of a name, that were revoked are good again."""
+
+    token: TokenId | None = None
+    name: Name | None = None
+
+
+class TokenUnrevoked(Part):
+    """Whether it was revoked until now."""
+
+    was_revoked: bool
+
+
+class RevokedList(Part):
+    """`token.revoked`: what is revoked in the namespace, latest first."""
+
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
+
+
+class RevokedMark(Part):
+    """That a `token`, all tokens of a `name` issued until `since_ms`, an `agent` or a `key` is revoked, and by whom."""
+
+    subject: str
+    id: str
+    since_ms: UInt
+    until_ms: UInt | None = None
+    by: str
+
+
+class RevokedListed(Part):
+    """What is revoked, latest first."""
+
+    marks: tuple[RevokedMark, ...]
 
 
 class TokenCheck(Part):

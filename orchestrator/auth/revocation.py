@@ -32,7 +32,17 @@ from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import RequestError
 from protocol.frames import Part, Role
 from protocol.ids import check_name
-from protocol.requests_tokens import TokenCheck, TokenChecked, TokenRevoke, TokenRevoked
+from protocol.requests_tokens import (
+    RevokedList,
+    RevokedListed,
+    RevokedMark,
+    TokenCheck,
+    TokenChecked,
+    TokenRevoke,
+    TokenRevoked,
+    TokenUnrevoke,
+    TokenUnrevoked,
+)
 
 if TYPE_CHECKING:
     from orchestrator.services import Services
@@ -63,6 +73,8 @@ class Revocations:
         self.on_change: Callable[[], None] | None = None
         self.methods: dict[str, Callable[[Peer, str, Any], Awaitable[Part]]] = {
             "token.revoke": self._token_revoke,
+            "token.unrevoke": self._token_unrevoke,
+            "token.revoked": self._token_revoked,
             "token.check": self._token_check,
         }
 
@@ -148,20 +160,46 @@ class Revocations:
             log_.info("marks_forgotten", count=len(gone))
 
     async def _token_revoke(self, peer: Peer, _op: str, params: TokenRevoke) -> TokenRevoked:
-        if (params.token is None) is (params.name is None):
-            raise RequestError(ErrorCode.INVALID_PARAMS, "token.revoke: it is either one token, or all of a name")
-        if params.token is not None:
-            target = Target(peer.namespace, Subject.TOKEN, params.token)
-            mark = await self.revoke(target, peer.principal, params.expires_ms)
-        else:
-            target = Target(peer.namespace, Subject.NAME, check_name(params.name or ""))
-            mark = await self.revoke(target, peer.principal)
+        target = _target(peer, "token.revoke", params.token, params.name)
+        mark = await self.revoke(target, peer.principal, params.expires_ms)
         return TokenRevoked(since_ms=mark.since_ms, until_ms=mark.until_ms)
+
+    async def _token_unrevoke(self, peer: Peer, _op: str, params: TokenUnrevoke) -> TokenUnrevoked:
+        target = _target(peer, "token.unrevoke", params.token, params.name)
+        (known,) = await self._line.store.hash_get(MARKS_KEY, target.field)
+        if known is not None:
+            await self.lift(target)
+            log_.info(
+                "unrevoked", subject=target.subject.value, namespace=target.namespace, id=target.id, by=peer.principal
+            )
+        return TokenUnrevoked(was_revoked=known is not None)
+
+    async def _token_revoked(self, peer: Peer, _op: str, params: RevokedList) -> RevokedListed:
+        await self.load()
+        shown = (
+            RevokedMark(subject=at.subject.value, id=at.id, since_ms=mark.since_ms, until_ms=mark.until_ms, by=mark.by)
+            for at, mark in ((mark.target, mark) for mark in self._marks.of(peer.namespace)[: params.limit])
+        )
+        return RevokedListed(marks=tuple(shown))
 
     async def _token_check(self, peer: Peer, _op: str, params: TokenCheck) -> TokenChecked:
         await self.load()
         why = self._marks.why_token(peer.namespace, params.token, params.name, params.issued_s)
         return TokenChecked(namespace=peer.namespace, revoked=why is not None, reason=why)
+
+
+def _target(peer: Peer, method: str, token: str | None, name: str | None) -> Target:
+    """Return what a request is about.
+
+    Raises:
+        RequestError: it is neither one token nor one name.
+        InvalidName: the name is none.
+    """
+    if (token is None) is (name is None):
+        raise RequestError(ErrorCode.INVALID_PARAMS, f"{method}: it is either one token, or all of a name")
+    if token is not None:
+        return Target(peer.namespace, Subject.TOKEN, token)
+    return Target(peer.namespace, Subject.NAME, check_name(name or ""))
 
 
 def _too_many(limit: int, whose: str = "") -> RequestError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["AGENTS", "ARTIFACTS", "DEAD", "KEYS", "LOGS", "QUEUES", "RUNS", "SCHEDULES", "epilog"]
+__all__ = ["AGENTS", "ARTIFACTS", "DEAD", "KEYS", "LOGS", "QUEUES", "REVOKED", "RUNS", "SCHEDULES", "epilog"]
 
 RUNS = {
     "RUN": "its id",
@@ -67,6 +67,13 @@ KEYS = {
     "SINCE": "when that state began",
     "BY": "who decided; join:NAME is a join token",
     "REFUSED": "another key that somebody came with, and how often that was noted",
+}
+REVOKED = {
+    "WHAT": "token, name (all tokens that were issued to it until then), agent or key",
+    "ID": "of the token, the name or the agent; the key's fingerprint",
+    "SINCE": "when it was revoked",
+    "UNTIL": "from when it matters no more, and is forgotten; kept until it is lifted where it is empty",
+    "BY": "who did it",
 }
 LOGS = {
     "LOG": "run/ID, topic/NAME, agent/ID or artifact/ID",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import granting, options
+from orchestrator.cli import columns, granting, options
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.output import Output
 
@@ -124,22 +124,37 @@ def revoke(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="The token in this file; - is standard input.")
     ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            "--expires", metavar="TIME", help="How long it would be good: 12h, 30d. It is kept in mind for as long."
+        ),
+    ] = None,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Take a token back: it opens no session any more, and those that are open end within a second."""
+    """Take a token back: it opens no session any more, and those that are open end within a second.
+
+    Without --file and --expires that is kept in mind until `token unrevoke`, for nobody knows how long the token lasts.
+    """
+    import time
+
     from orchestrator.cli.connect import with_client
-    from orchestrator.cli.inputs import parse_name
+    from orchestrator.cli.inputs import parse_duration_s, parse_name
     from orchestrator.cli.inspecting import of_file, parse_token_id
     from orchestrator.cli.text import clock
 
+    if file is not None and expires is not None:
+        raise CliError("--expires: the token in the file says itself when it expires")
     if sum(each is not None for each in (token_id, principal, file)) != 1:
         raise CliError("say what to revoke: the ID of a token, --file FILE that holds it, or --principal NAME")
     given, expires_ms = of_file(file) if file is not None else (token_id, None)
+    if expires is not None:
+        expires_ms = (int(time.time()) + parse_duration_s(expires, "--expires")) * 1000
     if principal is not None:
         name = parse_name(principal, "--principal")
-        revoked = with_client(hub, token_file, lambda client: client.revoke_tokens_of(name))
+        revoked = with_client(hub, token_file, lambda client: client.revoke_tokens_of(name, expires_ms))
     else:
         one = parse_token_id(given or "")
         revoked = with_client(hub, token_file, lambda client: client.revoke_token(one, expires_ms))
@@ -150,6 +165,59 @@ def revoke(
     else:
         said = f"token {given}" if principal is None else f"all tokens of {principal} issued until now"
         out.line(f"{said}: revoked at {clock(revoked.since_ms)}")
+
+
+@app.command("revoked", epilog=columns.epilog(columns.REVOKED))
+def revoked(
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """List what is revoked, latest first."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.text import clock
+
+    marks = with_client(hub, token_file, lambda client: client.revoked_tokens())
+    out = Output(as_json)
+    if as_json:
+        for mark in marks:
+            out.json(mark.model_dump())
+        return
+    rows = ((mark.subject, mark.id, clock(mark.since_ms), clock(mark.until_ms), mark.by) for mark in marks)
+    out.rows(tuple(columns.REVOKED), rows)
+
+
+@app.command("unrevoke")
+def unrevoke(
+    token_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Id of the token, as `token revoked` shows it.")
+    ] = None,
+    principal: Annotated[
+        str | None, typer.Option("--principal", metavar="NAME", help="All tokens of NAME that were revoked as such.")
+    ] = None,
+    hub: options.Hub = None,
+    token_file: options.TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let a token be good again that was revoked, or forget that it was."""
+    from orchestrator.cli.connect import with_client
+    from orchestrator.cli.inputs import parse_name
+    from orchestrator.cli.inspecting import parse_token_id
+
+    if (token_id is None) is (principal is None):
+        raise CliError("say what is to be good again: the ID of a token, or --principal NAME")
+    if principal is not None:
+        name = parse_name(principal, "--principal")
+        was_revoked = with_client(hub, token_file, lambda client: client.unrevoke_tokens_of(name))
+    else:
+        one = parse_token_id(token_id or "")
+        was_revoked = with_client(hub, token_file, lambda client: client.unrevoke_token(one))
+    out = Output(as_json)
+    if as_json:
+        out.json({"token": token_id, "principal": principal, "was_revoked": was_revoked})
+    else:
+        said = f"token {token_id}" if principal is None else f"tokens of {principal}"
+        out.line(f"{said}: {'no longer revoked' if was_revoked else 'not revoked as such, nothing to lift'}")
 
 
 def _tokens(data: Path) -> Tokens:

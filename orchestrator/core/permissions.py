@@ -134,6 +134,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "agent.uncordon": _rule(Action.CONTROL, Of.AGENT),
     "agent.drain": _rule(Action.CONTROL, Of.AGENT),
     "token.revoke": _rule(Action.ADMIN, Of.ALL),
+    "token.unrevoke": _rule(Action.ADMIN, Of.ALL),
+    "token.revoked": _rule(Action.ADMIN, Of.ALL),
     "token.check": _rule(Action.READ, Of.ALL),
     "key.list": _rule(Action.READ, Of.ALL),  # its own; all of them where it may decide about them
     "key.accept": _rule(Action.ADMIN, Of.ALL),

@@ -149,6 +149,11 @@ class Marks:
     def __len__(self) -> int:
         return len(self._marks)
 
+    def of(self, namespace: str) -> list[Mark]:
+        """Return those of a namespace, latest first."""
+        found = [mark for target, mark in self._marks.items() if target.namespace == namespace]
+        return sorted(found, key=lambda mark: (-mark.since_ms, mark.target.field))
+
     def count(self, namespace: str) -> int:
         """Return how many of them are of a namespace."""
         return sum(target.namespace == namespace for target in self._marks)

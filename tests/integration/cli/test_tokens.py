@@ -69,6 +69,22 @@ def test_a_token_is_revoked_by_its_id_its_file_or_its_name(shell: Shell, how: st
     found = inspect(shell, file, 4)
     assert (found["revoked"], found["times"]) == (True, "valid")
     assert shell("run", "ls", "--token-file", str(other)).returncode == 0
+    what, named = ("name", f"{how}-1") if how == "principal" else ("token", token_id)
+    marks = [mark for mark in shell.json("token", "revoked") if mark["id"] == named]
+    assert [(mark["subject"], mark["since_ms"], mark["by"]) for mark in marks] == [
+        (what, said["since_ms"], "client:local")
+    ]
+    assert f"{what}\t{named}\t" in shell.done("token", "revoked")
+    lift = words if how == "principal" else [token_id]
+    assert "no longer revoked" in shell.done("token", "unrevoke", *lift)
+    assert "nothing to lift" in shell.done("token", "unrevoke", *lift)
+    assert inspect(shell, file)["revoked"] is False
+
+
+def test_it_is_kept_in_mind_for_as_long_as_was_said(shell: Shell) -> None:
+    for words in (["t-1"], ["--principal", "somebody"]):
+        (said,) = shell.json("token", "revoke", *words, "--expires", "2d")
+        assert abs(int(str(said["until_ms"])) / 1000 - time.time() - 2 * 24 * 3600) < 60
 
 
 def test_only_some_may_revoke(shell: Shell) -> None:

@@ -206,3 +206,30 @@ async def test_of_another_namespace_nothing_is_revoked(line: World) -> None:
         await stranger.result("token.revoke", name="ann")
         await line.hub.services.revocations.load()
         assert not (await peer.request("agent.list")).error
+
+
+async def test_what_is_revoked_is_listed_and_lifted_on_every_hub(either: World) -> None:
+    other, token = await either.start(), either.issue("viewer", name="ann")
+    ends_ms = (int(time.time()) + 60) * 1000
+    async with either.peer() as boss, either.peer(either.issue("admin", namespace="lab")) as stranger:
+        for one in (boss, stranger):
+            await one.identify(identify())
+        await boss.result("token.revoke", token=id_of(token))
+        await boss.result("token.revoke", name="ann", expires_ms=ends_ms)
+        marks = (await boss.result("token.revoked"))["marks"]
+        assert [(mark["subject"], mark["id"], mark.get("until_ms"), mark["by"]) for mark in marks] == [
+            ("name", "ann", ends_ms, "client:local"),
+            ("token", id_of(token), None, "client:local"),
+        ]
+        assert (await boss.result("token.revoked", limit=1))["marks"] == marks[:1]
+        assert not (await stranger.result("token.revoked"))["marks"]
+        assert not (await stranger.result("token.unrevoke", token=id_of(token)))["was_revoked"]
+        assert (await boss.result("token.unrevoke", name="ann"))["was_revoked"]
+        assert (await refused(either, token))[0] == CloseCode.REVOKED, "the token's own mark is still there"
+        for again in (True, False):
+            assert (await boss.result("token.unrevoke", token=id_of(token)))["was_revoked"] is again
+        assert not (await boss.result("token.revoked"))["marks"]
+        await eventually(lambda: not other.services.revocations._marks.of("default"))
+        for hub in (either.hub, other):
+            async with either.peer(token, hub) as ann:
+                await ann.identify(identify())

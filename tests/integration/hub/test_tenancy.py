@@ -85,6 +85,8 @@ ASKED: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     "key.accept": [lambda _: {"name": "agent/k-1"}],
     "key.reject": [lambda _: {"name": "agent/k-1"}],
     "key.revoke": [lambda _: {"name": "agent/k-1"}],
+    "token.revoked": [lambda _: {}],
+    "token.unrevoke": [lambda _: {"token": "t-1"}, lambda _: {"name": "bob"}],
     "token.revoke": [lambda _: {"token": "t-1"}, lambda _: {"name": "bob"}],
     "artifact.open": [of_run(attempt=1, number=1, fence=1, name="f", size=1)],
     "producer.open": [lambda _: {"log": "topic/news", "producer": "p"}],

@@ -95,6 +95,7 @@ def test_columns_of_lists() -> None:
         "agent ls": columns.AGENTS,
         "schedule ls": columns.SCHEDULES,
         "log ls": columns.LOGS,
+        "token revoked": columns.REVOKED,
     }
     assert [tuple(row) for row in rows("Lists")] == [
         (name if at == 0 else "", column, said.replace("`", ""))

@@ -82,6 +82,8 @@ TABLE: dict[str, tuple[tuple[str, ...], str, str]] = {
     "agent.uncordon": (ACT, "control", "agent"),
     "agent.drain": (ACT, "control", "agent"),
     "token.revoke": (("admin",), "", ""),
+    "token.unrevoke": (("admin",), "", ""),
+    "token.revoked": (("admin",), "", ""),
     "token.check": (SEE, "", ""),
     "key.list": (SEE, "", ""),
     "key.accept": (("admin",), "", ""),

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from protocol import artifacts, control, frames, requests, schedules
+from protocol import artifacts, control, frames, requests, requests_tokens, schedules
 from protocol.backoff import RECONNECT_CAP_MS, RECONNECT_FIRST_MS
 from protocol.codes import CloseCode, ErrorCode, explain
 from protocol.control import CONTROL, MarkerOp
@@ -54,6 +54,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "key info": requests.KeyInfo,
     "peer key": requests.PeerKey,
     "refused key": requests.RefusedKey,
+    "revoked mark": requests_tokens.RevokedMark,
     "log info": requests.LogInfo,
     "agent info": requests.AgentInfo,
     "run error": control.RunError,

@@ -101,7 +101,8 @@ PUBLIC = {
         QueueListed QueuePurge QueuePurged QueueRetried QueueRetry QueueSet Rate Share
     """,
     "requests_tokens": """
-        TokenCheck TokenChecked TokenId TokenRevoke TokenRevoked
+        RevokedList RevokedListed RevokedMark TokenCheck TokenChecked TokenId TokenRevoke TokenRevoked TokenUnrevoke
+        TokenUnrevoked
     """,
     "run": """
         FINAL TRANSITIONS BrokenLog RunState RunView apply fold timeout_error
