@@ -26,6 +26,7 @@ from orchestrator.acks import Acks
 from orchestrator.announcing import HUB_FILE, TOKEN_FILE, announce, leave_token, withdraw
 from orchestrator.artifacts import Artifacts
 from orchestrator.audit import Audit
+from orchestrator.auth.binding import Binding
 from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.issuers import Issuers
 from orchestrator.auth.keys import load_keys
@@ -202,7 +203,8 @@ class Hub:
         )
         greeting = Greeting(settings, line)
         enrolment = Enrolment(line, tokens, revocations, asks=settings.enrol_accept is EnrolAccept.MANUAL)
-        known = (line, greeting, tokens, enrolment, peers, registry)
+        binding = Binding(line)
+        known = (line, greeting, tokens, enrolment, binding, peers, registry)
         shared = (*known, work, artifacts, reading, methods, querying, waiting, acks, revocations, making)
         self.services = Services(settings, *shared, audit, counters, self._spawn)
         revocations.on_change = partial(enforce, self.services)
@@ -221,6 +223,7 @@ class Hub:
             "retention": Retention(line, settings.log_entries_max).run,
             "forgetting": Forgetting(line, registry, min(FORGET_S, recheck_s)).run,
             "revocations": revocations.run,
+            "binding": partial(binding.run, self.services),
             "wakes": partial(self._listen, store),
             "ticks": partial(self._tick, min(TICK_S_MAX, interval_s / TICKS_A_HEARTBEAT)),
             "fences": partial(self._check_fences, recheck_s),
@@ -306,6 +309,7 @@ class Hub:
         for word in wake.hints:
             self._dispatch.hint(word)
             self.services.revocations.hint(word)
+            self.services.binding.hint(word)
         for name in wake.heads:
             namespace, kind, agent_id = name.split("/", 2)
             if kind != LogKind.AGENT:

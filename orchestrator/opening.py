@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from orchestrator.audit import SESSIONS
+from orchestrator.auth.binding import Words
 from orchestrator.auth.principal import NEVER_S, Principal
 from orchestrator.auth.revocation import why_ended
 from orchestrator.auth.tokens import TokenRefused
@@ -92,6 +93,7 @@ async def open_session(
     Raises:
         StoreUnavailable: the store does not answer.
     """
+    words = hub.binding.words
     known_as = await hub.enrolment.identify(frame, token, nonce, int(time.time()))
     if isinstance(known_as, Denied):
         return known_as
@@ -107,7 +109,7 @@ async def open_session(
         return Denied(CloseCode.OVERLOADED, message, SESSIONS, principal)
     meter = hub.meters.enter(peer.account, monotonic_ms())
     try:
-        opened = await _open(hub, connection, frame, known_as, peer)
+        opened = await _open(hub, connection, frame, known_as, peer, words)
     finally:
         if connection.peer is None:  # else its end counts it out
             _count_out(hub, peer)
@@ -122,7 +124,7 @@ def _count_out(hub: Services, peer: Peer) -> None:
 
 
 async def _open(
-    hub: Services, connection: Connection, frame: Identify, known_as: Identified, peer: Peer
+    hub: Services, connection: Connection, frame: Identify, known_as: Identified, peer: Peer, words: Words
 ) -> Opened | Denied:
     attempts: tuple[AttemptVerdict, ...] = ()
     resumed = frame.session is not None
@@ -146,6 +148,9 @@ async def _open(
     why = why_ended(hub, peer)  # it may have been revoked before `connection.peer` was there for all to see
     if why is not None:
         return Denied(CloseCode.REVOKED, why, principal=known_as.principal)
+    denied = await hub.binding.changed_since(words, peer)  # likewise
+    if denied is not None:
+        return replace(denied, principal=known_as.principal)
     return Opened(peer, resumed, hub.tokens.ends_s(known_as.principal), attempts, subscriptions)
 
 

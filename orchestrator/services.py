@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
 from orchestrator.audit import Audit
+from orchestrator.auth.binding import Binding
 from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.revocation import Revocations
 from orchestrator.auth.tokens import Tokens
@@ -50,6 +51,7 @@ class Services:
     greeting: Greeting
     tokens: Tokens
     enrolment: Enrolment
+    binding: Binding
     peers: Peers
     registry: Registry
     work: Work

@@ -35,6 +35,8 @@ from protocol.ids import PARTITIONS, check_name
 from protocol.proof import fingerprint
 
 __all__ = [
+    "BOUND_FIELD",
+    "HINT",
     "TRANSITIONS",
     "USES_MARGIN_MS",
     "Ids",
@@ -53,6 +55,10 @@ __all__ = [
     "write",
 ]
 
+BOUND_FIELD = "version"
+"""Of a namespace's word: every commit that binds a name to keys sets it to its own id."""
+HINT = "bound"
+"""The word that tells other hubs of such a commit."""
 USES_MARGIN_MS = 24 * 3600 * 1000
 """How much longer than a join token the count of its uses is kept: clocks differ."""
 OTHER_PERIOD_MS = 1_000
@@ -142,6 +148,11 @@ class KeyPlace:
     def key(self) -> str:
         """The key of the namespace's records."""
         return keys.identities(self.partition, self.namespace)
+
+    @property
+    def bound_key(self) -> str:
+        """The key of the word that is another one after a name of the namespace was bound to keys."""
+        return keys.bound(self.partition, self.namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +309,14 @@ def write(
     ids: Ids,
     *,
     use: JoinUse | None = None,
-    hints: tuple[str, ...] = (),
 ) -> Commit:
     """Propose to put a record in the place of what was read there, counting the use of a join token with it.
 
     Its first condition is that the record is as it was read, its second, with `use`, that there is a use left.
+    Where the key is accepted by it, hubs are told to look for sessions that a token alone opened.
     """
+    binds = record.state is KeyState.ACCEPTED and (read is None or KeyRecord.decode(read).state is not record.state)
+    told = (HashSet(place.bound_key, {BOUND_FIELD: ids.commit}),) if binds else ()
     counted: tuple[HashSet, ...] = ()
     below: tuple[Below, ...] = ()
     if use is not None:
@@ -316,6 +329,6 @@ def write(
         partition=place.partition,
         guards=(Guard(place.key, place.field, ABSENT if read is None else read),),
         below=below,
-        ops=(HashSet(place.key, {place.field: record.encode()}), *counted),
-        hints=hints,
+        ops=(HashSet(place.key, {place.field: record.encode()}), *counted, *told),
+        hints=(HINT,) if binds else (),
     )

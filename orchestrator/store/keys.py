@@ -22,6 +22,7 @@ __all__ = [
     "LogKeys",
     "acks",
     "active",
+    "bound",
     "buckets",
     "children",
     "dead",
@@ -94,6 +95,7 @@ PERMANENT = (
     f"{PREFIX}:{{p??}}:schedules:*",
     f"{PREFIX}:{{p??}}:schedule:*",
     f"{PREFIX}:{{p??}}:identities:*",
+    f"{PREFIX}:{{p??}}:bound:*",
     f"{PREFIX}:{{p??}}:leases",
     f"{PREFIX}:{{p??}}:timers",
     f"{PREFIX}:{{p??}}:ended",
@@ -242,6 +244,11 @@ def schedule(partition: int, namespace: str, name: str) -> str:
 def identities(partition: int, namespace: str) -> str:
     """HASH `agent/ID` or `client/NAME` -> what is known of its key, JSON: of a namespace, all in one partition."""
     return _key(partition, "identities", namespace)
+
+
+def bound(partition: int, namespace: str) -> str:
+    """HASH with the field `version`: the commit that last bound a name of a namespace to a key."""
+    return _key(partition, "bound", namespace)
 
 
 def joins(partition: int, namespace: str, token_id: str) -> str:

@@ -43,6 +43,7 @@ async def use_everything(store: RedisStore) -> None:
         HashSet(keys.schedules(partition, "default"), {"s": "1"}),
         HashSet(keys.schedule(partition, "default", "s"), {"next": "1"}),
         HashSet(keys.identities(partition, "default"), {"agent/a": "{}"}),
+        HashSet(keys.bound(partition, "default"), {"version": "c"}),
         HashSet(keys.joins(partition, "default", "t"), {"agent/a x": "1"}, ttl_ms=TWO_DAYS_MS),
         HashSet(keys.made(partition, "logs", "default/ann"), {"next_us": "1"}, ttl_ms=TWO_DAYS_MS),
         SortedAdd(keys.leases(partition), "default/r", 1),

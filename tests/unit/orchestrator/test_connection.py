@@ -14,6 +14,7 @@ import pytest
 from orchestrator.acks import Acks
 from orchestrator.artifacts import Artifacts
 from orchestrator.audit import Audit
+from orchestrator.auth.binding import Binding
 from orchestrator.auth.enrolment import Enrolment
 from orchestrator.auth.principal import ANY_AGENT, Principal
 from orchestrator.auth.revocation import Revocations
@@ -107,8 +108,8 @@ class Desk:
         querying, waiting = Querying(line, reading, registry, peers, self.spawn), Waiting(line, reading)
         counters = Counters()
         revocations = Revocations(line)
-        enrolment = Enrolment(line, tokens, revocations, asks=False)
-        shared = (line, greeting, tokens, enrolment, peers, registry, work, Artifacts(line, settings.limits))
+        enrolment, binding = Enrolment(line, tokens, revocations, asks=False), Binding(line)
+        shared = (line, greeting, tokens, enrolment, binding, peers, registry, work, Artifacts(line, settings.limits))
         more = (reading, methods, querying, waiting, Acks(line), revocations, making, Audit(line, counters))
         self.hub = Services(settings, *shared, *more, counters, self.spawn)
         self._tasks: set[asyncio.Task[None]] = set()

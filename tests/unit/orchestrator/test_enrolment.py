@@ -196,6 +196,13 @@ def test_the_commit_guards_what_was_read() -> None:
     assert accepted is not None
     commit = write(PLACE, known.encode(), accepted, IDS)
     assert commit.guards == (Guard(PLACE.key, "agent/m1", known.encode()),)
-    assert commit.ops == (HashSet(PLACE.key, {"agent/m1": accepted.encode()}),)
+    assert commit.ops == (
+        HashSet(PLACE.key, {"agent/m1": accepted.encode()}),
+        HashSet(PLACE.bound_key, {"version": IDS.commit}),
+    )
+    assert commit.hints == ("bound",)
+    noted = note_other(accepted, b"o" * 32, 10**6)
+    assert noted is not None
+    assert len(write(PLACE, accepted.encode(), noted, IDS).ops) == 1, "it was bound before"
     with_use = write(PLACE, None, accepted, IDS, use=JoinUse("t", 3, 60_000))
     assert with_use.conditions[1] == Below(keys.joins(PLACE.partition, "default", "t"), 3)
