@@ -195,9 +195,9 @@ def audit_log(namespace: str) -> LogName:
 
 @lru_cache(maxsize=NETWORKS_KEPT_MAX)
 def network_of(address: str) -> str:
-    """Return the network of an address, which is as much of it as is written down: /24, or /48 of IPv6."""
+    """Return the network of an address, or of a part of it: as much as is written down is /24, or /48 of IPv6."""
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ip_address(address.partition("/")[0].partition("%")[0])
     except ValueError:
         return "unknown"
     parsed = getattr(parsed, "ipv4_mapped", None) or parsed

@@ -118,6 +118,7 @@ def test_what_could_not_be_written_is_counted_on_and_written_soon() -> None:
         ("::ffff:198.51.100.7", "198.51.100.0/24"),
         ("198.51.100.7", "198.51.100.0/24"),
         ("2001:db8:1:2::3%eth0", "2001:db8:1::/48"),
+        ("2001:db8:1:2::/64", "2001:db8:1::/48"),
         ("", "unknown"),
         ("nonsense", "unknown"),
     ],
