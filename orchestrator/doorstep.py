@@ -4,7 +4,9 @@
 
 Who is silent is an open file and a line here, nothing more: a flood of connections that say nothing costs little.
 Who has said something is begun when it is its turn, a few in each turn of the event loop, so that those who come
-together are served together. Addresses take turns: behind a flood from one, a peer from another does not wait.
+together are served together. Addresses take turns: behind a flood from one, a peer from another does not wait. And of
+one address who came last and who has waited for longest take turns: behind a flood that has come, a peer does not wait,
+and one that came in its midst is not forgotten.
 
 Connections are accepted as soon as they come, since the system keeps only so many that were not, and has the peer of
 one more wait for a second before it tries again; but while many are due, no more are taken.
@@ -16,6 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from socket import MSG_PEEK, socket
 
 from orchestrator.core.crowd import Guest
@@ -24,6 +27,7 @@ __all__ = ["Caller", "Doorstep"]
 
 TURN_CALLERS_MAX = 16
 LEAST_S = 0.001
+TURN_SWEPT_MAX = 256
 SWEEPS = 4
 """How often whoever has been silent for too long is looked for, in the time that may be taken."""
 
@@ -69,6 +73,7 @@ class Doorstep:
         self._silent: dict[socket, _Silent] = {}
         self._due: dict[str, deque[Caller]] = {}
         self._dues = 0
+        self._last_first = False
         self._turn: asyncio.Handle | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -128,7 +133,8 @@ class Doorstep:
         for _ in range(min(TURN_CALLERS_MAX, self._dues)):
             crowd = next(iter(self._due))
             callers = self._due.pop(crowd)
-            caller = callers.popleft()
+            self._last_first = not self._last_first
+            caller = callers.pop() if self._last_first else callers.popleft()
             if callers:
                 self._due[crowd] = callers  # behind all others
             self._dues -= 1
@@ -136,12 +142,12 @@ class Doorstep:
         self._turn = self._loop.call_soon(self._next) if self._dues else None
 
     def _sweep_out(self) -> None:
-        now_s = self._loop.time()
-        for connection, silent in tuple(self._silent.items()):
+        now_s, wait_s = self._loop.time(), 0.0
+        for connection, silent in tuple(islice(self._silent.items(), TURN_SWEPT_MAX)):
             if silent.until_s > now_s:
+                wait_s = self._silence_s / SWEEPS
                 break  # whoever came later may stay longer
             self.drop(connection)
-        wait_s = self._silence_s / SWEEPS
         self._sweep = self._loop.call_later(wait_s, self._sweep_out) if self._silent else None
 
 

@@ -78,12 +78,6 @@ async def claims_ms(worker: HubPeer, given: Assign) -> tuple[float, Assign]:
     return median(took), given
 
 
-def resident_kib(pid: int) -> int:
-    """Return how much memory a process has."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.split("VmRSS:")[1].split()[0])
-
-
 async def test_claims_are_as_fast_and_the_hub_as_small_with_100_000_runs_as_with_100(tmp_path: Path) -> None:
     async with valkey(tmp_path, appendfsync="no") as server, Fleet() as fleet:
         hub = await fleet.hub(options=("--store", server.url, "--durability", "memory"))
@@ -93,10 +87,10 @@ async def test_claims_are_as_fast_and_the_hub_as_small_with_100_000_runs_as_with
             await fill(store, 0, FEW)
             await worker.identify(agent())
             few_ms, given = await claims_ms(worker, await worker.expect(Assign))
-            before_kib = resident_kib(hub.pid)
+            before_kib = hub.resident_kib
             await fill(store, FEW, MANY, worker, given)
             many_ms, _ = await claims_ms(worker, given)
-            grown_kib = resident_kib(hub.pid) - before_kib
+            grown_kib = hub.resident_kib - before_kib
         left = [await store.sorted_size(QUEUE.waiting(f"0/{by}/h")) for by in SUBMITTERS]
         await store.close()
     assert sum(left) == len(SUBMITTERS) * MANY - 2 * CLAIMS - 1

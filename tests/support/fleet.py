@@ -84,6 +84,12 @@ class Process:
         assert self._process is not None, f"{self.name} was not started"
         return self._process.poll()
 
+    @property
+    def resident_kib(self) -> int:
+        """How much memory it has."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return int(status.split("VmRSS:")[1].split()[0])
+
     def spawn(self) -> None:
         """Start it, without waiting for anything."""
         assert not self.running, f"{self.name} runs already"

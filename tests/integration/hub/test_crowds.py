@@ -19,6 +19,7 @@ from protocol.codes import CloseCode
 from protocol.frames import Hello, Ready, Role
 from tests.support.audited import refusals
 from tests.support.certificates import Authority
+from tests.support.flooder import WORDS
 from tests.support.hub_peer import connected, identify
 from tests.support.hub_world import World
 from tests.support.timing import eventually, scaled
@@ -46,13 +47,7 @@ async def flood(world: World, words: bytes = b"") -> AsyncIterator[None]:
         yield
 
 
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: hub\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: fleetline.v1\r\n\r\n"
-)
-
-
-@pytest.mark.parametrize("words", [b"", b"GET / HT", UPGRADE], ids=["nothing", "half a request", "no identify"])
+@pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
 async def test_a_flood_that_never_says_who_it_is_keeps_nobody_out(world: World, words: bytes) -> None:
     await world.start(limits={"unidentified_per_address_max": ADDRESS_MAX, "handshake_ms": 60_000})
     token = world.issue("agent", agents=("a1", "a2"))

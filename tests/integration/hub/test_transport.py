@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import os
 import resource
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -30,13 +27,12 @@ from protocol.limits import Limits
 from tests.support.hub_peer import identify, publish, subscribe
 from tests.support.hub_work import connection_of
 from tests.support.hub_world import World, topic
+from tests.support.raw_bytes import BINARY, CLOSE, PING, ask, raw, rest, upgrade, ws
 from tests.support.timing import deadline, eventually
 
-BINARY, CLOSE, PING = 2, 8, 9
 FLOOD_BYTES = 1_000_000
 PLAIN = b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n"
-Raw = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture(autouse=True)
@@ -46,53 +42,6 @@ async def faults() -> AsyncIterator[list[str]]:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(str(context)))
     yield found
     assert found == []
-
-
-def ws(opcode: int, data: bytes = b"", *, fin: bool = True) -> bytes:
-    """Return a frame, masked with zeros."""
-    length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + struct.pack("!H", len(data))
-    return bytes([fin << 7 | opcode]) + length + bytes(4) + data
-
-
-def upgrade(world: World, subprotocol: str = "fleetline.v1") -> bytes:
-    key = base64.b64encode(os.urandom(16)).decode()
-    lines = (
-        "GET / HTTP/1.1",
-        "Host: hub",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {key}",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Protocol: {subprotocol}",
-        f"Authorization: Bearer {world.token}",
-    )
-    return "\r\n".join((*lines, "", "")).encode()
-
-
-@asynccontextmanager
-async def raw(world: World) -> AsyncIterator[Raw]:
-    """Connect, and say nothing yet."""
-    place = urlsplit(world.hub.url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-async def rest(reader: asyncio.StreamReader) -> bytes:
-    """Return what the hub says until it closes."""
-    async with deadline(10):
-        with contextlib.suppress(ConnectionError):
-            return await reader.read()
-    return b""
-
-
-async def ask(world: World, data: bytes) -> bytes:
-    """Send this and return what the hub says until it closes."""
-    async with raw(world) as (reader, writer):
-        writer.write(data)
-        return await rest(reader)
 
 
 async def test_a_small_message_does_not_wait_for_the_one_before(calm: World) -> None:

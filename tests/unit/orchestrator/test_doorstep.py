@@ -10,6 +10,7 @@ from socket import AF_UNIX, SO_LINGER, SOCK_STREAM, SOL_SOCKET, create_connectio
 
 import pytest
 
+from orchestrator import doorstep
 from orchestrator.core.crowd import Crowd
 from orchestrator.doorstep import TURN_CALLERS_MAX, Caller, Doorstep
 from tests.support.timing import eventually
@@ -76,6 +77,13 @@ async def test_addresses_take_turns(door: Door) -> None:
     assert [caller.crowd for caller in door.begun].index("b") <= 1
 
 
+async def test_of_one_address_the_last_and_the_first_take_turns(door: Door) -> None:
+    for number in range(6):
+        door.come("a", b"%d" % number)
+    await eventually(lambda: len(door.begun) == 6)
+    assert [caller.connection.recv(1) for caller in door.begun] == [b"5", b"0", b"4", b"1", b"3", b"2"]
+
+
 async def test_not_all_are_begun_in_one_turn_and_many_due_are_full(door: Door) -> None:
     for _ in range(DUE_MAX + TURN_CALLERS_MAX):
         door.come("a", b"x")
@@ -122,6 +130,17 @@ async def test_who_is_silent_for_too_long_is_cut_off(stack: ExitStack) -> None:
     late = door.come("a")
     await eventually(lambda: len(door.crowd) == 0)
     assert late.recv(1) == b""
+
+
+async def test_of_many_that_are_silent_for_too_long_none_is_left(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorstep, "TURN_SWEPT_MAX", 2)
+    door = Door(stack, 0.05)
+    for _ in range(7):
+        door.come("a")
+    await eventually(lambda: len(door.step) == 0)
+    assert len(door.crowd) == 0
 
 
 async def test_clearing_cuts_off_all(stack: ExitStack) -> None:
