@@ -7,16 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.core.refusals import audit_log
 from protocol.artifacts import CHUNK, CHUNK_BYTES
-from protocol.codec import pack_value, unpack_record, unpack_value
+from protocol.codec import pack_value
 from protocol.frames import Assign, Nack, Part, Puback, Publish
 from protocol.ids import LogName
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_work import agent, submit, work_of
 from tests.support.hub_world import World
 
-__all__ = ["Scene", "code_of", "held_in", "nack_of", "reasons", "scene"]
+__all__ = ["Scene", "code_of", "held_in", "nack_of", "scene"]
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,3 @@ async def held_in(world: World, log: str) -> bytes:
     """Return everything that is in a log."""
     page = await world.store.read(LogName.parse(log), 0, 1000)
     return b"".join(entry.packed for entry in page.entries) if page else b""
-
-
-async def reasons(world: World, log: LogName | None = None) -> list[str]:
-    """Return why somebody was refused, as the audit has it."""
-    await world.hub.services.audit.write(everything=True)
-    page = await world.store.read(log or audit_log("default"), 0, 1000)
-    records = [unpack_record(entry.packed) for entry in page.entries] if page else []
-    return [unpack_value(each.body).get("reason", "") for each in records if each.kind == "$refused"]

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from orchestrator.auth.keys import load_keys
 from orchestrator.core.revoking import Subject, Target
 from protocol.codes import CloseCode, ErrorCode
-from protocol.frames import Assign, Hello, Identify, Nack, Puback, Ready, Refresh
-from tests.support.attackers import reasons
+from protocol.frames import Assign, Hello, Identify, Nack, Puback, Ready, Refresh, Role
+from tests.support.audited import refusals
 from tests.support.hub_peer import identify
 from tests.support.hub_work import AGENT_LOG, agent, submit, work_of
 from tests.support.hub_world import World
@@ -137,7 +137,7 @@ async def test_a_token_that_is_none_opens_nothing(calm: World, name: str) -> Non
                 await peer.expect(Hello)
                 await peer.send(frame.model_copy(update={"token": field}))
                 assert (await peer.told())[0] == code
-    assert set(await reasons(calm)) == {reason}
+    assert {each.get("reason", "") for each in await refusals(calm)} == {reason}
 
 
 @pytest.mark.parametrize("name", [name for name in TOKENS if name != "of a name whose tokens were revoked"])
@@ -270,14 +270,14 @@ async def test_resume_of_somebody_elses_session_with_a_token_for_another_name(ca
         await thief.send(agent().model_copy(update={"session": ready.session}))
         assert (await thief.told())[0] == CloseCode.FORBIDDEN
         await owner.result("run.list")  # and goes on
-    assert await reasons(calm, AGENT_LOG) == ["agent"]
+    assert [each["reason"] for each in await refusals(calm, AGENT_LOG)] == ["agent"]
 
 
 async def test_a_client_identifies_as_an_agent(calm: World) -> None:
     for scopes in (("viewer",), ("operator",), ("admin",)):
         async with calm.peer(calm.issue(*scopes, agents=("a1",))) as peer:
             await peer.expect(Hello)
-            await peer.send(agent())
+            await peer.send(identify("a1", Role.AGENT))
             assert (await peer.told())[0] == CloseCode.FORBIDDEN
 
 
