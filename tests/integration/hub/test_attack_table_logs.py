@@ -166,6 +166,8 @@ MUTATING: dict[str, Fields] = {
     "agent.uncordon": {"agent": "a1"},
     "agent.drain": {"agent": "a1"},
     "token.revoke": {"name": "tester"},
+    "token.unrevoke": {"name": "tester"},
+    "token.revoked": {},
     "key.accept": {"name": "agent/m1"},
     "key.reject": {"name": "agent/m1"},
     "key.revoke": {"name": "agent/m1"},

@@ -177,7 +177,7 @@ async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> byt
 
 @pytest.mark.parametrize("name", SLOW)
 async def test_who_takes_too_long_to_say_who_it_is_is_cut_off(world: World, name: str) -> None:
-    await world.start(handshake_ms=HANDSHAKE_MS)
+    await world.start(limits={"handshake_ms": HANDSHAKE_MS})
     pieces, code = SLOW[name]
     async with raw(world) as (reader, writer):
         began_s = time.monotonic()
