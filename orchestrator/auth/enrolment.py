@@ -216,8 +216,11 @@ class Enrolment:
             principal = self._tokens.verify(token, now_s)
             read = await self._read(KeyPlace(principal.namespace, Role.CLIENT, principal.name))
         else:
-            read = await self._left(frame, claimed_namespace(token))
+            claimed = claimed_namespace(token)
+            read = await self._left(frame, claimed)
             principal = self._tokens.verify(token, now_s, (read.meta or {}).get(MARK_FIELD))
+            if principal.namespace != claimed:  # a token of another issuer need not say where it is good
+                read = await self._read(KeyPlace.make(principal.namespace, Role.AGENT, frame.id))
         if principal.join is not None:
             message = "a join token enrols a key and nothing else: send a proof with it"
             return Denied(CloseCode.FORBIDDEN, message, "join", principal)

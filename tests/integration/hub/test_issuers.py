@@ -18,6 +18,7 @@ from protocol.codes import CloseCode
 from protocol.frames import Hello
 from tests.support.hub_peer import identify
 from tests.support.hub_world import World
+from tests.support.keyholder import Keyholder
 from tests.support.timing import eventually
 
 NAME = "https://login.example.org"
@@ -72,8 +73,8 @@ def login() -> Iterator[Login]:
     login.server.server_close()
 
 
-async def start(world: World, login: Login) -> None:
-    trusted: Any = {NAME: {"jwks": login.url, "audience": "fleet", "scopes": ["operator"]}}
+async def start(world: World, login: Login, **more: Any) -> None:
+    trusted: Any = {NAME: {"jwks": login.url, "audience": "fleet", "scopes": ["operator"], **more}}
     await world.start(issuers=trusted)
 
 
@@ -93,6 +94,23 @@ async def test_somebody_with_a_token_of_a_trusted_issuer_is_let_in(world: World,
         await admin.result("token.revoke", name="ann")
         assert await peer.closed() == CloseCode.REVOKED
     assert (await refused(world, login.token(aud="else")))[0] == CloseCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("claims", [{}, {"ns": "default"}])
+async def test_a_name_that_has_a_key_is_not_for_who_has_a_token_alone(
+    world: World, login: Login, claims: dict[str, str]
+) -> None:
+    await start(world, login, scopes=["agent"], agents=["*"])
+    holder, token = Keyholder(), login.token(**claims)
+    async with world.peer(token) as peer:
+        await peer.identify(holder.frame())
+    async with world.peer("") as peer:
+        await holder.enter(peer, world.issue("agent", name="rack", agents=("m1",), uses=1))
+    async with world.peer(token) as peer:
+        await peer.expect(Hello)
+        await peer.send(holder.frame())
+        code, why = await peer.told()
+    assert (code, "has a key" in why) == (CloseCode.UNAUTHENTICATED, True)
 
 
 async def test_a_new_key_is_fetched_for_the_first_who_comes_with_it(
