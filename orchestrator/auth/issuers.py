@@ -52,6 +52,11 @@ class KeySet:
     apart_s: float = 0.0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def signer(self, kid: str) -> str | None:
+        """Return what a principal has as `signer` whose token a key signed; another key of that `kid` is another."""
+        key = self.keys.get(kid)
+        return None if key is None else f"{self.name} {key.public_bytes_raw().hex()} {kid}"
+
 
 class Issuers:
     """The issuers that a deployment trusts beside itself.
@@ -71,10 +76,10 @@ class Issuers:
         return self._sets.get(name) if isinstance(name, str) else None
 
     def believes(self, signer: str) -> bool:
-        """Whether a key is still in the set of its issuer: `issuer kid`, as a principal's `signer` has it."""
-        name, _, kid = signer.partition(" ")  # the settings take no issuer with a space in its name
+        """Whether a key is still in the set of its issuer, see `KeySet.signer`."""
+        name, _, key = signer.partition(" ")  # the settings take no issuer with a space in its name
         found = self._sets.get(name)
-        return found is not None and kid in found.keys
+        return found is not None and found.signer(key.partition(" ")[2]) == signer
 
     async def load(self) -> bool:
         """Read what is due. Returns whether any key is another."""
@@ -107,9 +112,7 @@ class Issuers:
                 log_.warning("key_set_not_read", issuer=known.name, where=known.issuer.jwks, reason=str(fault)[:200])
                 return False
             before, known.keys, known.known = known.keys, keys, True
-            if before.keys() == keys.keys() and all(
-                before[kid].public_bytes_raw() == key.public_bytes_raw() for kid, key in keys.items()
-            ):
+            if before == keys:
                 return False
             log_.info("key_set_read", issuer=known.name, keys=sorted(keys))
             return True

@@ -195,8 +195,8 @@ class Tokens:
         if issuer is None:
             return None
         key_id = _named(foreign_key_id, token)
-        key = issuer.keys.get(key_id)
-        if key is None:
+        key, signer = issuer.keys.get(key_id), issuer.signer(key_id)
+        if key is None or signer is None:
             if not issuer.known:
                 raise KeysUnknown(f"the keys of the issuer {issuer.name} could not be read yet", "issuer")
             raise TokenRefused("the token is not valid: no key of its issuer that is known here signed it")
@@ -207,7 +207,7 @@ class Tokens:
         claims = foreign_claims(token, payload, issuer.name, issuer.issuer)
         if isinstance(claims, str):
             raise TokenRefused(f"the token is not valid: {claims}")
-        return _judged({**claims, "iss": PARTY, "aud": PARTY}, now_s, f"{issuer.name} {key_id}")
+        return _judged({**claims, "iss": PARTY, "aud": PARTY}, now_s, signer)
 
     def _candidates(self, token: str, now_s: int) -> list[SigningKey]:
         """Return the keys that a token may be signed with: the one that it names, or all where it names none.

@@ -122,16 +122,17 @@ async def test_an_issuer_gives_no_join_tokens(tmp_path: Path) -> None:
     assert (await tokens(tmp_path)).verify(token(join=join), NOW_S).join is None
 
 
-async def test_what_was_believed_ends_with_the_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kid", ["k1", "k2"])
+async def test_what_was_believed_ends_with_the_key(tmp_path: Path, kid: str) -> None:
     believed = await tokens(tmp_path)
     one = believed.verify(token(), NOW_S)
     assert (believed.ends_s(one), believed.mark(token(), one.signer)) == (NOW_S + 60, "")
-    (tmp_path / "keys.json").write_bytes(key_set(public(OTHER, "k2")))
+    (tmp_path / "keys.json").write_bytes(key_set(public(OTHER, kid)))
     assert await believed.issuers.load()
     assert believed.ends_s(one) == 0
     with pytest.raises(TokenRefused):
         believed.verify(token(), NOW_S)
-    assert believed.verify(token(OTHER, {"kid": "k2"}), NOW_S).name == "ann"
+    assert believed.verify(token(OTHER, {"kid": kid}), NOW_S).name == "ann"
 
 
 async def test_a_new_key_is_looked_for_when_somebody_comes_with_it(tmp_path: Path) -> None:
