@@ -1,4 +1,4 @@
-"""Small files in the data directory: written whole or not at all."""
+"""Small files: written whole or not at all, and read again when they have changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["replace_file", "write_new_private"]
+__all__ = ["Stamp", "replace_file", "stamp_of", "write_new_private"]
+
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(about: os.stat_result) -> Stamp:
+    """Return what is another whenever a file is, or who may read it."""
+    return about.st_ino, about.st_ctime_ns, about.st_size
 
 
 def replace_file(path: Path, content: bytes, mode: int) -> None:

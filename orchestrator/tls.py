@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from orchestrator.files import Stamp, stamp_of
 from orchestrator.settings import Settings
 from protocol.address import is_loopback
 from protocol.errors import FleetlineError
@@ -28,7 +29,7 @@ LOOK_EVERY_S = 1.0
 
 log_ = structlog.get_logger()
 
-Seen = tuple[tuple[int, int, int], ...]
+Seen = tuple[Stamp, ...]
 
 
 class TlsUnusable(FleetlineError):
@@ -124,13 +125,12 @@ class Certificates:
         return context
 
 
-def _trace(path: Path) -> tuple[int, int, int]:
+def _trace(path: Path) -> Stamp:
     """Return what changes when a file does, through any links; the same for any that cannot be looked at."""
     try:
-        found = path.stat()
+        return stamp_of(path.stat())
     except OSError:
         return 0, 0, 0
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _check_private(key: Path) -> None:

@@ -20,6 +20,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from orchestrator.auth.foreign import KeySetInvalid, read_key_set
+from orchestrator.files import stamp_of
 from orchestrator.settings_issuers import Issuer, is_address
 
 __all__ = ["FETCH_S", "Issuers", "KeySet"]
@@ -121,13 +122,13 @@ class Issuers:
 def _changed(known: KeySet) -> bytes | None:
     """Return a file's content where it has changed."""
     path = Path(known.issuer.jwks)
-    about = path.stat()
-    stamp = (about.st_ino, about.st_mtime_ns, about.st_size)
+    stamp = stamp_of(path.stat())
     if stamp == known.stamp:
         return None
-    known.stamp = stamp
     with path.open("rb") as file:
-        return _bounded(file.read(SET_BYTES_MAX + 1))
+        content = file.read(SET_BYTES_MAX + 1)
+    known.stamp = stamp
+    return _bounded(content)
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from orchestrator.files import replace_file, write_new_private
+from orchestrator.files import replace_file, stamp_of, write_new_private
 from protocol.errors import FleetlineError
 
 __all__ = [
@@ -161,8 +161,7 @@ def keys_stamp(data_dir: Path) -> object:
     found = []
     for path in sorted((data_dir / SIGNING_KEY).parent.glob("*.pem")):
         with contextlib.suppress(FileNotFoundError):  # it went this moment
-            about = path.stat()
-            found.append((path.name, about.st_ino, about.st_mtime_ns, about.st_mode))
+            found.append((path.name, stamp_of(path.stat())))
     return found
 
 

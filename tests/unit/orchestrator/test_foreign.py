@@ -154,6 +154,23 @@ async def test_a_key_set_that_cannot_be_read_leaves_what_was_known(tmp_path: Pat
         (await tokens(tmp_path, content)).verify(token(), NOW_S)
 
 
+async def test_a_key_set_that_may_not_be_read_is_read_once_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed = await tokens(tmp_path)
+    file = tmp_path / "keys.json"
+    file.write_bytes(key_set(public(OTHER, "k2")))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "open", refuse)
+        assert not await believed.issuers.load()
+    assert await believed.issuers.load()
+    assert believed.verify(token(OTHER, {"kid": "k2"}), NOW_S).name == "ann"
+
+
 def test_a_key_set_has_keys_for_others_too() -> None:
     rsa = {"kty": "RSA", "kid": "r", "n": "AQAB", "e": "AQAB"}
     found = read_key_set(key_set(rsa, public(KEY), public(OTHER, "k2", use="enc"), public(OTHER, "k3", alg="HS256")))

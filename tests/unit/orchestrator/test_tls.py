@@ -70,6 +70,21 @@ def test_a_change_is_taken_once_the_files_stand_still(authority: Authority, pair
     assert [log["event"] for log in logs] == ["certificate_reloaded"]
 
 
+def test_what_could_not_be_used_is_tried_again_once_it_is_mended(
+    authority: Authority, pair: Pair, tmp_path: Path
+) -> None:
+    certificates = Certificates(Settings(data=tmp_path, **pair.settings()))
+    authority.renew(pair)
+    pair.key.chmod(0o644)
+    with capture_logs() as logs:
+        certificates.look()
+        certificates.look()
+        pair.key.chmod(0o600)  # as it was told
+        certificates.look()
+        certificates.look()
+    assert [log["event"] for log in logs] == ["certificate_not_reloaded", "certificate_reloaded"]
+
+
 def test_without_files_there_is_no_tls(tmp_path: Path) -> None:
     certificates = Certificates(Settings(data=tmp_path))
     certificates.look()
