@@ -22,7 +22,9 @@ def configure_logs(level: str = "info", *, as_json: bool | None = None) -> None:
     if as_json is None:
         as_json = not sys.stderr.isatty()
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # others show variables
     )
     structlog.configure(
         processors=[

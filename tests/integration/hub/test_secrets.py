@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from agent.client import Client
 from agent.discovery import Endpoint, locator
 from agent.errors import FleetlineError
+from agent.logs import ensure_logging
 from orchestrator.cli.main import main
 from orchestrator.settings import Settings
 from orchestrator.telemetry import configure_logs
@@ -38,6 +39,33 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     structlog.configure(cache_logger_on_first_use=False)
     yield output
     structlog.configure(**before)
+
+
+class Terminal(io.StringIO):
+    """Standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("configure", [configure_logs, ensure_logging])
+def test_a_fault_on_a_terminal_does_not_show_what_variables_hold(
+    said: io.StringIO, monkeypatch: pytest.MonkeyPatch, configure: Callable[[], None]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    structlog.reset_defaults()
+
+    def fail(token: str) -> None:
+        raise RuntimeError(f"a fault of {len(token)}")
+
+    configure()
+    try:
+        fail(PLANTED)
+    except RuntimeError:
+        structlog.get_logger().exception("connection_failed")
+    assert "a fault of 14" in terminal.getvalue()
+    assert PLANTED not in terminal.getvalue()
 
 
 async def stored(world: World) -> bytes:
