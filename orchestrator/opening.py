@@ -238,7 +238,7 @@ def refresh(hub: Services, peer: Peer, token: str, now_s: int) -> int:
         principal = hub.tokens.verify(token, now_s)
     except TokenRefused as fault:
         hub.audit.forbidden(peer, What.SESSION, "refresh", fault.reason)
-        raise RemoteProtocolError(CloseCode.UNAUTHENTICATED, str(fault)) from fault
+        raise RemoteProtocolError(fault.code, str(fault)) from fault
     same_agent = peer.role is not Role.AGENT or principal.may_be(peer.id)
     same_client = peer.role is not Role.CLIENT or peer.principal == f"client:{principal.name}"
     permitted = may_open(principal.scopes, peer.role)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from orchestrator.auth.principal import NEVER_S, Join, Principal
 from orchestrator.auth.revocation import Revocations
-from orchestrator.auth.tokens import KeysUnknown, TokenRefused, Tokens, claimed_namespace
+from orchestrator.auth.tokens import TokenRefused, Tokens, claimed_namespace
 from orchestrator.core.enrolment import (
     Ids,
     JoinUse,
@@ -111,10 +111,8 @@ class Enrolment:
             if frame.proof is None:
                 return await self._by_token(frame, token, now_s)
             return await self._by_proof(frame, frame.proof, token, nonce, now_s)
-        except KeysUnknown as fault:
-            return Denied(CloseCode.ISSUER_UNAVAILABLE, str(fault), fault.reason)
         except TokenRefused as fault:
-            return Denied(CloseCode.UNAUTHENTICATED, str(fault), fault.reason)
+            return Denied(fault.code, str(fault), fault.reason)
         except InvalidName as fault:
             return Denied(CloseCode.INVALID_FRAME, f"identify: {fault}")
 

@@ -33,6 +33,7 @@ from orchestrator.auth.keys import Keyring, SigningKey
 from orchestrator.auth.principal import ANY_AGENT, USES_MAX, Grant, Join, Principal
 from orchestrator.core.patterns import ANYTHING, InvalidPattern, Patterns
 from orchestrator.core.permissions import Scope
+from protocol.codes import CloseCode
 from protocol.errors import FleetlineError, InvalidName
 from protocol.ids import check_name
 
@@ -64,7 +65,10 @@ class TokenRefused(FleetlineError):
 
     Attributes:
         reason: the same in a word of ours, as the audit has it.
+        code: what a connection is closed with on which somebody comes with it.
     """
+
+    code = CloseCode.UNAUTHENTICATED
 
     def __init__(self, message: str, reason: str = "invalid") -> None:
         super().__init__(message)
@@ -73,6 +77,8 @@ class TokenRefused(FleetlineError):
 
 class KeysUnknown(TokenRefused):
     """Nobody can say yet whether the token is good: the keys of its issuer were never read."""
+
+    code = CloseCode.ISSUER_UNAVAILABLE
 
 
 class Tokens:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.auth import issuers
 from protocol.codes import CloseCode
-from protocol.frames import Hello
+from protocol.frames import Hello, Refresh
 from tests.support.hub_peer import identify
 from tests.support.hub_world import World
 from tests.support.keyholder import Keyholder
@@ -144,3 +144,14 @@ async def test_an_issuer_that_does_not_answer_is_waited_for(
     await eventually(lambda: world.hub.services.tokens.issuers._sets[NAME].known, 5)
     async with world.peer(login.token()) as peer:
         await peer.identify(identify())
+
+
+async def test_a_refresh_whose_issuer_does_not_answer_ends_the_session_until_it_does(
+    world: World, login: Login
+) -> None:
+    login.status = 500
+    await start(world, login)
+    async with world.peer(world.issue("operator", name="ann")) as peer:
+        await peer.identify(identify())
+        await peer.send(Refresh(token=login.token()))
+        assert (await peer.told())[0] == CloseCode.ISSUER_UNAVAILABLE
