@@ -101,8 +101,7 @@ async def open_session(
     permit = _permit(hub, frame, principal, known_as.key)
     if isinstance(permit, Denied):
         return permit
-    peer = _peer(connection, frame, principal, permit, hub.settings.limits.attempts_max)
-    peer.key = known_as.key
+    peer = _peer(connection, frame, known_as, permit, hub.settings.limits.attempts_max)
     if not hub.sessions.enter(peer.account):
         limit = hub.settings.limits.sessions_per_principal_max
         message = f"{limit} sessions are open with tokens of {principal.name}"
@@ -280,7 +279,9 @@ def _permit(hub: Services, frame: Identify, principal: Principal, key: str | Non
     return permit
 
 
-def _peer(connection: Connection, frame: Identify, principal: Principal, permit: Permit, attempts_max: int) -> Peer:
+def _peer(connection: Connection, frame: Identify, known_as: Identified, permit: Permit, attempts_max: int) -> Peer:
+    principal = known_as.principal
+    whose = f"{frame.role.value}/" if known_as.key else ""  # who enrols as an agent chooses its name, a client's even
     return Peer(
         namespace=principal.namespace,
         principal=sessions.principal_name(principal, frame),
@@ -297,7 +298,8 @@ def _peer(connection: Connection, frame: Identify, principal: Principal, permit:
         slots=min(frame.slots, attempts_max),  # it could not list more
         load=frame.load,
         bearer=principal,
-        account=f"{principal.namespace}/{principal.name}",
+        key=known_as.key,
+        account=f"{principal.namespace}/{whose}{principal.name}",
     )
 
 

@@ -37,7 +37,8 @@ class Peer:
     Attributes:
         namespace: everything the peer names lives in it.
         principal: who it is, as authenticated: `agent:<id>` or `client:<name>`; the `src` of entries.
-        account: whose token it came with, `namespace/name`; its sessions are counted together.
+        account: whose token it came with, `namespace/name`, or whose key, `namespace/role/name`; its sessions are
+            counted together.
         role: agent or client.
         id: the agent's or client's name.
         instance: the process.

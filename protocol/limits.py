@@ -60,7 +60,7 @@ class Limits(BaseModel):
     unidentified_per_address_max: int = Field(4096, ge=1)
     """Of those, how many from one address, or one /64 of IPv6."""
     sessions_per_principal_max: int = Field(16_384, ge=1)
-    """Sessions at once with tokens of one name in one namespace."""
+    """Sessions at once with tokens, or the key, of one name in one namespace."""
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=UNIDENTIFIED_BYTES_MAX)
     body_bytes_max: int = Field(1024 * 1024, ge=1)
     frame_entries_max: int = Field(256, ge=1)

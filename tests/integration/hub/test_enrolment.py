@@ -147,6 +147,14 @@ async def test_to_revoke_the_tokens_of_a_name_revokes_no_key(calm: World) -> Non
         await ada.enter(peer)
 
 
+async def test_an_agent_that_chose_the_name_of_a_client_takes_none_of_its_room(world: World) -> None:
+    await world.start(heartbeat_ms=5_000, limits={"sessions_per_principal_max": 1})
+    holder = Keyholder("ada")
+    async with world.peer("") as agent, world.peer(world.issue("operator", name="ada")) as ada:
+        await holder.enter(agent, join_token(world, "*"))
+        await ada.identify(identify())
+
+
 async def test_only_those_who_may_decide_about_keys(calm: World) -> None:
     await enrol(calm, Keyholder())
     async with calm.peer(calm.issue("viewer")) as viewer:
