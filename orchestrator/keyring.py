@@ -7,7 +7,8 @@ Specification: docs/protocol.md, section "Keys of peers".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from orchestrator.auth.enrolment import read_text
@@ -52,12 +53,21 @@ class Keyring:
         if params.state is not None and params.state not in set(KeyState):
             message = f"key.list: state: a key is {', '.join(KeyState)}, not {params.state[:40]!r}"
             raise RequestError(ErrorCode.INVALID_PARAMS, message)
-        key = KeyPlace(peer.namespace, peer.role, peer.id).key
-        records = await self._line.store.hash_all(key)
+        records = await self._records(peer)
         found = (_shown(name, KeyRecord.decode(records[name])) for name in sorted(records))
-        own = None if peer.permit.may(Action.ADMIN) else peer.principal.replace(":", "/")
-        chosen = [each for each in found if params.state in (None, each.state) and own in (None, each.name)]
-        return KeyListed(keys=tuple(chosen[: params.limit]))
+        chosen = (each for each in found if params.state in (None, each.state))
+        return KeyListed(keys=tuple(islice(chosen, params.limit)))
+
+    async def _records(self, peer: Peer) -> Mapping[str, bytes | str]:
+        """Return the records that a session may see: its own, or all of its namespace where it may decide about them.
+
+        Who may not is not the one to have all of them read.
+        """
+        if peer.permit.may(Action.ADMIN):
+            return await self._line.store.hash_all(KeyPlace(peer.namespace, peer.role, peer.id).key)
+        place = _place(peer.namespace, peer.principal.replace(":", "/"))
+        text = await read_text(self._line, place)
+        return {} if text is None else {place.field: text}
 
     async def _accept(self, peer: Peer, _op: str, params: KeyChange) -> PeerKey:
         return await self._change(peer, KeyCommand.ACCEPT, params)

@@ -164,6 +164,21 @@ async def test_only_those_who_may_decide_about_keys(calm: World) -> None:
         assert refused.error.code == ErrorCode.FORBIDDEN
 
 
+async def test_who_may_not_decide_about_keys_sees_its_own_and_has_no_other_read(
+    calm: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = Keyholder("ada", Role.CLIENT)
+    await enrol(calm, Keyholder())
+    await enrol(calm, ada, name="ada", scopes=("viewer",))
+    async with calm.peer("") as viewer, calm.peer(calm.issue("viewer", name="bob")) as bob:
+        await ada.enter(viewer)
+        await bob.identify(identify())
+        monkeypatch.delattr(type(calm.hub.services.line.store), "hash_all")
+        listed = (await viewer.result("key.list", op=False))["keys"]
+        assert [(each["name"], each["state"]) for each in listed] == [("client/ada", "accepted")]
+        assert not (await bob.result("key.list", op=False))["keys"]
+
+
 # Attacks
 
 
