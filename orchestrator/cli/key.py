@@ -171,9 +171,9 @@ def _change(
     from orchestrator.cli.inputs import parse_name
     from protocol.requests import KeyChange
 
-    kind, slash, rest = name.partition("/")
-    parse_name(rest if slash else name, "NAME")
-    change = KeyChange(name=name if slash else f"agent/{kind}", fingerprint=fingerprint)
+    place = name if "/" in name else f"agent/{name}"
+    parse_name(place.partition("/")[2], "NAME")
+    change = KeyChange(name=place, fingerprint=fingerprint)
     out = Output(as_json)
 
     async def use(client: Client) -> PeerKey:
