@@ -148,22 +148,7 @@ class Tokens:
         Raises:
             TokenRefused: with what is wrong, in words that say nothing of the token itself.
         """
-        principal = self._verified.get(token)
-        if principal is None:
-            if len(token) > TOKEN_CHARS_MAX:
-                raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
-            foreign = self._foreign(token, now_s)
-            if foreign is not None:
-                self._keep(token, foreign)
-            candidates = [] if foreign is not None else self._candidates(token, now_s)
-            known = next((key for key in candidates if mark is not None and _same(mark, _mark(token, key))), None)
-            if foreign is not None:
-                principal = foreign
-            elif known is not None:
-                principal = _principal(_payload(token), now_s, known.id)
-            else:
-                principal = self._check(token, candidates, now_s)
-                self._keep(token, principal)
+        principal = self._verified.get(token) or self._judge(token, now_s, mark)
         if principal.expires_s <= now_s:
             self._verified.pop(token, None)
             raise TokenRefused(f"the token expired {now_s - principal.expires_s} s ago", "expired")
@@ -190,6 +175,21 @@ class Tokens:
         if self.issuers and token not in self._verified:
             with contextlib.suppress(TokenRefused):
                 await self.issuers.seek(unverified_claims(token).get("iss"), _named(foreign_key_id, token))
+
+    def _judge(self, token: str, now_s: int, mark: str | None) -> Principal:
+        """Return who a token names that this hub has not verified, and keep what was costly to find."""
+        if len(token) > TOKEN_CHARS_MAX:
+            raise TokenRefused(f"a token of {len(token)} characters; the limit is {TOKEN_CHARS_MAX}")
+        principal = self._foreign(token, now_s)
+        if principal is None:
+            candidates = self._candidates(token, now_s)
+            marked = next((key for key in candidates if mark is not None and _same(mark, _mark(token, key))), None)
+            if marked is not None:
+                return _principal(_payload(token), now_s, marked.id)
+            payload, key = self._decode(token, candidates)
+            principal = _principal(payload, now_s, key.id)
+        self._keep(token, principal)
+        return principal
 
     def _foreign(self, token: str, now_s: int) -> Principal | None:
         """Verify a token of another issuer; None where it is of none that is trusted, for it may be of ours.
@@ -239,10 +239,6 @@ class Tokens:
             except (jwt.InvalidTokenError, ValueError) as wrong:
                 fault = wrong
         raise TokenRefused(f"the token is not valid: {fault}"[:200]) from fault
-
-    def _check(self, token: str, candidates: list[SigningKey], now_s: int) -> Principal:
-        payload, key = self._decode(token, candidates)
-        return _principal(payload, now_s, key.id)
 
     def _keep(self, token: str, principal: Principal) -> None:
         self._verified[str(token)] = principal

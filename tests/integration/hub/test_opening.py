@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.auth.principal import Principal
 from orchestrator.auth.tokens import Tokens
 from orchestrator.core.sessions import agent_log
 from protocol.codec import unpack_record, unpack_value
@@ -131,13 +130,13 @@ async def test_the_next_hub_takes_an_agents_token_at_its_mark(line: World, monke
         await peer.identify(identify("a1", Role.AGENT))
     other = await line.start()
     checked: list[str] = []
-    check = Tokens._check
+    check = Tokens._decode
 
-    def checks(tokens: Tokens, each: str, *how: Any) -> Principal:
+    def checks(tokens: Tokens, each: str, *how: Any) -> Any:
         checked.append(each)
         return check(tokens, each, *how)
 
-    monkeypatch.setattr(Tokens, "_check", checks)
+    monkeypatch.setattr(Tokens, "_decode", checks)
     async with line.peer(token, hub=other) as peer:
         await peer.identify(identify("a1", Role.AGENT))
     assert checked == []
