@@ -136,6 +136,9 @@ class Enrolment:
         wrong = _may_enrol(place, principal) or self._check(frame, proof, nonce)
         if wrong is not None:
             return wrong
+        why = self._revocations.why(principal, key=fingerprint(proof.key))
+        if why is not None:
+            return Denied(CloseCode.REVOKED, why, principal=principal)
         if principal.join is None:
             return await self._refuse_other(place, proof.key, read, principal)
         return await self._enrol(place, proof.key, principal, principal.join, read, now_s)
@@ -172,9 +175,6 @@ class Enrolment:
         self, place: KeyPlace, key: bytes, principal: Principal, join: Join, read: _Read, now_s: int
     ) -> Identified | Denied:
         """Record a key that came with a join token, and count the use with it."""
-        why = self._revocations.why(principal, key=fingerprint(key))
-        if why is not None:
-            return Denied(CloseCode.REVOKED, why, principal=principal)
         for _ in range(ENROL_TRIES_MAX):
             ids = Ids(self._line.new_commit_id(), f"join:{principal.name}", self._line.now_ms())
             record = enrolled(read.record, key, join, ids, asks=self._asks)

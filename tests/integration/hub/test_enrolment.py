@@ -138,6 +138,17 @@ async def test_a_revoked_join_token_enrols_nobody(calm: World) -> None:
     assert await refusal(calm, Keyholder(), token) == CloseCode.REVOKED
 
 
+async def test_a_revoked_token_reports_no_other_key(calm: World) -> None:
+    await enrol(calm, Keyholder())
+    stolen = calm.issue("agent", agents=("m1",))
+    async with calm.peer() as operator:
+        await operator.identify(identify())
+        await operator.result("token.revoke", name="somebody")
+        assert await refusal(calm, Keyholder(), stolen) == CloseCode.REVOKED
+        (shown,) = (await operator.result("key.list", op=False))["keys"]
+        assert "refused" not in shown
+
+
 async def test_to_revoke_the_tokens_of_a_name_revokes_no_key(calm: World) -> None:
     ada = Keyholder("ada", Role.CLIENT)
     await enrol(calm, ada, name="ada", scopes=("viewer",))
