@@ -217,10 +217,20 @@ def _write_new(path: Path, identity: Identity) -> None:
             os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(beside, path)
+        _sync_folder(path.parent)  # a hub that is told of the key knows no other for this name from then on
     except OSError as fault:
         raise IdentityUnusable(f"the key {path} cannot be written: {fault.strerror}") from fault
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder outlive a loss of power."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path) -> Identity | None:

@@ -21,6 +21,7 @@ def replace_file(path: Path, content: bytes, mode: int) -> None:
     """Put `content` in the place of whatever is there, in one step, with this mode."""
     beside = _write_beside(path, content, mode)
     beside.replace(path)
+    _sync_folder(path.parent)
 
 
 def write_new_private(path: Path, content: bytes) -> bool:
@@ -32,7 +33,17 @@ def write_new_private(path: Path, content: bytes) -> bool:
         return False
     finally:
         beside.unlink()
+    _sync_folder(path.parent)
     return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder outlive a loss of power."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_beside(path: Path, content: bytes, mode: int) -> Path:

@@ -161,6 +161,9 @@ class Revocations:
 
     async def _token_revoke(self, peer: Peer, _op: str, params: TokenRevoke) -> TokenRevoked:
         target = _target(peer, "token.revoke", params.token, params.name)
+        if params.expires_ms is not None and params.expires_ms <= self._line.now_ms():
+            message = "by what it says itself it has expired; where that is in doubt, revoke its id without a time"
+            raise RequestError(ErrorCode.INVALID_PARAMS, f"token.revoke: {message}")
         mark = await self.revoke(target, peer.principal, params.expires_ms)
         return TokenRevoked(since_ms=mark.since_ms, until_ms=mark.until_ms)
 

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.auth.revocation import Revocations
 from orchestrator.core.revoking import Subject, Target
 from orchestrator.core.sessions import agent_log
-from protocol.codes import CloseCode
+from protocol.codes import CloseCode, ErrorCode
 from protocol.frames import Hello, Refresh, Role
 from tests.support.hub_peer import HubPeer, identify
 from tests.support.hub_world import World
@@ -216,6 +216,9 @@ async def test_what_is_revoked_is_listed_and_lifted_on_every_hub(either: World) 
             await one.identify(identify())
         await boss.result("token.revoke", token=id_of(token))
         await boss.result("token.revoke", name="ann", expires_ms=ends_ms)
+        past = await boss.request("token.revoke", token=id_of(token), expires_ms=1)
+        assert past.error is not None
+        assert past.error.code == ErrorCode.INVALID_PARAMS, "a mark that is forgotten at once would be none"
         marks = (await boss.result("token.revoked"))["marks"]
         assert [(mark["subject"], mark["id"], mark.get("until_ms"), mark["by"]) for mark in marks] == [
             ("name", "ann", ends_ms, "client:local"),

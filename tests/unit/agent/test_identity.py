@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,6 +56,22 @@ def test_a_key_is_made_once_and_read_by_nobody_else(tmp_path: Path) -> None:
     assert again is not None
     assert (again.fingerprint, again.place) == (made.fingerprint, "agent/m1")
     assert [entry.name for entry in path.parent.iterdir()] == [IDENTITY_FILE]
+
+
+def test_a_key_has_its_name_for_good_before_a_hub_is_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, path = tmp_path / "join", state_directory(Role.AGENT, "m1") / IDENTITY_FILE
+    token.write_text(join_token())
+    synced, fsync = list[tuple[bool, bool]](), os.fsync
+
+    def noted(fd: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(fd).st_mode), path.exists()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    find_credentials(Role.AGENT, "m1", join_token_file=token)
+    assert synced == [(False, False), (True, True)], "first what is in the file, then that it is there"
 
 
 def test_two_that_make_a_key_at_once_have_the_same(tmp_path: Path) -> None:
