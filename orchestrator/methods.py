@@ -32,6 +32,7 @@ from orchestrator.querying import Querying
 from orchestrator.queueing import Queueing
 from orchestrator.reading import Reading
 from orchestrator.registry import Registry
+from orchestrator.scans import SCANNING, Scans
 from orchestrator.schedules import Schedules
 from orchestrator.scheduling import Scheduling
 from orchestrator.settle import settle
@@ -127,6 +128,7 @@ class Methods:
         self._reading = reading
         self._permitting = Permitting(reading, schedules)
         self._kept = KeptAnswers(line)
+        self._scans = Scans()
         self._waiting = waiting
         self._making = making
         self._talking = Talking(line, reading, self._kept, dispatch.look, body_bytes_max)
@@ -187,7 +189,13 @@ class Methods:
         except ValidationError as fault:
             raise RequestError(ErrorCode.INVALID_PARAMS, f"{request.method}: {misfit(fault)}") from None
         await self._permitting.check(peer, request.method, params)
-        return await self._handlers[request.method](peer, request.op or "", params)
+        handler, op = self._handlers[request.method], request.op or ""
+        if request.method not in SCANNING:
+            return await handler(peer, op, params)
+        async with self._scans.turn(peer.account):
+            if peer.over:
+                raise RequestError(ErrorCode.UNAVAILABLE, "the session ended before it was the request's turn")
+            return await handler(peer, op, params)
 
     # Runs
 
