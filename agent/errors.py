@@ -130,7 +130,10 @@ class LinkEnded(FleetlineError):
 class NotAuthenticated(LinkEnded):
     """The token is missing, wrong, expired or revoked."""
 
-    remedy = "nothing was done; get a token with `fleetline token issue` and pass it in FLEETLINE_TOKEN or --token-file"
+    remedy = (
+        "nothing was done; get a token with `fleetline token issue` and pass it in FLEETLINE_TOKEN or --token-file; "
+        "where a key lets this program in, move its state directory away and enrol another with a join token (--join)"
+    )
 
 
 class NotPermitted(LinkEnded):

@@ -61,7 +61,8 @@ def codec(data: bytes) -> None:
         return
     for frame in frames:
         again = encode(frame)
-        assert list(decode(again, len(again))) == [frame], frame
+        # Not the frames: one with a number that is none (NaN) is not equal to itself.
+        assert list(map(encode, decode(again, len(again)))) == [again], frame
 
 
 def session(data: bytes) -> None:
