@@ -54,7 +54,8 @@ class Keyring:
             message = f"key.list: state: a key is {', '.join(KeyState)}, not {params.state[:40]!r}"
             raise RequestError(ErrorCode.INVALID_PARAMS, message)
         records = await self._records(peer)
-        found = (_shown(name, KeyRecord.decode(records[name])) for name in sorted(records))
+        names = sorted(name for name in records if name > (params.after or ""))
+        found = (_shown(name, KeyRecord.decode(records[name])) for name in names)
         chosen = (each for each in found if params.state in (None, each.state))
         return KeyListed(keys=tuple(islice(chosen, params.limit)))
 
@@ -127,6 +128,7 @@ def _shown(name: str, record: KeyRecord) -> PeerKey:
         state=record.state.value,
         fingerprint=record.fingerprint,
         scopes=record.scopes,
+        may={what: tuple(patterns) for what, patterns in record.may.items()},
         asked_ms=record.asked_ms,
         changed_ms=record.changed_ms,
         by=record.by,

@@ -18,10 +18,14 @@ __all__ = ["KeyChange", "KeyList", "KeyListed", "PeerKey", "RefusedKey"]
 
 
 class KeyList(Part):
-    """`key.list`: the keys of the namespace, by name; with `state`, those in that state."""
+    """`key.list`: the keys of the namespace, by name: the first ones after the name `after`, up to `limit`.
+
+    With `state`, those in that state.
+    """
 
     state: str | None = None
     limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
+    after: Name | None = None
 
 
 class KeyChange(Part):
@@ -43,12 +47,13 @@ class RefusedKey(Part):
 
 
 class PeerKey(Part):
-    """A key: whose it is, what it is good for, who said so last."""
+    """A key: whose it is, what it is good for, who said so last; `may` is what it is held to, as in a token."""
 
     name: Name
     state: str
     fingerprint: str
     scopes: tuple[str, ...]
+    may: dict[str, tuple[str, ...]] = {}
     asked_ms: UInt
     changed_ms: UInt
     by: str

@@ -64,6 +64,7 @@ KEYS = {
     "STATE": "pending, accepted, rejected or revoked",
     "FINGERPRINT": "of the key",
     "SCOPES": "what its holder may do",
+    "MAY": "the names that its holder does it with; everything where it is empty",
     "SINCE": "when that state began",
     "BY": "who decided; join:NAME is a join token",
     "REFUSED": "another key that somebody came with, and how often that was noted",

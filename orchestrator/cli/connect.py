@@ -88,14 +88,19 @@ async def _enrol(hub: str | None, credentials: Credentials) -> str:
     from agent.identity import KeyPending
     from protocol.requests import KeyList, KeyListed
 
+    after: str | None = None
     try:
         async with Client.connect(hub, credentials=credentials) as client:
-            listed: KeyListed = await client.ask("key.list", KeyList())
+            while True:  # one that may decide about keys is shown those of others too
+                listed: KeyListed = await client.ask("key.list", KeyList(after=after))
+                for key in listed.keys:
+                    if (key.name, key.fingerprint) == (credentials.place, credentials.fingerprint):
+                        return key.state
+                if not listed.keys:
+                    break
+                after = listed.keys[-1].name
     except KeyPending:
         return "pending"
-    for key in listed.keys:
-        if (key.name, key.fingerprint) == (credentials.place, credentials.fingerprint):
-            return key.state
     raise CliError("this hub does not know the key: come with a join token of it, with --join-token-file")
 
 

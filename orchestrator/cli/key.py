@@ -32,6 +32,11 @@ def ls(
     state: Annotated[
         str | None, typer.Option("--state", metavar="S", help="pending, accepted, rejected or revoked.")
     ] = None,
+    limit: options.Limit = 1000,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="NAME", help="From behind this one on, be it there or not."),
+    ] = None,
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
@@ -41,10 +46,11 @@ def ls(
     from orchestrator.cli.text import clock
     from protocol.requests import KeyList
 
+    asked = KeyList(state=state, limit=limit, after=None if after is None else _place(after, "--after"))
     out = Output(as_json)
 
     async def use(client: Client) -> KeyListed:
-        listed: KeyListed = await client.ask("key.list", KeyList(state=state))
+        listed: KeyListed = await client.ask("key.list", asked)
         return listed
 
     keys = with_client(hub, token_file, use).keys
@@ -58,6 +64,7 @@ def ls(
             key.state,
             key.fingerprint,
             ",".join(key.scopes),
+            " ".join(f"{what}={','.join(names)}" for what, names in sorted(key.may.items())),
             clock(key.changed_ms),
             key.by,
             f"{key.refused.fingerprint} ({key.refused.count})" if key.refused else None,
@@ -168,12 +175,9 @@ def _change(
 ) -> None:
     """Decide about a key, and print what is so now."""
     from orchestrator.cli.connect import with_client
-    from orchestrator.cli.inputs import parse_name
     from protocol.requests import KeyChange
 
-    place = name if "/" in name else f"agent/{name}"
-    parse_name(place.partition("/")[2], "NAME")
-    change = KeyChange(name=place, fingerprint=fingerprint)
+    change = KeyChange(name=_place(name, "NAME"), fingerprint=fingerprint)
     out = Output(as_json)
 
     async def use(client: Client) -> PeerKey:
@@ -185,3 +189,12 @@ def _change(
         out.json(key.model_dump())
     else:
         out.line(f"{key.name} {key.state} {key.fingerprint}")
+
+
+def _place(name: str, option: str) -> str:
+    """Read `agent/ID`, `client/NAME`, or the id of an agent."""
+    from orchestrator.cli.inputs import parse_name
+
+    place = name if "/" in name else f"agent/{name}"
+    parse_name(place.partition("/")[2], option)
+    return place

@@ -27,6 +27,8 @@ def test_an_agent_enrols_and_its_key_is_listed_and_revoked(shell: Shell) -> None
         [key] = [each for each in shell.json("key", "ls") if each["name"] == "agent/key-1"]
         assert (key["state"], key["by"], key["scopes"]) == ("accepted", "join:rack", ["agent"])
         assert key["fingerprint"] in shell.done("key", "ls", "--state", "accepted")
+        assert "agent/key-1" in shell.done("key", "ls", "--after", "key-0", "--limit", "1")
+        assert "agent/key-1" not in shell.done("key", "ls", "--after", "agent/key-1")
         wrong = shell("key", "revoke", "key-1", "--fingerprint", "SHA256:other")
         assert (wrong.returncode, "key_state" in wrong.stderr or "is SHA256:" in wrong.stderr) == (2, True)
         assert shell.done("key", "revoke", "key-1").split() == ["agent/key-1", "revoked", key["fingerprint"]]

@@ -62,6 +62,25 @@ async def test_a_key_is_enrolled_once_and_lets_its_holder_in_from_then_on(either
         assert (shown["by"], shown["scopes"]) == ("join:rack", ("agent",))
 
 
+async def test_keys_are_listed_in_pages_by_name_with_what_they_are_held_to(either: World) -> None:
+    may = {"serve": ["queue/*"]}
+    for name in ("m3", "m1", "m2"):
+        await enrol(either, Keyholder(name), may=may)
+    async with either.peer() as operator:
+        await operator.identify(identify())
+
+        async def names(**params: object) -> list[str]:
+            keys = (await operator.result("key.list", op=False, **params))["keys"]
+            assert all(key["may"] == {"serve": ("queue/*",)} for key in keys)
+            return [key["name"] for key in keys]
+
+        assert await names() == ["agent/m1", "agent/m2", "agent/m3"]
+        assert await names(limit=2) == ["agent/m1", "agent/m2"]
+        assert await names(limit=2, after="agent/m2") == ["agent/m3"]
+        assert await names(after="agent/m11", state="accepted") == ["agent/m2", "agent/m3"]
+        assert await names(after="agent/m3") == []
+
+
 async def test_a_client_enrols_with_the_name_and_the_scopes_of_its_join_token(calm: World) -> None:
     ada = Keyholder("ada", Role.CLIENT)
     token = join_token(calm, name="ada", scopes=("viewer",))
