@@ -114,6 +114,7 @@ class Connection:
             monotonic_ms(),
             heartbeat_ms=hub.settings.interval_ms,
             handshake_ms=hub.settings.limits.handshake_ms,
+            nesting_max=hub.settings.limits.nesting_max,
         )
         self.peer: Peer | None = None
         self.follows: Follows | None = None

@@ -154,18 +154,18 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
     _malformed(f"extension type {code} ({len(data)} bytes) is not allowed")
 
 
-def _check_nesting(value: object, depth: int) -> None:
+def _check_nesting(value: object, depth: int, most: int) -> None:
     if isinstance(value, msgpack.Timestamp):
         _malformed("extension type -1 is not allowed")
     if not isinstance(value, (tuple, dict)):
         return
-    if depth > NESTING_MAX:
-        raise RemoteProtocolError(CloseCode.TOO_LARGE, f"more than {NESTING_MAX} levels of arrays and maps")
+    if depth > most:
+        raise RemoteProtocolError(CloseCode.TOO_LARGE, f"more than {most} levels of arrays and maps")
     for item in value.values() if isinstance(value, dict) else value:
-        _check_nesting(item, depth + 1)
+        _check_nesting(item, depth + 1, most)
 
 
-def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
+def decode(message: bytes, bytes_max: int, nesting_max: int = NESTING_MAX) -> Iterator[Frame]:
     """Yield the frames of a message, one by one, so that those before a fault take effect.
 
     Raises:
@@ -193,10 +193,10 @@ def decode(message: bytes, bytes_max: int) -> Iterator[Frame]:
             _malformed("the message ends inside a frame")
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as fault:
             _malformed(f"not msgpack of the allowed form: {type(fault).__name__} {fault}"[:200])
-        yield _to_frame(value)
+        yield _to_frame(value, nesting_max)
 
 
-def _to_frame(value: object) -> Frame:
+def _to_frame(value: object, nesting_max: int) -> Frame:
     if not isinstance(value, dict):
         _malformed("a frame is a map")
     kind = value.get("t")
@@ -204,7 +204,7 @@ def _to_frame(value: object) -> Frame:
     if model is None:
         raise RemoteProtocolError(CloseCode.UNKNOWN_FRAME, f"no frame is of type {kind!r:.80}")
     if kind in _OPEN_FRAMES:
-        _check_nesting(value, 1)
+        _check_nesting(value, 1, nesting_max)
     try:
         return cast(Frame, model.model_validate(value))
     except ValidationError as fault:

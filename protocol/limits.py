@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 NESTING_MAX = 16
-"""Levels of arrays and maps in one frame."""
+"""Levels of arrays and maps in one frame, where the hub does not announce another limit."""
 
 ITEMS_MAX = 4096
 """Items of one array or map in a frame: msgpack makes room for as many as a header claims."""
@@ -62,6 +62,8 @@ class Limits(BaseModel):
     sessions_per_principal_max: int = Field(16_384, ge=1)
     """Sessions at once with tokens, or the key, of one name in one namespace."""
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=UNIDENTIFIED_BYTES_MAX)
+    nesting_max: int = Field(NESTING_MAX, ge=8, le=64)
+    """Levels of arrays and maps in a request, the frame itself being the first."""
     body_bytes_max: int = Field(1024 * 1024, ge=1)
     frame_entries_max: int = Field(256, ge=1)
     publish_entries_max: int = Field(8192, ge=1)

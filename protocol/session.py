@@ -34,7 +34,7 @@ from protocol.codes import CloseCode
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.frames import FRAMES, Part
-from protocol.limits import DEFAULT_HANDSHAKE_MS, DEFAULT_LIMITS, UNIDENTIFIED_BYTES_MAX
+from protocol.limits import DEFAULT_HANDSHAKE_MS, DEFAULT_LIMITS, NESTING_MAX, UNIDENTIFIED_BYTES_MAX
 
 __all__ = ["STEPS", "Phase", "Session", "Side"]
 
@@ -90,6 +90,7 @@ class Session:
         phase: where the session is.
         bytes_max: limit of a received message; the hub raises it once the peer is identified, the
             peer sets it from `hello`.
+        nesting_max: limit of the levels of a received frame, in parts that no schema bounds.
         heartbeat_ms: the interval; the peer sets it from `hello`.
     """
 
@@ -100,6 +101,7 @@ class Session:
         "_said_ms",
         "bytes_max",
         "heartbeat_ms",
+        "nesting_max",
         "phase",
         "side",
         "steady",
@@ -112,11 +114,13 @@ class Session:
         *,
         heartbeat_ms: int,
         handshake_ms: int = DEFAULT_HANDSHAKE_MS,
+        nesting_max: int = NESTING_MAX,
         steady: bool = False,
     ) -> None:
         self.side = side
         self.phase = Phase.OPENED
         self.heartbeat_ms = heartbeat_ms
+        self.nesting_max = nesting_max
         self.steady = steady
         self.bytes_max = UNIDENTIFIED_BYTES_MAX if side is Side.HUB else DEFAULT_LIMITS.message_bytes_max
         self._other = Side.PEER if side is Side.HUB else Side.HUB
@@ -135,7 +139,7 @@ class Session:
             return effects
         self._heard_ms = now_ms
         try:
-            for frame in decode(message, self.bytes_max):
+            for frame in decode(message, self.bytes_max, self.nesting_max):
                 self._step_received(frame.t)
                 effects.append(Deliver(frame))
         except RemoteProtocolError as fault:

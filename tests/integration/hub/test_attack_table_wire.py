@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 
 from protocol.codec import encode
 from protocol.codes import CloseCode, ErrorCode
-from protocol.frames import Frame, Heartbeat, Hello, Request, Response, Start, Subscribe, Subscribed
+from protocol.frames import Frame, Heartbeat, Hello, Ready, Request, Response, Start, Subscribe, Subscribed
 from protocol.limits import ARRAYS_MAX, ITEMS_MAX, MAPS_MAX, MESSAGE_FRAMES_MAX, NESTING_MAX, UNIDENTIFIED_BYTES_MAX
 from tests.support.hub_peer import HubPeer, identify, subscribe
 from tests.support.hub_work import submit
@@ -90,6 +90,20 @@ async def test_a_frame_that_is_too_much_ends_its_connection_alone(calm: World, n
             tracemalloc.stop()
         assert most < 4 * len(message) + 4 * MIB, "this process is both ends"
         await bystander.result("log.list")
+
+
+@pytest.mark.parametrize("levels", [8, 40])
+async def test_a_hub_takes_as_many_levels_as_it_is_set_to(world: World, levels: int) -> None:
+    await world.start(heartbeat_ms=5_000, limits={"nesting_max": levels})
+    async with world.peer() as peer:
+        hello = await peer.expect(Hello)
+        assert hello.limits.nesting_max == levels
+        await peer.send(identify())
+        await peer.expect(Ready)
+        await peer.send_raw(nested(levels))
+        assert (await peer.expect(Response)).error is None
+        await peer.send_raw(nested(levels + 1))
+        assert await peer.closed() == CloseCode.TOO_LARGE
 
 
 # Compression
