@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket as net
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,8 +61,19 @@ async def bind(settings: Settings) -> Sequence[net.socket]:
     except OSError as fault:
         for each in sockets:
             each.close()
-        raise CannotListen(f"cannot listen on {settings.listen}: {fault.strerror or fault}") from fault
+        raise CannotListen(f"cannot listen on {settings.listen}: {_why_not(fault)}") from fault
     return sockets
+
+
+def _why_not(fault: OSError) -> str:
+    """Return why an address cannot be listened on, and what to do; the library's own words repeat the address."""
+    if fault.errno == errno.EADDRINUSE:
+        return "another program does, perhaps a hub; end it, or name another address with --listen (port 0 is a free one)"
+    if fault.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; --listen names one of its own, or 0.0.0.0 for all of them"
+    if fault.errno == errno.EACCES:
+        return "this user may not have ports that low; name a port from 1024 up with --listen"
+    return fault.strerror or str(fault)
 
 
 class Server:

@@ -66,7 +66,7 @@ def answer(
     run: options.Run,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[QUESTION] VALUE", help=f"A question, as `run show` names it, and: {TEXT}"),
+        typer.Argument(metavar="[QUESTION] VALUE", help=f"A question, by number or name as in `run show`, and: {TEXT}"),
     ] = None,
     approve: Annotated[bool, typer.Option("--approve", help="Approve what it asks for.")] = False,
     deny: Annotated[bool, typer.Option("--deny", help="Deny it.")] = False,
@@ -79,10 +79,11 @@ def answer(
     from orchestrator.cli.inputs import parse_run
 
     run = parse_run(run)
-    index, digest, value = _answer_of(words or [], approve=approve, deny=deny)
+    question, value = _answer_of(words or [], approve=approve, deny=deny)
     out = Output(as_json)
 
     async def use(client: Client) -> None:
+        index, digest = await _meant(client, run, question)
         answered = await client.run(run).answer(value, index, digest=digest)
         if as_json:
             out.json({"run": run, "question": answered})
@@ -128,8 +129,8 @@ def query(
     with_client(hub, token_file, use)
 
 
-def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[int | None, str | None, Any]:
-    """Return index and digest of the question that is named, and the answer."""
+def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[str | None, Any]:
+    """Return what the question is called, where that is said, and the answer."""
     from orchestrator.cli.inputs import parse_said
 
     if approve and deny:
@@ -138,12 +139,26 @@ def _answer_of(words: list[str], *, approve: bool, deny: bool) -> tuple[int | No
     if len(words) > (1 if decides else 2) or (not words and not decides):
         raise CliError("give one answer: VALUE, --approve or --deny; the number of a question goes before it")
     value = approve if decides else parse_said(words[-1], "VALUE")
-    for name in words[:1] if decides else words[:-1]:
-        named = QUESTION.fullmatch(name)
-        if named is None:
-            raise CliError(f"QUESTION: {name[:160]!r} is no number of a question; `fleetline run show` has them")
-        return int(named["index"]), named["digest"], value
-    return None, None, value
+    named = words[:1] if decides else words[:-1]
+    return (named[0] if named else None), value
+
+
+async def _meant(client: Client, run: str, question: str | None) -> tuple[int | None, str | None]:
+    """Return index and digest of the question that is meant, by its number or by the name that one open has."""
+    from protocol.talk import QuestionState
+
+    if question is None:
+        return None, None
+    number = QUESTION.fullmatch(question)
+    if number is not None:
+        return int(number["index"]), number["digest"]
+    waiting = [each for each in (await client.run(run).talk()).questions.values() if each.state is QuestionState.OPEN]
+    meant = [each for each in waiting if each.name == question]
+    if len(meant) == 1:
+        return meant[0].index, meant[0].digest
+    names = ", ".join(f"{question_name(each)} {each.name}" for each in meant or waiting) or "none"
+    why = f"{len(meant)} questions of that name wait" if meant else "no question of that number or name waits"
+    raise CliError(f"QUESTION: {question[:160]!r}: {why}; those that do: {names}")
 
 
 def question_name(question: Question) -> str:

@@ -65,3 +65,9 @@ async def stumbles(ctx: RunContext, more: int = 1) -> None:
     if more:
         ctx.continue_as({"more": more - 1})
     raise ValueError("it stumbled")
+
+
+@agent.handler("polls", recover="journal")
+async def polls(ctx: RunContext) -> list[object]:
+    """Ask two things of one name at once, and a third."""
+    return list(await ctx.gather(ctx.ask("vote", 1), ctx.ask("vote", 2), ctx.ask("reason")))

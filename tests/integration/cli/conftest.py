@@ -85,7 +85,7 @@ def shell() -> Iterator[Shell]:
 def served(shell: Shell) -> Shell:
     """The same hub, with an agent."""
     agent = shell.fleet.agent(APP, shell.hub, agent_id="worker-1")
-    serves = "worker-1 serves review, forever, release, paint, reviews, stumbles from coding"
+    serves = "worker-1 serves review, forever, release, paint, reviews, stumbles, polls from coding"
     eventually_sync(lambda: serves in agent.output() or not agent.running, 30.0)
     assert agent.running, agent.tail()
     return shell

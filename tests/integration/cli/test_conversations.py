@@ -43,7 +43,7 @@ def test_a_run_is_steered_and_answered(served: Shell) -> None:
     refused = served("run", "answer", run, str(number), "--deny")
     assert (refused.returncode, f"question {number} (push)" in refused.stderr) == (2, True)
     asking(served, run, "version")
-    served.done("run", "answer", run, "1.1 or so")
+    served.done("run", "answer", run, "version", "1.1 or so")
     watched = served.done("run", "watch", run)
     assert f"question {number} (push) waits for approval" in watched
     assert f"the answer to question {number}, by client:" in watched
@@ -68,6 +68,22 @@ def test_a_handler_is_queried_while_it_works(served: Shell) -> None:
     assert "cancel\tapplied by client:" in served.done("run", "show", run)
     over = served("run", "query", run, "status")
     assert (over.returncode, "is cancelled: no handler works on it" in over.stderr) == (2, True)
+
+
+def test_a_question_is_answered_by_its_name_where_no_other_has_it(served: Shell) -> None:
+    run = served.done("run", "submit", "polls", "--queue", "coding").strip()
+    asking(served, run, "reason")
+    first, second = (each for each in served.json("run", "show", run)[0]["questions"] if each["name"] == "vote")
+    both = served("run", "answer", run, "vote", "yes")
+    assert both.returncode == 2
+    names = ", ".join(f"{each['question']}.{each['digest'][:8]} vote" for each in (first, second))
+    assert f"2 questions of that name wait; those that do: {names}" in both.stderr
+    served.done("run", "answer", run, "reason", "because")
+    gone = served("run", "answer", run, "reason", "because")
+    assert (gone.returncode, f"those that do: {names}" in gone.stderr) == (2, True)
+    served.done("run", "answer", run, str(second["question"]), "no")
+    served.done("run", "answer", run, "vote", "yes")
+    eventually_sync(lambda: served.json("run", "show", run)[0]["result"] == ["yes", "no", "because"], 30)
 
 
 def test_cancel_waits_as_long_as_there_is_something_to_wait_for(served: Shell) -> None:
@@ -127,8 +143,8 @@ def test_whoever_follows_a_run_is_told_the_end_of_the_one_that_it_went_on_as(ser
         (("answer", "RUN", "1", "2", "3"), "give one answer"),
         (("answer", "RUN", "1", "yes", "--approve"), "give one answer"),
         (("answer", "RUN", "--approve", "--deny"), "exclude each other"),
-        (("answer", "RUN", "first", "yes"), "no number of a question"),
-        (("answer", "RUN", "push", "--approve"), "no number of a question"),
+        (("answer", "RUN", "first", "yes"), "'first': no question of that number or name waits; those that do: none"),
+        (("answer", "RUN", "push", "--approve"), "no question of that number or name waits"),
         (("answer", "RUN", "--approve"), "no question waits"),
     ],
     ids=str,

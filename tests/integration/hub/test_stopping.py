@@ -109,7 +109,7 @@ async def test_a_hub_with_a_hung_store_still_stops(world: World) -> None:
 
 async def test_a_port_that_is_taken_is_told(world: World) -> None:
     hub = await world.start()
-    with pytest.raises(CannotListen, match=r"cannot listen on .*: .*in use"):
+    with pytest.raises(CannotListen, match=r"cannot listen on .*: another program does"):
         await world.start(listen=hub.url.removeprefix("ws://"))
 
 
