@@ -68,7 +68,9 @@ async def bind(settings: Settings) -> Sequence[net.socket]:
 def _why_not(fault: OSError) -> str:
     """Return why an address cannot be listened on, and what to do; the library's own words repeat the address."""
     if fault.errno == errno.EADDRINUSE:
-        return "another program does, perhaps a hub; end it, or name another address with --listen (port 0 is a free one)"
+        return (
+            "another program does, perhaps a hub; end it, or name another address with --listen (port 0 is a free one)"
+        )
     if fault.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; --listen names one of its own, or 0.0.0.0 for all of them"
     if fault.errno == errno.EACCES:

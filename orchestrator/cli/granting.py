@@ -74,5 +74,6 @@ def show(out: Output, token: str, grant: Grant, expires_ms: int, lasts: str) -> 
         return
     out.line(token)
     what = f"enrols {grant.uses} key{'s' if grant.uses > 1 else ''}, " if grant.uses else ""
-    held = f", held to {' '.join(sorted(may))}" if may else ""
-    out.note(f"for {grant.name}, {what}scopes {', '.join(scopes)}{held}, good for {lasts}; keep it like a password")
+    named = [f"{verb} {', '.join(patterns)}" for verb, patterns in may.items() if patterns]
+    limited = f", limited to {'; '.join(named) or 'no name at all'}" if may else ""
+    out.note(f"for {grant.name}, {what}scopes {', '.join(scopes)}{limited}, good for {lasts}; keep it like a password")

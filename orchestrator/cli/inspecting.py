@@ -153,7 +153,7 @@ def show(out: Output, found: Inspected, standing: Standing) -> None:
             "namespace": found.namespace,
             "scopes": ", ".join(found.scopes),
             "agents": ", ".join(found.agents),
-            **{f"may {what}": _words(names) for what, names in found.may.items()},
+            **{f"may {what}": _words(names) or "nothing" for what, names in found.may.items()},
             **{f"enrols: {what}": _words(value) for what, value in found.join.items()},
             "issuer": found.issuer,
             "issued": shown["issued_ms"],

@@ -62,8 +62,8 @@ def issue(
     """Print a token, signed with the key in the hub's data directory. Needs no running hub.
 
     Without --scope and --agent it is an operator's. With --join, scopes and agents are those of whoever enrols with it;
-    --agent may then end in * for all ids that begin so. The options from --read on hold it to names, which
-    may have * in them, several times for several, - alone for none; one that is not given holds it to nothing.
+    --agent may then end in * for all ids that begin so. The options from --read on limit it to names, which may
+    have * in them; say them several times for several. As soon as one is given, it may do nothing else with any name.
     """
     import secrets
     import time

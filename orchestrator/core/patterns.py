@@ -65,7 +65,7 @@ _THINGS: dict[str, frozenset[Thing]] = {
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """The lists of patterns of a token; None where there is no such list, and nothing is held to it.
+    """The lists of patterns of a token; None where there is no such list, and any name will do.
 
     Attributes:
         read: which logs, runs and queues it reads, and which agents it sees.
@@ -103,17 +103,17 @@ class Patterns:
 
     @classmethod
     def said(cls, words: Mapping[str, Iterable[str] | None]) -> Patterns:
-        """Make them of what somebody wrote: a list without words is none, and `-` alone is an empty one.
+        """Make them of what somebody wrote: any names where that is nothing, else no others than what is written.
+
+        `-` alone is an empty list, as is one that is left out where another is written.
 
         Raises:
             InvalidPattern: a word is no pattern of its list.
         """
-        claim: dict[str, list[str]] = {}
-        for name, given in words.items():
-            patterns = list(given or ())
-            if patterns:
-                claim[name] = [] if patterns == [NOTHING] else patterns
-        return cls.parse(claim)
+        lists = {name: list(given or ()) for name, given in words.items()}
+        if not any(lists.values()):
+            return ANYTHING
+        return cls.parse({name: [] if patterns == [NOTHING] else patterns for name, patterns in lists.items()})
 
     def claim(self) -> dict[str, list[str]]:
         """Return them as the claim of a token."""

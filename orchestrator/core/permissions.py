@@ -1,7 +1,7 @@
 """What a session may do. The one place that says so; pure.
 
     scopes    what kind of thing whoever has the token does at all; only those of the session's role count
-    patterns  the names that it does it with; a list that is not there holds nobody to anything
+    patterns  the names that it does it with; a list that is not there limits nobody
     role      an agent writes to the runs that it holds an attempt of and to topics, reads its own log and no other
               agent's, and decides nothing about anybody: what asks is not what answers
 

@@ -96,7 +96,13 @@ def test_only_some_may_revoke(shell: Shell) -> None:
 def test_a_token_is_held_to_the_names_that_were_said(shell: Shell) -> None:
     words = ("--read", "topic/news.*", "--read", "queue/docs", "--submit", "docs", "--publish", "-")
     said = json.loads(shell.done("token", "issue", "eve", *words, "--json"))
-    assert said["may"] == {"read": ["queue/docs", "topic/news.*"], "submit": ["queue/docs"], "publish": []}
+    none: list[str] = []
+    listed = {"read": ["queue/docs", "topic/news.*"], "submit": ["queue/docs"]}
+    assert said["may"] == {**listed, "publish": none, "serve": none, "control": none}
+    assert (
+        "limited to read queue/docs, topic/news.*; submit queue/docs, good for"
+        in shell("token", "issue", "eve", *words).stderr
+    )
     file = shell.directory / "held.token"
     file.write_text(said["token"])
     assert shell("run", "submit", "h", "--queue", "docs", "--token-file", str(file)).returncode == 0
@@ -104,6 +110,22 @@ def test_a_token_is_held_to_the_names_that_were_said(shell: Shell) -> None:
     assert (refused.returncode, refused.stderr) == (4, "error: the token does not permit to submit queue/other\n")
     refused = shell("topic", "publish", "news.eu", "said", "--token-file", str(file))
     assert (refused.returncode, "does not permit to publish topic/news.eu" in refused.stderr) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "given", [("--read", "queue/web"), ("--publish", "-"), ("--submit", "web"), ("--control", "-")]
+)
+def test_a_token_with_some_names_permits_nothing_with_others(shell: Shell, given: tuple[str, str]) -> None:
+    run = shell.done("run", "submit", "h", "--queue", "web").strip()
+    file = issue(shell, "mallory", *given)
+    tried = {
+        "--read": ("run", "show", run),
+        "--publish": ("topic", "publish", "plans", "said"),
+        "--submit": ("run", "submit", "h", "--queue", "web"),
+        "--control": ("run", "cancel", run),
+    }
+    done = [verb for verb, words in tried.items() if shell(*words, "--token-file", str(file)).returncode == 0]
+    assert done == [verb for verb in tried if given[0] == verb and given[1] != "-"]
 
 
 def test_the_key_is_rotated_under_a_hub_that_runs(shell: Shell) -> None:
@@ -123,10 +145,17 @@ def test_a_token_that_is_held_to_names_and_one_that_enrols_say_so(shell: Shell, 
     held, join = tmp_path / "held", tmp_path / "join"
     held.write_text(shell("token", "issue", "ada", "--read", "queue/web", "--control", "-").stdout)
     join.write_text(shell("token", "issue", "rack", "--join", "--agent", "web-*", "--uses", "3").stdout)
-    assert inspect(shell, held)["may"] == {"read": ["queue/web"], "control": []}
+    assert inspect(shell, held)["may"] == {
+        "read": ["queue/web"],
+        "control": [],
+        "publish": [],
+        "serve": [],
+        "submit": [],
+    }
     said = inspect(shell, join)["join"]
     assert isinstance(said, dict)
     assert (said["agents"], said["uses"]) == (["web-*"], 3)
     people = shell("token", "inspect", str(held)).stdout
+    assert "may publish\tnothing" in people
     assert "may read" in people
     assert "queue/web" in people

@@ -329,6 +329,8 @@ def test_patterns_are_written_as_they_are_read() -> None:
     said = Patterns.said(
         {"read": ["topic/a", "*"], "submit": ["b", "a*"], "serve": ["-"], "control": None, "publish": ()}
     )
-    assert said.claim() == {"read": ["*", "topic/a"], "submit": ["queue/a*", "queue/b"], "serve": []}
+    lists = {"read": ["*", "topic/a"], "submit": ["queue/a*", "queue/b"], "serve": [], "control": [], "publish": []}
+    assert said.claim() == lists
+    assert Patterns.said({"read": None, "publish": ()}) == ANYTHING
     assert Patterns.parse(said.claim()) == said
     assert Patterns.parse({}) == ANYTHING
