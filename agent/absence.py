@@ -28,24 +28,26 @@ class Absence:
 
     Attributes:
         reason: why there is no session; "" while there is one.
+        remedy: what to do about it, where that is another thing than to wait, or to start a hub.
         pending: the hub said last that an operator has to accept the key.
     """
 
     def __init__(self, identity: Identify) -> None:
         self.reason = "not tried yet"
+        self.remedy = ""
         self.pending = False
         self._identity = identity
         self._failures = 0
         self._told = False
         self._was_open = False
 
-    def failed(self, reason: str, url: str, draw: float, code: int = 0) -> int:
+    def failed(self, reason: str, url: str, draw: float, code: int = 0, remedy: str = "") -> int:
         """Note why a try or a session came to nothing. Returns how long to wait before the next try, in ms.
 
         `draw` is a random number in [0, 1), `code` what the hub closed the connection with, if it did.
         """
         self._failures += 1
-        self.reason = reason
+        self.reason, self.remedy = reason, remedy
         self.pending = code == CloseCode.KEY_PENDING
         least_ms, most_ms = PENDING_MS
         pause_ms = backoff_ms(self._failures, draw)
@@ -60,7 +62,9 @@ class Absence:
 
     def unreachable(self, url: str, within_s: float | None) -> HubUnreachable:
         """Return the error for a hub with which no session was opened in time."""
-        return KeyPending(url, self.reason) if self.pending else HubUnreachable(url, self.reason, within_s)
+        if self.pending:
+            return KeyPending(url, self.reason)
+        return HubUnreachable(url, self.reason, within_s, self.remedy)
 
     def over(self, frame: Ready) -> None:
         """A session is open."""

@@ -15,6 +15,7 @@ from agent.discovery import TokenSource, locator
 from agent.entry import Entry
 from agent.errors import Reset
 from agent.feed import check_kind, check_offset, too_large
+from agent.identity import own_credentials
 from agent.links import Links
 from agent.logs import ensure_logging
 from agent.offers import Offers
@@ -97,7 +98,8 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
             token_file: the file that holds it.
             directory: a data directory to find hub and token in.
             ca_file: authorities that the hub's certificate may be of, where the system's will not do.
-            credentials: the key to come with, see `agent.identity.find_credentials`.
+            credentials: the key to come with, see `agent.identity.find_credentials`; without, and without a token,
+                this user's own, where `fleetline key enrol` has made one.
             name: what this client is called in logs of the hub; made up without.
             timeout: how long the first connection may take, in seconds; None waits for ever. Later
                 reconnects are tried for ever in any case.
@@ -105,6 +107,7 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
         Raises:
             HubUnreachable: no hub answered in time, or (`HubNotFound`) nothing says where it is.
             NotAuthenticated, NotPermitted: the token is no good.
+            IdentityUnusable: this user's key cannot be read, or others can read it.
         """
         ensure_logging()
         identity = Identify(
@@ -113,7 +116,8 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
             id=name or f"client-{secrets.token_hex(4)}",
             instance=secrets.token_hex(8),
         )
-        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file, credentials=credentials)
+        key = credentials or own_credentials(token=token is not None or token_file is not None)
+        locate = locator(hub, token, token_file, directory=directory, ca_file=ca_file, credentials=key)
         return Connecting(cls, identity, locate, timeout)
 
     async def __aenter__(self) -> Self:

@@ -40,12 +40,17 @@ DIRECTORY = ".fleetline"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A hub's address, what to come with (a token, or a key, or both), and which certificate will do."""
+    """A hub's address, what to come with (a token, or a key, or both), and which certificate will do.
+
+    Attributes:
+        lacks: where there is neither token nor key, what was looked for.
+    """
 
     url: str
     token: SecretStr | None = None
     trust: Trust = SYSTEM
     credentials: Credentials | None = None
+    lacks: str = ""
 
     def tls(self) -> ssl.SSLContext | None:
         """Return what to begin TLS with, where the address asks for it.
@@ -96,12 +101,22 @@ def locator(
         its = local if local is not None and local.url == url else None
         if its is None:
             check_plaintext(url)
-        trust = Trust.here(ca_file, its.trust.pinned if its else None)
+        trust = Trust.here(ca_file, its.trust.pinned if its else None, noted=not asked)
         own = its.token if its else None
         given = _secret(token() if callable(token) else token)
-        return Endpoint(url, given or _read_token(token_file) or _token_of_environment() or own, trust, credentials)
+        secret = given or _read_token(token_file) or _token_of_environment() or own
+        lacks = "" if secret or credentials else _lacks(url, local)
+        return Endpoint(url, secret, trust, credentials, lacks)
 
     return locate
+
+
+def _lacks(url: str, local: Endpoint | None) -> str:
+    """Return what was looked for, where neither a token nor a key was found."""
+    lacks = "no token was named, FLEETLINE_TOKEN is not set, and no key was enrolled here"
+    if local is None or local.token is None:
+        return lacks
+    return f"{lacks}; the token of the data directory is for {local.url} alone, and this is {url}"
 
 
 def data_directories() -> tuple[Path, ...]:

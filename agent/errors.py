@@ -83,16 +83,18 @@ __all__ = [
 
 
 class HubUnreachable(FleetlineError):
-    """No hub answered in time.
+    """No session was opened in time: no hub answered, or none that can be trusted.
 
     Attributes:
         url: where one was looked for; empty where nothing says where.
     """
 
-    def __init__(self, url: str, reason: str, within_s: float | None = None) -> None:
+    def __init__(self, url: str, reason: str, within_s: float | None = None, remedy: str = "") -> None:
         within = f" within {within_s:g} s" if within_s is not None else ""
         super().__init__(
-            f"no hub answered at {url}{within} ({reason}); nothing was sent; "
+            f"no session was opened with {url}{within}: {reason}; nothing was sent; {remedy}"
+            if remedy
+            else f"no hub answered at {url}{within} ({reason}); nothing was sent; "
             "start one with `fleetline dev`, or name another with --hub or FLEETLINE_HUB"
         )
         self.url = url
@@ -131,8 +133,8 @@ class NotAuthenticated(LinkEnded):
     """The token is missing, wrong, expired or revoked."""
 
     remedy = (
-        "nothing was done; get a token with `fleetline token issue` and pass it in FLEETLINE_TOKEN or --token-file; "
-        "where a key lets this program in, move its state directory away and enrol another with a join token (--join)"
+        "nothing was done; get a token with `fleetline token issue` and pass it in FLEETLINE_TOKEN or --token-file, "
+        "or enrol a key with a join token (--join-token-file)"
     )
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "KeyPending",
     "KeyRefused",
     "find_credentials",
+    "own_credentials",
     "state_directory",
 ]
 
@@ -54,8 +55,9 @@ class KeyRefused(NotPermitted):
     """The hub does not take the key of this peer: it was rejected or revoked, or the name has another one."""
 
     remedy = (
-        "nothing was done; where the key is to be replaced, move its state directory away and come with a join token "
-        "again (fleetline token issue NAME --join), and have an operator accept the new one"
+        "nothing was done; where the key is to be replaced, move its state directory away (as --state-dir or "
+        "FLEETLINE_STATE_DIR says, else agents/ID or client in ~/.local/state/fleetline), come with a join token again "
+        "(fleetline token issue NAME --join), and have an operator accept the new one"
     )
 
 
@@ -163,6 +165,17 @@ def find_credentials(
         message = f"{path} is the key of {identity.role.value}/{identity.name}; name another state directory"
         raise IdentityUnusable(message)
     return Credentials(identity, token)
+
+
+def own_credentials(*, token: bool = False) -> Credentials | None:
+    """Return this user's key, if `fleetline key enrol` has made one, and no token is named: by `token`, or for all.
+
+    Raises:
+        IdentityUnusable: as `find_credentials`.
+    """
+    if token or os.environ.get("FLEETLINE_TOKEN"):
+        return None
+    return find_credentials(Role.CLIENT, enrols=False)
 
 
 def _join_token(given: str | SecretStr | None, file: str | Path | None, *, needed: bool) -> SecretStr | None:

@@ -28,13 +28,14 @@ from websockets.typing import Subprotocol
 
 from agent.absence import Absence
 from agent.discovery import Endpoint
-from agent.drops import Dropped, first_cause, link_ended, messages, now_ms
+from agent.drops import Dropped, closed_by, first_cause, link_ended, messages, now_ms
 from agent.errors import FleetlineError, HubUnreachable, LinkClosed
 from agent.held import Held
 from agent.peer import Peer
 from agent.requests import Asked
 from agent.subscriptions import Subscription
 from agent.threads import LoopThread, reject, resolve
+from agent.trust import explain_fault
 from protocol.codes import CloseCode, explain, is_terminal
 from protocol.effects import Deliver, Fail, SendHeartbeat
 from protocol.errors import RemoteProtocolError
@@ -93,6 +94,7 @@ class Link:
         self._urgent: list[Part] = []
         self._bye: tuple[Bye, ...] = ()
         self._absence = Absence(identity)
+        self._lacks = ""
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
         self._connection: ClientConnection | None = None
@@ -234,7 +236,7 @@ class Link:
         """
         try:
             endpoint = self._locate()
-            self.url, self.peer.credentials = endpoint.url, endpoint.credentials
+            self.url, self.peer.credentials, self._lacks = endpoint.url, endpoint.credentials, endpoint.lacks
             async with connect(
                 endpoint.url,
                 ssl=endpoint.tls(),
@@ -253,7 +255,7 @@ class Link:
         except InvalidStatus as refused:
             return self._after_refusal(refused)
         except (OSError, TimeoutError, InvalidHandshake, HubUnreachable) as fault:
-            return self._after_failure(f"{type(fault).__name__}: {fault}")
+            return self._after_failure(*explain_fault(fault, self.url))
         except (InvalidURI, ValueError) as fault:
             raise HubUnreachable(self.url, f"that is no hub's address: {fault}") from fault
         except Exception as bug:
@@ -299,7 +301,7 @@ class Link:
                 for effect in session.receive(message, now_ms()):
                     self._take(effect, session)
         except ConnectionClosed as closed:
-            raise _closed(closed) from None
+            raise closed_by(closed) from None
 
     def _take(self, effect: Deliver | Fail, session: Session) -> None:
         if isinstance(effect, Fail):
@@ -345,7 +347,7 @@ class Link:
                 if timer is not None:
                     timer.cancel()
         except ConnectionClosed as closed:
-            raise _closed(closed) from None
+            raise closed_by(closed) from None
         finally:
             if timer is not None:
                 timer.cancel()
@@ -378,23 +380,17 @@ class Link:
         if self._closing:
             return 0
         if drop.by_hub and is_terminal(drop.code):
-            raise link_ended(drop.code, str(drop))
+            raise link_ended(drop.code, str(drop), self._lacks)
         after_ms = self.peer.goaway_ms
-        pause_ms = self._after_failure(f"{drop.code}: {explain(drop.code)} ({drop})", drop.code)
+        pause_ms = self._after_failure(f"{drop.code}: {explain(drop.code)} ({drop})", code=drop.code)
         return pause_ms if after_ms is None else after_ms
 
     def _after_refusal(self, refused: InvalidStatus) -> int:
         status = refused.response.status_code
         said = bytes(refused.response.body or b"").decode(errors="replace").strip()[:300]
         if status in _HTTP_ENDINGS:
-            raise link_ended(_HTTP_ENDINGS[status], said or f"HTTP {status}") from None
+            raise link_ended(_HTTP_ENDINGS[status], said or f"HTTP {status}", self._lacks) from None
         return self._after_failure(f"it answered HTTP {status} {said}".rstrip())
 
-    def _after_failure(self, reason: str, code: int = 0) -> int:
-        return self._absence.failed(reason, self.url, random.random(), code)
-
-
-def _closed(closed: ConnectionClosed) -> Dropped:
-    if closed.rcvd is None:
-        return Dropped(1006, "the connection was cut", by_hub=True)
-    return Dropped(closed.rcvd.code, closed.rcvd.reason, by_hub=True)
+    def _after_failure(self, reason: str, remedy: str = "", *, code: int = 0) -> int:
+        return self._absence.failed(reason, self.url, random.random(), code, remedy)

@@ -15,16 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from websockets.exceptions import InvalidMessage
+
 from agent.errors import FleetlineError, HubUnreachable
 from protocol.address import is_loopback
 
-__all__ = ["PLAINTEXT_ENV", "SYSTEM", "PlaintextRefused", "Trust", "check_plaintext"]
+__all__ = ["PLAINTEXT_ENV", "SYSTEM", "PlaintextRefused", "Trust", "check_plaintext", "explain_fault"]
 
 CA_ENV = "FLEETLINE_CA_FILE"
 CERT_ENV = "FLEETLINE_CLIENT_CERT"
 KEY_ENV = "FLEETLINE_CLIENT_KEY"
 PLAINTEXT_ENV = "FLEETLINE_INSECURE_PLAINTEXT"
 _TRUE = ("1", "true", "yes", "on")
+_OF_ANOTHER_NAME = (62, 64)
+"""OpenSSL's numbers for a certificate that is not for this host, or this IP address."""
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
 _PEM_END = "-----END CERTIFICATE-----"
 
 
@@ -53,6 +58,22 @@ def check_plaintext(url: str) -> None:
         raise PlaintextRefused(url)
 
 
+def explain_fault(fault: Exception, url: str) -> tuple[str, str]:
+    """Return why no connection was made, and what to do where it is for whoever named the hub to do something."""
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        if fault.verify_code in _OF_ANOTHER_NAME:
+            why = f"its certificate is for another name ({fault.verify_message})"
+            return why, "name the hub as its certificate does, with --hub or FLEETLINE_HUB"
+        why = f"its certificate is not trusted here ({fault.verify_message})"
+        return why, f"name the file of its authorities, with --ca-file or {CA_ENV}"
+    cut = isinstance(fault, ConnectionResetError) and url.startswith("wss://")
+    if cut or (isinstance(fault, ssl.SSLError) and fault.reason in _NO_TLS):
+        return "what answered seems to speak no TLS", "the address of a hub without TLS begins with ws://"
+    if isinstance(fault, InvalidMessage) and url.startswith("ws://"):
+        return "what answered is no hub, or one that speaks TLS", "the address of a hub with TLS begins with wss://"
+    return f"{type(fault).__name__}: {fault}", ""
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """Which certificate a hub must show, and which one it is shown.
@@ -69,11 +90,12 @@ class Trust:
     pinned: Path | None = None
 
     @classmethod
-    def here(cls, ca_file: str | Path | None = None, pinned: Path | None = None) -> Trust:
-        """Return what this process is told."""
+    def here(cls, ca_file: str | Path | None = None, pinned: Path | None = None, *, noted: bool = False) -> Trust:
+        """Return what this process is told; where the hub was `noted`, and not named, its certificate is, too."""
         named = (ca_file, *(os.environ.get(name) for name in (CA_ENV, CERT_ENV, KEY_ENV)))
         given, of_environment, cert, key = (Path(each) if each else None for each in named)
-        return cls(given or of_environment, cert, key, None if given or of_environment else pinned)
+        authorities = None if pinned and noted else given or of_environment
+        return cls(authorities, cert, key, None if authorities else pinned)
 
     def context(self) -> ssl.SSLContext:
         """Return what a TLS connection begins with.

@@ -208,7 +208,7 @@ class Enrolment:
 
     async def _by_token(self, frame: Identify, token: str | None, now_s: int) -> Identified | Denied:
         if not token:
-            message = "no token: send it in the Authorization header or in identify"
+            message = "no token came with the connection or with identify"
             return Denied(CloseCode.UNAUTHENTICATED, message, "no_token")
         if frame.role is Role.CLIENT:
             principal = self._tokens.verify(token, now_s)

@@ -56,17 +56,8 @@ def with_client(
 async def _connected(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:
     from agent.client import Client
 
-    async with Client.connect(hub, token_file=token_file, credentials=_own_key(token_file)) as client:
+    async with Client.connect(hub, token_file=token_file) as client:
         return await use(client)
-
-
-def _own_key(token_file: Path | None) -> Credentials | None:
-    """Return this user's key, if there is one and no token was named."""
-    from agent.identity import find_credentials
-    from protocol.frames import Role
-
-    named = token_file is not None or os.environ.get("FLEETLINE_TOKEN")
-    return None if named else find_credentials(Role.CLIENT, enrols=False)
 
 
 def enrol(hub: str | None, credentials: Credentials) -> str:

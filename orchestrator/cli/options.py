@@ -43,7 +43,7 @@ TokenFile = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help="File that holds the token. Else FLEETLINE_TOKEN, else the data directory's token.",
+        help="File that holds the token. Else FLEETLINE_TOKEN, else your key (`key enrol`), else the data directory's.",
         rich_help_panel=_CONNECTION,
     ),
 ]

@@ -13,6 +13,7 @@ Specification: docs/protocol.md, section "Schedules".
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -51,9 +52,7 @@ class Cron:
         try:
             CronSim(expression, _EPOCH)
         except CronSimError as fault:
-            wrong = str(fault)
-            said = f"its {wrong.removeprefix('Bad ')} field is wrong" if wrong.startswith("Bad ") else _FIELDS
-            raise InvalidCron(f"{expression!r} is not a cron expression: {said}") from None
+            raise InvalidCron(f"{expression!r} is not a cron expression: {_what_is_wrong(expression, fault)}") from None
         return cron
 
     def after(self, ms: int) -> int | None:
@@ -75,6 +74,19 @@ class Cron:
 
 
 _FIELDS = "it has five fields (minute hour day-of-month month day-of-week), or six with seconds first"
+
+
+def _what_is_wrong(expression: str, fault: CronSimError) -> str:
+    wrong = str(fault)
+    if not wrong.startswith("Bad "):
+        return _FIELDS
+    field = wrong.removeprefix("Bad ")
+    if field == "day-of-month":
+        *before, _month, weekday = expression.split()
+        with contextlib.suppress(CronSimError):
+            CronSim(" ".join((*before, "*", weekday)), _EPOCH)
+            return "no such day ever comes in that month"
+    return f"its {field} field is wrong"
 
 
 def _zone(name: str) -> ZoneInfo:

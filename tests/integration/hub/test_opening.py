@@ -113,7 +113,7 @@ async def test_a_token_in_identify_serves_where_no_header_can_be_set(line: World
 async def test_no_token_is_refused(line: World) -> None:
     assert await refusal(line, identify(), token="") == (
         CloseCode.UNAUTHENTICATED,
-        "no token: send it in the Authorization header or in identify",
+        "no token came with the connection or with identify",
     )
 
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from agent.client import Client
+from agent.errors import HubUnreachable, NotAuthenticated
 from orchestrator import hub as hub_module
 from orchestrator import tls
 from orchestrator.tls import PlaintextRefused
@@ -74,8 +75,32 @@ async def test_the_hub_of_the_data_directory_is_known_by_its_certificate(
     said = json.loads(note.read_text())
     said["certificate"] = str(Authority(tmp_path, "stranger").pair("other", "fleet.example.org").cert)
     note.write_text(json.dumps(said))
-    with pytest.raises(Exception, match="certificate verify failed"):
+    with pytest.raises(Exception, match="its certificate is not trusted here"):
         await Client.connect(directory=world.data, timeout=0.5)
+
+
+async def test_who_comes_in_the_wrong_way_is_told_the_right_one(world: World, authority: Authority) -> None:
+    hub = await world.start(**authority.pair("hub", "fleet.example.org").settings())
+    place = urlsplit(hub.url).netloc
+    for url, ca_file, told in (
+        (hub.url, None, r"its certificate is not trusted here .*--ca-file"),
+        (hub.url, authority.ca_file, r"its certificate is for another name .*name the hub as its certificate does"),
+        (f"ws://{place}", None, r"no hub, or one that speaks TLS; .* begins with wss://"),
+    ):
+        with pytest.raises(HubUnreachable, match=f"no session was opened with {url}/ within 0.5 s: .*{told}"):
+            await Client.connect(url, token=world.token, ca_file=ca_file, timeout=0.5)
+
+
+async def test_who_speaks_tls_to_a_hub_that_does_not_is_told(world: World) -> None:
+    plain = urlsplit((await world.start()).url).netloc
+    with pytest.raises(HubUnreachable, match=r"what answered seems to speak no TLS; .* begins with ws://"):
+        await Client.connect(f"wss://{plain}", token=world.token, timeout=0.5)
+
+
+async def test_a_hub_says_who_it_wants_to_hear_from_and_a_program_what_it_lacks(world: World) -> None:
+    hub = await world.start()
+    with pytest.raises(NotAuthenticated, match=r"no token was named, FLEETLINE_TOKEN is not set, .*--join-token-file"):
+        await Client.connect(hub.url)
 
 
 async def test_a_new_certificate_is_taken_and_nobody_is_dropped(world: World, authority: Authority) -> None:

@@ -83,6 +83,15 @@ def test_the_local_token_goes_to_the_local_hub_only(tmp_path: Path) -> None:
     assert secret(locator("ws://127.0.0.1:2")().token) == "local"
 
 
+def test_who_finds_neither_token_nor_key_is_told_what_was_looked_for(tmp_path: Path) -> None:
+    assert locator("localhost:2")().lacks.endswith("no key was enrolled here")
+    hub_in(tmp_path / "state" / "fleetline", "ws://127.0.0.1:2")
+    assert locator("ws://127.0.0.1:2")().lacks == ""
+    told = "the token of the data directory is for ws://127.0.0.1:2/ alone, and this is ws://localhost:2/"
+    assert locator("localhost:2")().lacks.endswith(told)
+    assert locator("localhost:2", "given")().lacks == ""
+
+
 def test_a_hub_that_came_back_elsewhere_is_found_by_the_same_locator(tmp_path: Path) -> None:
     place = tmp_path / "state" / "fleetline"
     hub_in(place, "ws://127.0.0.1:2")

@@ -49,6 +49,7 @@ def test_what_is_given_goes_before_the_environment_and_that_before_the_noted_cer
     monkeypatch.setenv("FLEETLINE_CA_FILE", "/of/environment")
     assert Trust.here(None, noted) == Trust(ca_file=Path("/of/environment"))
     assert Trust.here("/given", noted).ca_file == Path("/given")
+    assert Trust.here("/given", noted, noted=True) == Trust(pinned=noted), "nobody named the hub: its note is believed"
 
 
 def test_a_certificate_is_checked_and_so_is_its_name(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ def test_due_times_grow_and_each_follows_from_the_one_before(expression: str, zo
 
 def test_what_comes_once_in_decades_is_found_and_what_never_comes_is_none() -> None:
     assert due("0 0 * 2 MON#5", "2026-06-01T00:00", 1) == ["29 00:00:00+0100"]
-    with pytest.raises(InvalidCron, match="day-of-month field is wrong"):
-        Cron.parse("0 0 30 2 *", "UTC")
+    for never in ("0 0 30 2 *", "0 0 0 31 4,6 *"):
+        with pytest.raises(InvalidCron, match="no such day ever comes in that month"):
+            Cron.parse(never, "UTC")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,8 @@ def test_what_comes_once_in_decades_is_found_and_what_never_comes_is_none() -> N
         ("61 * * * * *", "its second field is wrong"),
         ("* 5-3 * * *", "its hour field is wrong"),
         ("*/0 * * * *", "its minute field is wrong"),
+        ("0 0 32 * *", "its day-of-month field is wrong"),
+        ("0 0 1 13 *", "its month field is wrong"),
         ("* * * * FUN", "its day-of-week field is wrong"),
         ("٣ * * * *", "its minute field is wrong"),
     ],
