@@ -184,6 +184,8 @@ class AttemptState:
     def progress(self, current: float, total: float | None, message: str | None) -> None:
         """Say how far the handler is. Never waits: while the window is full, only the latest is kept.
 
+        Nothing is said while it catches up with an earlier attempt, which has said all that.
+
         Raises:
             PublishRefused: that is larger than the hub takes.
         """
@@ -192,8 +194,9 @@ class AttemptState:
         )
         if len(body) > self.outlet.body_bytes_max:
             raise too_large(f"run/{self.assign.run}", len(body), self.outlet.body_bytes_max)
-        self._progress = body
-        self.send_progress()
+        if self.journal is None or not self.journal.catching_up:
+            self._progress = body
+            self.send_progress()
 
     def note(self, kind: str, body: bytes) -> None:
         """Put an entry of ours into the log beside what the handler does, from any thread. Never waits.

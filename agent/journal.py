@@ -85,6 +85,11 @@ class Journal:
         """The last index that was given out."""
         return self._last
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether earlier attempts came further than this one is."""
+        return self._last < self._highest
+
     def record(self, entry: Entry) -> None:
         """Take an entry of an earlier attempt, in the order of the log."""
         record = unpack_record(entry.packed)

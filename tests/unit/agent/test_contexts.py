@@ -20,7 +20,7 @@ from agent.operations import SLEEP_S_MAX, EffectKey
 from agent.plain_context import GATHER_THREADS_MAX, PlainRunContext
 from protocol.codec import pack_value, unpack_value
 from protocol.codes import ErrorCode
-from protocol.control import Call, Checkpoint, Kind, Marker, MarkerOp, read_control
+from protocol.control import Call, Checkpoint, Kind, Marker, MarkerOp, Progress, read_control
 from tests.support.journaled import RUN, Killed, MemoryOutlet, RunLog, assignment, begin
 from tests.support.timing import eventually_sync, scaled
 
@@ -652,6 +652,28 @@ def test_progress_that_is_too_large_is_refused_and_holds_nothing_else_up() -> No
 
     log.unrecorded(handler)
     assert [record.kind for record in log.records] == ["said"]
+
+
+async def tells(ctx: RunContext, upto: int) -> None:
+    for number in range(1, upto + 1):
+        await ctx.emit("said", number)
+        ctx.progress(number, 4)
+
+
+def tells_plain(ctx: PlainRunContext, upto: int) -> None:
+    for number in range(1, upto + 1):
+        ctx.emit("said", number)
+        ctx.progress(number, 4)
+
+
+@pytest.mark.parametrize("handler", [tells, tells_plain])
+def test_progress_is_not_said_again_while_an_attempt_catches_up(handler: Callable[..., Any]) -> None:
+    log = RunLog()
+    log.attempt(handler, 3)
+    log.attempt(handler, 4)
+    told = [read_control(Progress, record.body).current for record in log.records if record.kind == Kind.PROGRESS]
+    assert told == [1, 2, 3, 3, 4], "where it is, as soon as it has caught up, and from then on"
+    assert [record.kind for record in log.records if record.kind == "said"] == ["said"] * 4
 
 
 # Causes
