@@ -12,20 +12,23 @@ import structlog
 __all__ = ["Counters", "configure_logs", "exposition"]
 
 
-def configure_logs(level: str = "info", *, as_json: bool | None = None) -> None:
+def configure_logs(
+    level: str = "info", *, as_json: bool | None = None, render: structlog.typing.Processor | None = None
+) -> None:
     """Send events to standard error: key=value on a terminal, else one JSON object a line.
 
     Args:
         level: debug, info, warning or error.
         as_json: overrides what standard error is.
+        render: makes a line of an event in another way.
     """
     if as_json is None:
         as_json = not sys.stderr.isatty()
-    render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # others show variables
-    )
+    if render is None and as_json:
+        render = structlog.processors.JSONRenderer()
+    elif render is None:
+        plain = structlog.dev.plain_traceback  # others show variables
+        render = structlog.dev.ConsoleRenderer(exception_formatter=plain)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -153,7 +153,7 @@ class Work:
             if meta.session_fence > peer.fence:
                 return  # a newer session has it
             if meta.instance != peer.instance:
-                await self._lose(meta, "another process took its agent's id")
+                await self._lose(meta, "its agent is a new process now: restarted, or two with one id")
                 return
             if await self._bind(peer, meta):
                 return

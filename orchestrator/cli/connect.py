@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.exits import Exit
@@ -49,8 +49,20 @@ def with_client(
     check_token_file(token_file)
     from orchestrator.telemetry import configure_logs
 
-    configure_logs(log_level("warning" if follows else "critical"))
+    configure_logs(log_level("warning" if follows else "critical"), render=_sentence)
     return asyncio.run(_connected(hub, token_file, use))
+
+
+def _sentence(_logger: object, _level: str, event: MutableMapping[str, Any]) -> str:
+    """Return what is said of an event to whoever follows something on a terminal."""
+    match event["event"]:
+        case "link_dropped":
+            return f"the connection is lost ({event['reason']}); it is tried again until the hub answers"
+        case "link_back":
+            return "connected again"
+        case what:
+            beside = (f"{name}={value}" for name, value in event.items() if name not in ("event", "level", "timestamp"))
+            return " ".join((str(what), *beside))
 
 
 async def _connected(hub: str | None, token_file: Path | None, use: Callable[[Client], Awaitable[T]]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from contextlib import aclosing
 from pathlib import Path
@@ -53,7 +54,7 @@ def output(
                 _print(out, piece)
         return exit_of_state((await at_its_end(handle)).state) if follow else Exit.DONE
 
-    return with_client(hub, token_file, use, follows=follow)
+    return with_client(hub, token_file, use, follows=follow and sys.stderr.isatty())
 
 
 def fetch(

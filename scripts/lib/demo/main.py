@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from verdict import Tally, compare
 
-from agent import Client, Run, RunEnded
+from agent import Client, Entry, Run, RunEnded
 
 sys.path.insert(0, str(ROOT))
 
@@ -34,6 +34,8 @@ OUTSTANDING_MAX = 12
 """Runs that wait or are worked on, at once: twice what the agents take, so that each blow finds work under way."""
 BLOWS_AT = (0.15, 0.35, 0.55, 0.75)
 """The shares of the runs that are done when the hub, an agent, a connection and the hub again are hit."""
+BEGUN_ENTRIES = 5
+"""The agent is killed while it holds a run that has as many: what its successor need not do again is seen then."""
 DONE_WITHIN_S = 300.0
 HIT_WITHIN_S = 60.0
 RUNS_MAX = 1_000
@@ -142,12 +144,15 @@ class Demo:
             self.say(f"{VICTIM} has a successor")
 
     async def _victim_is_caught(self) -> bool:
-        """Freeze the agent and look what it holds; it goes on where that is nothing."""
+        """Freeze the agent and look what it holds; it goes on where that is nothing that is well under way."""
         if self._reached(1):
             return True
         self.fleet.pause(VICTIM)
-        if await self._victim_is_back() and (await self.client.agent(VICTIM)).runs:
-            return True
+        if await self._victim_is_back():
+            held = (await self.client.agent(VICTIM)).runs
+            logs = await asyncio.gather(*(self.client.log(f"run/{run}") for run in held))
+            if any(log.head.offset >= BEGUN_ENTRIES for log in logs):
+                return True
         self.fleet.resume(VICTIM)
         return False
 
@@ -165,17 +170,16 @@ class Demo:
 
     async def _judge(self) -> bool:
         tally = Tally()
-        resumed = ""
+        shared: tuple[int, str] = (0, "")
         for name, run in self.runs.items():
             entries = [entry async for entry in self.client.read(f"run/{run.id}")]
             compare(tally, name, self.work[name], entries, await self._result(run))
-            if not resumed and sum(entry.kind == "$claimed" for entry in entries) > 1:
-                resumed = run.id
+            shared = max(shared, (_shared(entries), run.id))
         resumes = await self._resumes() + tally.attempts - tally.runs
         self._summary(tally, resumes)
-        if resumed:
+        if shared[0]:
             self.console.print("\nA run that two processes worked on, as its log tells it:\n")
-            await self._replay(resumed)
+            await self._replay(shared[1])
         for complaint in tally.complaints:
             self.console.print(f"[red]{complaint}[/red]")
         return tally.right() and all(self.blows[blow] for blow in ("hub kills", "agent kills", "cut connections"))
@@ -217,6 +221,16 @@ class Demo:
             cwd=ROOT,
         )
         await process.wait()
+
+
+def _shared(entries: list[Entry]) -> int:
+    """Return 1 and how much each of the two attempts of a run did, whichever did less; 0 where there was one."""
+    claims = [place for place, entry in enumerate(entries) if entry.kind == "$claimed"]
+    if len(claims) < 2:
+        return 0
+    own = [place for place, entry in enumerate(entries) if not entry.kind.startswith("$")]
+    before = sum(place < claims[1] for place in own)
+    return 1 + min(before, len(own) - before)
 
 
 async def demo(folder: Path, runs_max: int) -> bool:

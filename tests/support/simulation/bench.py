@@ -293,7 +293,7 @@ class Bench:
         )
         for meta in filter(None, map(self.meta, self._held_by(name))):
             if meta.state is RunState.RUNNING and meta.agent == name and meta.instance != instance:
-                self.propose(attempts.lose(self.ids(), meta, "another process took its agent's id"))
+                self.propose(attempts.lose(self.ids(), meta, "its agent is a new process"))
         return Agent(peer)
 
     def _held_by(self, name: str) -> list[LogName]:
