@@ -179,7 +179,7 @@ def show(
     run = parse_run(run)
 
     async def use(client: Client) -> None:
-        await _print(Output(as_json), client.run(run), talks=True)
+        await _print(Output(as_json), client.run(run), client)
 
     with_client(hub, token_file, use)
 
@@ -263,22 +263,23 @@ async def _wait(out: Output, run: Run) -> Exit:
     return exit_of_state(info.state)
 
 
-async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
-    """Print a run, with what it was told and asked where that is wanted."""
+async def _print(out: Output, run: Run, client: Client | None = None) -> None:
+    """Print a run; with a client, also what it was told and asked, how far it is, and whether its agent is there."""
     from agent.runs import run_object
     from orchestrator.cli.text import clock
+    from orchestrator.cli.under_way import look
     from protocol.readable import json_line
 
     info = await run.get()
     shown = run_object(info)
-    talk = await run.talk() if talks and info.talk_from is not None else None
+    under_way = await look(client, info) if client is not None else None
+    talk = await run.talk() if client is not None and info.talk_from is not None else None
     if out.as_json:
         shown |= results.artifacts_json(info)
         if talk is not None:
-            shown["messages"] = [talking.message_json(message) for message in talk.messages.values()]
-            shown["cancel"] = None if talk.cancel is None else talking.cancel_json(talk.cancel)
-            shown["questions"] = [talking.question_json(question) for question in talk.questions.values()]
-            shown["children"] = [talking.child_json(child) for child in talk.children.values()]
+            shown |= talking.talk_json(talk)
+        if under_way is not None:
+            shown |= under_way.to_json()
         out.json(shown)
         return
     for name in ("submitted", "started", "finished"):
@@ -287,17 +288,13 @@ async def _print(out: Output, run: Run, *, talks: bool = False) -> None:
     family = {name.replace("_", " "): shown.pop(name) for name in ("parent", "continues", "continued_as")}
     error = shown.pop("error")
     shown["error"] = "" if error is None else f"{error.get('type')}: {error.get('message')}"
+    if under_way is not None:
+        shown |= under_way.words()
     terms = {"where": info.where, "concurrency key": info.concurrency_key}
     shown |= {name: said for name, said in terms.items() if said}
-    if info.not_before_ms:
-        shown["not before"] = clock(info.not_before_ms)
-    if info.deadline_ms:
-        shown["deadline"] = clock(info.deadline_ms)
-    if info.kept_until_ms:
-        shown["kept until"] = clock(info.kept_until_ms)
-    if info.retry_of:
-        shown["retry of"] = info.retry_of
-    shown |= {name: run_id for name, run_id in family.items() if run_id is not None}
+    times = {"not before": info.not_before_ms, "deadline": info.deadline_ms, "kept until": info.kept_until_ms}
+    shown |= {name: clock(at_ms) for name, at_ms in times.items() if at_ms}
+    shown |= {name: run_id for name, run_id in {"retry of": info.retry_of, **family}.items() if run_id}
     if info.cancelling and talk is None:
         shown["cancel"] = "asked for"
     if info.reason:

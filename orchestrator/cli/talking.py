@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "answer",
-    "cancel_json",
-    "child_json",
-    "message_json",
     "query",
-    "question_json",
     "question_name",
     "show_talk",
     "steer",
+    "talk_json",
 ]
 
 QUESTION = re.compile(r"(?P<index>[0-9]{1,15})(\.(?P<digest>[A-Za-z0-9._-]{1,64}))?")
@@ -53,7 +50,7 @@ def steer(
     async def use(client: Client) -> None:
         sent = await client.run(run).steer(value, wait=wait)
         if as_json:
-            out.json(message_json(sent))
+            out.json(_message_json(sent))
         elif wait:
             out.line(_words(sent))
         else:
@@ -166,7 +163,7 @@ def question_name(question: Question) -> str:
     return f"{question.index}.{question.digest[:DIGEST_CHARACTERS]}"
 
 
-def message_json(message: Message) -> dict[str, Any]:
+def _message_json(message: Message) -> dict[str, Any]:
     """Return the object of a message to a run."""
     from protocol.readable import readable
 
@@ -179,7 +176,7 @@ def message_json(message: Message) -> dict[str, Any]:
     }
 
 
-def question_json(question: Question) -> dict[str, Any]:
+def _question_json(question: Question) -> dict[str, Any]:
     """Return the object of a question of a run."""
     from protocol.readable import readable
 
@@ -197,7 +194,7 @@ def question_json(question: Question) -> dict[str, Any]:
     }
 
 
-def child_json(child: Child) -> dict[str, Any]:
+def _child_json(child: Child) -> dict[str, Any]:
     """Return the object of a child of a run. Its result is in `run show` of the child."""
     return {
         "child": child.index,
@@ -217,9 +214,19 @@ def _child_state(child: Child) -> str:
     return "asked" if child.run is None else "open"
 
 
-def cancel_json(command: Command) -> dict[str, Any]:
+def _cancel_json(command: Command) -> dict[str, Any]:
     """Return the object of the command that a run is to stop."""
     return {"state": command.state.value, "reason": command.reason, "src": command.src or None}
+
+
+def talk_json(talk: Talk) -> dict[str, Any]:
+    """Return what the object of a run has besides, where it was told or asked something or has children."""
+    return {
+        "messages": [_message_json(message) for message in talk.messages.values()],
+        "cancel": None if talk.cancel is None else _cancel_json(talk.cancel),
+        "questions": [_question_json(question) for question in talk.questions.values()],
+        "children": [_child_json(child) for child in talk.children.values()],
+    }
 
 
 def show_talk(talk: Talk) -> dict[str, str]:

@@ -86,6 +86,16 @@ def test_a_question_is_answered_by_its_name_where_no_other_has_it(served: Shell)
     eventually_sync(lambda: served.json("run", "show", run)[0]["result"] == ["yes", "no", "because"], 30)
 
 
+def test_a_run_that_is_worked_on_shows_how_far_it_is_and_that_its_agent_is_there(served: Shell) -> None:
+    run = served.done("run", "submit", "paint", "2", "--queue", "coding").strip()
+    asking(served, run, "colour")
+    (shown,) = served.json("run", "show", run)
+    assert (shown["agent_connected"], shown["progress"]["current"], shown["progress"]["total"]) == (True, 2.0, 2.0)
+    assert "progress\t2 of 2, painting" in served.done("run", "show", run)
+    served.done("run", "answer", run, "red")
+    eventually_sync(lambda: "progress" not in served.json("run", "show", run)[0], 30)
+
+
 def test_cancel_waits_as_long_as_there_is_something_to_wait_for(served: Shell) -> None:
     queued = served.done("run", "submit", "nobody", "--queue", "nowhere").strip()
     assert served.done("run", "cancel", queued, "--wait") == "cancelled\n"
