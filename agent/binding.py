@@ -60,9 +60,13 @@ class Binder:
                 arguments[name] = self._adapters[name].validate_python(value)
             except ValidationError as fault:
                 faults.extend(_said(name, fault))
-        if faults and isinstance(given, dict) and values is not given:
+        if faults and values is not given:
             [name] = values
-            faults.append(f"there is no parameter {_listed(given, self._adapters)}, so all of it was taken as {name}")
+            if isinstance(given, dict):
+                stray = _listed(given, self._adapters)
+                faults.insert(0, f"there is no parameter {stray}, so all of it was taken as {name}")
+            elif given is None:
+                faults = [f"no input was given, and the parameter {name} is missing"]
         if faults:
             raise self._unfit(faults, "submit another input")
         return arguments

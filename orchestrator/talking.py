@@ -155,5 +155,7 @@ def _check_answer(question: MetaQuestion, answer: bytes) -> None:
     except ValueError as fault:
         raise RequestError(ErrorCode.INVALID_PARAMS, f"run.answer: the answer is no packed value: {fault}") from None
     if question.kind is QuestionKind.APPROVE and not isinstance(value, bool):
-        message = f"question {question.index} ({question.name}) asks for approval; its answer is true or false"
+        message = (
+            f"question {question.index} ({question.name}) asks for approval; answer true or false (--approve or --deny)"
+        )
         raise RequestError(ErrorCode.INVALID_PARAMS, message)

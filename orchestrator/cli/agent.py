@@ -234,9 +234,10 @@ def send(
         try:
             await client.agent(name)
         except RequestError as fault:
-            if fault.code != "not_found":
+            if fault.code == "not_found":
+                out.note(f"no agent {name!r} was ever seen; the message waits in its log until one comes")
+            elif fault.code != "forbidden":  # who may send need not be one who may look
                 raise
-            out.note(f"no agent {name!r} was ever seen; the message waits in its log until one comes")
         return await client.send(name, kind, value)
 
     offset = with_client(hub, token_file, use)

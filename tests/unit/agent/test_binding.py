@@ -60,8 +60,10 @@ def test_every_fault_is_named() -> None:
     assert "the handler was not called" in str(bad.value)
     with pytest.raises(BadInput, match=r"there is no parameter rep \(it takes repo, depth\); the parameter repo is"):
         Binder(two).bind({"rep": "."})
-    with pytest.raises(BadInput, match="there is no parameter m, so all of it was taken as n"):
+    with pytest.raises(BadInput, match="handler one: there is no parameter m, so all of it was taken as n; n: Input"):
         Binder(one).bind({"m": 1})
+    with pytest.raises(BadInput, match="handler one: no input was given, and the parameter n is missing; the handler"):
+        Binder(one).bind(None)
     with pytest.raises(BadInput, match=r"an input of type int names no parameters \(it takes repo, depth\)"):
         Binder(two).bind(7)
     assert "depth: Input should be a valid integer" in str(bad.value)
