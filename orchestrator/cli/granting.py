@@ -9,11 +9,13 @@ import typer
 from orchestrator.cli.errors import CliError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.auth.principal import Grant
     from orchestrator.cli.output import Output
     from orchestrator.core.patterns import Patterns
 
-__all__ = ["Control", "Publish", "Read", "Serve", "Submit", "patterns_of", "scopes_of", "show"]
+__all__ = ["Control", "Publish", "Read", "Serve", "Submit", "patterns_of", "scopes_of", "show", "write"]
 
 Read = Annotated[
     list[str] | None,
@@ -64,15 +66,30 @@ def patterns_of(**words: list[str] | None) -> Patterns:
         raise CliError(f"--{fault}") from fault
 
 
-def show(out: Output, token: str, grant: Grant, expires_ms: int, lasts: str) -> None:
-    """Print a token; a person is told beside it what it is for."""
+def write(file: Path, token: str) -> None:
+    """Write a token to a file that only this user may read, whole or not at all.
+
+    Raises:
+        CliError: it cannot be written.
+    """
+    from orchestrator.files import replace_file
+
+    try:
+        replace_file(file, f"{token}\n".encode(), 0o600)
+    except OSError as fault:
+        raise CliError(f"--output: {file} cannot be written: {fault.strerror}; the token was given to nobody") from None
+
+
+def show(out: Output, token: str, grant: Grant, expires_ms: int, lasts: str, file: Path | None = None) -> None:
+    """Print a token, or in which file it is; a person is told beside it what it is for."""
     scopes, may = sorted(grant.scopes), grant.may.claim()
     if out.as_json:
-        shown = {"token": token, "name": grant.name, "namespace": grant.namespace, "scopes": scopes}
+        where = {"token": token} if file is None else {"file": str(file)}
+        shown = {**where, "name": grant.name, "namespace": grant.namespace, "scopes": scopes}
         rest = ({"uses": grant.uses} if grant.uses else {}) | ({"may": may} if may else {})
         out.json(shown | {"agents": sorted(grant.agents), "expires_ms": expires_ms} | rest)
         return
-    out.line(token)
+    out.line(token if file is None else str(file))
     what = f"enrols {grant.uses} key{'s' if grant.uses > 1 else ''}, " if grant.uses else ""
     named = [f"{verb} {', '.join(patterns)}" for verb, patterns in may.items() if patterns]
     limited = f", limited to {'; '.join(named) or 'no name at all'}" if may else ""

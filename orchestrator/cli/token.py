@@ -56,6 +56,10 @@ def issue(
     submit: granting.Submit = None,
     serve: granting.Serve = None,
     control: granting.Control = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write it there, for this user alone to read (mode 0600)."),
+    ] = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
@@ -86,7 +90,9 @@ def issue(
     tokens = _tokens(load({"data": data}).settings.data)
     now_s = int(time.time())
     token = tokens.issue(grant, now_s=now_s, ttl_s=ttl_s, token_id=secrets.token_hex(8))
-    granting.show(Output(as_json), str(token), grant, (now_s + ttl_s) * 1000, lasts)
+    if output is not None:
+        granting.write(output, str(token))
+    granting.show(Output(as_json), str(token), grant, (now_s + ttl_s) * 1000, lasts, output)
 
 
 @app.command("inspect")

@@ -128,6 +128,18 @@ def test_a_token_with_some_names_permits_nothing_with_others(shell: Shell, given
     assert done == [verb for verb in tried if given[0] == verb and given[1] != "-"]
 
 
+def test_a_token_in_a_file_is_for_its_user_alone(shell: Shell) -> None:
+    file = shell.directory / "mine.token"
+    file.touch(0o644)
+    assert shell.done("token", "issue", "me", "--output", str(file)) == f"{file}\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert shell("run", "ls", "--token-file", str(file)).returncode == 0
+    said = json.loads(shell.done("token", "issue", "me", "-o", str(file), "--json"))
+    assert (said["file"], "token" in said) == (str(file), False)
+    failed = shell("token", "issue", "me", "--output", str(shell.directory / "nowhere" / "mine.token"))
+    assert (failed.returncode, failed.stdout, "cannot be written" in failed.stderr) == (2, "", True)
+
+
 def test_the_key_is_rotated_under_a_hub_that_runs(shell: Shell) -> None:
     file = issue(shell, "old")
     (said,) = shell.json("key", "rotate", "--overlap", "1h")
