@@ -46,6 +46,7 @@ from protocol.requests import (
     ProducerOpen,
     RunInfo,
     RunList,
+    RunListed,
     RunSubmit,
     RunSubmitted,
 )
@@ -192,12 +193,28 @@ class Client(ScheduleMethods, QueueMethods, TokenMethods):
         return Run(self, run_id)
 
     async def runs(
-        self, limit: int = 100, *, state: str | None = None, queue: str | None = None, parent: str | None = None
+        self,
+        limit: int = 100,
+        *,
+        state: str | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        after: str | None = None,
     ) -> tuple[RunInfo, ...]:
-        """Return runs, newest first; with `parent`, the children of that run."""
-        params = RunList(limit=limit, state=state, queue=queue, parent=parent)
-        runs: tuple[RunInfo, ...] = (await self.ask("run.list", params)).runs
-        return runs
+        """Return up to `limit` runs, newest first, from behind the run `after` on; with `parent`, children of that run.
+
+        All runs are looked through until there are so many, a page at a time.
+        """
+        found: list[RunInfo] = []
+        while len(found) < limit:
+            most = min(limit - len(found), LIST_MAX)
+            asked = RunList(limit=most, state=state, queue=queue, parent=parent, after=after)
+            page: RunListed = await self.ask("run.list", asked)
+            found += page.runs
+            after = page.next
+            if after is None:
+                break
+        return tuple(found)
 
     # Logs
 

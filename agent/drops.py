@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed
-
 from agent.errors import LinkEnded, NotAuthenticated, NotPermitted, SessionSuperseded
 from agent.identity import KeyRefused
 from protocol.codes import CloseCode
 from protocol.limits import MESSAGE_FRAMES_MAX
 
-__all__ = ["Dropped", "closed_by", "first_cause", "link_ended", "messages", "now_ms"]
+__all__ = ["Dropped", "first_cause", "link_ended", "messages", "now_ms"]
 
 _ENDINGS: dict[int, type[LinkEnded]] = {
     CloseCode.UNAUTHENTICATED: NotAuthenticated,
@@ -38,13 +36,6 @@ def link_ended(code: int, reason: str, lacks: str = "") -> LinkEnded:
     """Return the error for a terminal close code; `lacks` is what this program had not to come with, if it knows."""
     said = f"{reason}: {lacks}" if lacks and code == CloseCode.UNAUTHENTICATED else reason
     return _ENDINGS.get(code, LinkEnded)(code, said)
-
-
-def closed_by(closed: ConnectionClosed) -> Dropped:
-    """Return why a connection is gone that the library says is closed."""
-    if closed.rcvd is None:
-        return Dropped(1006, "the connection was cut", by_hub=True)
-    return Dropped(closed.rcvd.code, closed.rcvd.reason, by_hub=True)
 
 
 def now_ms() -> int:

@@ -23,12 +23,12 @@ from typing import Any
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
 from agent.absence import Absence
 from agent.discovery import Endpoint
-from agent.drops import Dropped, closed_by, first_cause, link_ended, messages, now_ms
+from agent.drops import Dropped, first_cause, link_ended, messages, now_ms
 from agent.errors import FleetlineError, HubUnreachable, LinkClosed
 from agent.held import Held
 from agent.peer import Peer
@@ -93,8 +93,7 @@ class Link:
         self._greeted = asyncio.Event()
         self._urgent: list[Part] = []
         self._bye: tuple[Bye, ...] = ()
-        self._absence = Absence(identity)
-        self._lacks = ""
+        self._absence, self._lacks = Absence(identity), ""
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
         self._connection: ClientConnection | None = None
@@ -255,7 +254,7 @@ class Link:
         except InvalidStatus as refused:
             return self._after_refusal(refused)
         except (OSError, TimeoutError, InvalidHandshake, HubUnreachable) as fault:
-            return self._after_failure(*explain_fault(fault, self.url))
+            return self._after_failure(*explain_fault(fault, self.url, garbled=isinstance(fault, InvalidMessage)))
         except (InvalidURI, ValueError) as fault:
             raise HubUnreachable(self.url, f"that is no hub's address: {fault}") from fault
         except Exception as bug:
@@ -301,7 +300,7 @@ class Link:
                 for effect in session.receive(message, now_ms()):
                     self._take(effect, session)
         except ConnectionClosed as closed:
-            raise closed_by(closed) from None
+            raise _why(closed) from None
 
     def _take(self, effect: Deliver | Fail, session: Session) -> None:
         if isinstance(effect, Fail):
@@ -347,7 +346,7 @@ class Link:
                 if timer is not None:
                     timer.cancel()
         except ConnectionClosed as closed:
-            raise closed_by(closed) from None
+            raise _why(closed) from None
         finally:
             if timer is not None:
                 timer.cancel()
@@ -394,3 +393,8 @@ class Link:
 
     def _after_failure(self, reason: str, remedy: str = "", *, code: int = 0) -> int:
         return self._absence.failed(reason, self.url, random.random(), code, remedy)
+
+
+def _why(closed: ConnectionClosed) -> Dropped:
+    code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "the connection was cut")
+    return Dropped(code, reason, by_hub=True)

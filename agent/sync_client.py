@@ -289,10 +289,16 @@ class SyncClient(SyncScheduleMethods, SyncQueueMethods, SyncTokenMethods, _Closi
         return SyncRun(self._portal, self._client.run(run_id))
 
     def runs(
-        self, limit: int = 100, *, state: str | None = None, queue: str | None = None, parent: str | None = None
+        self,
+        limit: int = 100,
+        *,
+        state: str | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        after: str | None = None,
     ) -> tuple[RunInfo, ...]:
         """Return runs, newest first. See `Client.runs`."""
-        return self._portal(self._client.runs(limit, state=state, queue=queue, parent=parent))
+        return self._portal(self._client.runs(limit, state=state, queue=queue, parent=parent, after=after))
 
     def subscribe(
         self,

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from websockets.exceptions import InvalidMessage
-
 from agent.errors import FleetlineError, HubUnreachable
 from protocol.address import is_loopback
 
@@ -58,8 +56,11 @@ def check_plaintext(url: str) -> None:
         raise PlaintextRefused(url)
 
 
-def explain_fault(fault: Exception, url: str) -> tuple[str, str]:
-    """Return why no connection was made, and what to do where it is for whoever named the hub to do something."""
+def explain_fault(fault: Exception, url: str, *, garbled: bool = False) -> tuple[str, str]:
+    """Return why no connection was made, and what to do where it is for whoever named the hub to do something.
+
+    `garbled` says that something answered, in no words of ours.
+    """
     if isinstance(fault, ssl.SSLCertVerificationError):
         if fault.verify_code in _OF_ANOTHER_NAME:
             why = f"its certificate is for another name ({fault.verify_message})"
@@ -69,7 +70,7 @@ def explain_fault(fault: Exception, url: str) -> tuple[str, str]:
     cut = isinstance(fault, ConnectionResetError) and url.startswith("wss://")
     if cut or (isinstance(fault, ssl.SSLError) and fault.reason in _NO_TLS):
         return "what answered seems to speak no TLS", "the address of a hub without TLS begins with ws://"
-    if isinstance(fault, InvalidMessage) and url.startswith("ws://"):
+    if garbled and url.startswith("ws://"):
         return "what answered is no hub, or one that speaks TLS", "the address of a hub with TLS begins with wss://"
     return f"{type(fault).__name__}: {fault}", ""
 

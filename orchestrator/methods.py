@@ -235,7 +235,7 @@ class Methods:
         return await self._reading.run(self._run_log(peer, params.run), whole=True)
 
     async def _run_list(self, peer: Peer, _op: str, params: RunList) -> RunListed:
-        return RunListed(runs=await self._reading.runs(peer.namespace, params, peer.permit))
+        return await self._reading.runs(peer.namespace, params, peer.permit)
 
     async def _run_cancel(self, peer: Peer, op: str, params: RunCancel) -> RunCancelled:
         first = log = self._run_log(peer, params.run)

@@ -29,8 +29,8 @@ from protocol.control import Submitted, read_control
 from protocol.entry import Entry
 from protocol.errors import RequestError
 from protocol.frames import Part
-from protocol.ids import LogKind, LogName, check_name, queue_partition, run_of
-from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList
+from protocol.ids import LogKind, LogName, check_name, partition_of, queue_partition, run_made_ms, run_of
+from protocol.requests import AgentInfo, LogInfo, LogList, LogRead, LogReadPage, RunInfo, RunList, RunListed
 from protocol.run import RunState
 
 __all__ = ["Reading", "reads_run", "there"]
@@ -124,10 +124,16 @@ class Reading:
             raise _no_log(log)
         return read_control(Submitted, unpack_record(first.packed).body)
 
-    async def runs(self, namespace: str, asked: RunList, permit: Permit) -> tuple[RunInfo, ...]:
-        """Return the runs that a session may read, newest first."""
+    async def runs(self, namespace: str, asked: RunList, permit: Permit) -> RunListed:
+        """Return the runs that a session may read, newest first, and where to go on for more.
+
+        Raises:
+            InvalidName: `after` is no run's id.
+        """
         filtered = asked.state or asked.queue or asked.parent or not permit.unbound(Action.READ)
-        names = await self._store.log_names(namespace, LogKind.RUN, SCAN_MAX if filtered else asked.limit)
+        most = SCAN_MAX if filtered else asked.limit
+        before = None if asked.after is None else await self._made(LogName.parse(f"run/{asked.after}", namespace))
+        names = await self._store.log_names(namespace, LogKind.RUN, most, before)
         found: list[RunInfo] = []
         for start in range(0, len(names), CHUNK):
             logs = [LogName(namespace, LogKind.RUN, name) for name, _ in names[start : start + CHUNK]]
@@ -141,10 +147,20 @@ class Reading:
                 and asked.parent in (None, meta.get("parent"))
                 and reads_run(permit, log, meta["queue"])
             ]
-            found += await there(self.run(log) for log in fit[: asked.limit - len(found)])
-            if len(found) >= asked.limit:
-                break
-        return tuple(found)
+            while fit and len(found) < asked.limit:
+                room = asked.limit - len(found)
+                taken, fit = fit[:room], fit[room:]
+                found += await there(self.run(log) for log in taken)
+                if len(found) == asked.limit:
+                    return RunListed(runs=tuple(found), next=taken[-1].name)
+        more = len(names) == most and permit.unbound(Action.READ)  # who may not read it is not told its id
+        return RunListed(runs=tuple(found), next=names[-1][0] if more else None)
+
+    async def _made(self, log: LogName) -> tuple[int, str]:
+        """Return where a run stands in the list of all; of one that is gone, its id says when it was made."""
+        listed = keys.log_index(partition_of(log), log.namespace, LogKind.RUN)
+        made_ms = await self._store.sorted_score(listed, log.name)
+        return run_made_ms(log.name) if made_ms is None else made_ms, log.name
 
     async def page(self, log: LogName, asked: LogRead) -> LogReadPage:
         """Return a page of a log.

@@ -236,18 +236,20 @@ class RunInfo(Part):
 
 
 class RunList(Part):
-    """`run.list`: runs, newest first."""
+    """`run.list`: runs, newest first; those that come after the run `after` in that order."""
 
     limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = 100
+    after: Name | None = None
     state: str | None = None
     queue: Name | None = None
     parent: Name | None = None
 
 
 class RunListed(Part):
-    """Runs, newest first, without their results."""
+    """Runs, newest first, without their results; `next` is what to go on after, where there may be more."""
 
     runs: tuple[RunInfo, ...]
+    next: Name | None = None
 
 
 class DeadLetters(Part):

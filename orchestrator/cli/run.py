@@ -122,6 +122,9 @@ def ls(
     queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Of this queue only.")] = None,
     parent: Annotated[str | None, typer.Option("--parent", metavar="RUN", help="Children of this run only.")] = None,
     limit: options.Limit = 100,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="RUN", help="Only those that come after this one in the list.")
+    ] = None,
     as_json: options.Json = False,
     hub: options.Hub = None,
     token_file: options.TokenFile = None,
@@ -131,7 +134,7 @@ def ls(
     from orchestrator.cli.connect import with_client
     from orchestrator.cli.inputs import parse_name, parse_run
 
-    parent = None if parent is None else parse_run(parent)
+    parent, after = (None if run is None else parse_run(run) for run in (parent, after))
     if state is not None and state not in STATES:
         raise CliError(f"--state: {state!r} is no state of a run; it is one of {', '.join(STATES)}")
     if queue is not None:
@@ -139,7 +142,7 @@ def ls(
     out = Output(as_json)
 
     async def use(client: Client) -> tuple[RunInfo, ...]:
-        return await client.runs(limit, state=state, queue=queue, parent=parent)
+        return await client.runs(limit, state=state, queue=queue, parent=parent, after=after)
 
     runs = with_client(hub, token_file, use)
     if as_json:

@@ -36,7 +36,7 @@ from orchestrator.store.commits import (
 )
 from protocol.codec import unpack_record
 from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control, read_control
-from protocol.ids import LogName, partition_of
+from protocol.ids import LogName, partition_of, run_made_ms
 from protocol.requests import RunSubmit
 from protocol.run import RunState
 from protocol.selector import parse_selector
@@ -118,7 +118,7 @@ def enqueue(log: LogName, queue: Queue, bucket: str, priority: int) -> tuple[Op,
 
 def rank(log: LogName, priority: int) -> int:
     """Return where a run stands among others that wait."""
-    return (9 - priority) * _PRIORITY_STEP + int(log.name[3:14], 16)
+    return (9 - priority) * _PRIORITY_STEP + run_made_ms(log.name)
 
 
 def dequeue(meta: RunMeta) -> tuple[Op, ...]:

@@ -173,8 +173,13 @@ class Store(Protocol):
     async def set_members(self, key: str) -> frozenset[str]:
         """Return the members of a set."""
 
-    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> list[tuple[str, int]]:
-        """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first."""
+    async def log_names(
+        self, namespace: str, kind: LogKind, limit: int, before: tuple[int, str] | None = None
+    ) -> list[tuple[str, int]]:
+        """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first.
+
+        With `before`, a time and a name, those that come after it in that order: of one time, the lesser names.
+        """
 
     async def trim(self, log: LogName, keep_from: int) -> Position | None:
         """Drop the entries before offset `keep_from`, exactly; return the position at the cut.

@@ -234,13 +234,16 @@ class MemoryStore:
         """Return the members of a set."""
         return frozenset((await self._data()).sets.get(key, ()))
 
-    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> Ranked:
+    async def log_names(
+        self, namespace: str, kind: LogKind, limit: int, before: tuple[int, str] | None = None
+    ) -> Ranked:
         """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first."""
         data = await self._data()
         found = [
             item
             for partition in range(PARTITIONS)
             for item in data.ranked(keys.log_index(partition, namespace, kind), None)
+            if before is None or (item[1], item[0]) < before
         ]
         found.sort(key=lambda item: (item[1], item[0]), reverse=True)
         return found[:limit]

@@ -237,13 +237,31 @@ class RedisStore:
         """Return the members of a set."""
         return frozenset(member.decode() for member in await self._reads.call("SMEMBERS", key))
 
-    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> Ranked:
+    async def log_names(
+        self, namespace: str, kind: LogKind, limit: int, before: tuple[int, str] | None = None
+    ) -> Ranked:
         """Return names of logs of one kind over all partitions with the time each was made, in ms, newest first."""
         indexes = [keys.log_index(partition, namespace, kind) for partition in range(PARTITIONS)]
-        commands = [pack_command("ZRANGE", index, 0, limit - 1, "REV", "WITHSCORES") for index in indexes]
-        names = [item for reply in await _replies(self._reads, commands) for item in _ranked(reply)]
+        if before is None:
+            commands = [pack_command("ZRANGE", index, 0, limit - 1, "REV", "WITHSCORES") for index in indexes]
+            found = list(map(_ranked, await _replies(self._reads, commands)))
+        else:
+            found = await asyncio.gather(*(self._older(index, limit, before) for index in indexes))
+        names = [item for some in found for item in some]
         names.sort(key=lambda item: (item[1], item[0]), reverse=True)
         return names[:limit]
+
+    async def _older(self, index: str, limit: int, before: tuple[int, str]) -> Ranked:
+        """Return what comes after `before` in one index. Any number may have been made in the same millisecond."""
+        older: Ranked = []
+        skipped = 0
+        while True:
+            place = (index, before[0], "-inf", "BYSCORE", "REV", "LIMIT", skipped, limit, "WITHSCORES")
+            some = _ranked(await self._reads.call("ZRANGE", *place))
+            older += [(name, made_ms) for name, made_ms in some if (made_ms, name) < before]
+            skipped += len(some)
+            if len(some) < limit or len(older) >= limit:
+                return older
 
     async def due(
         self, now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0

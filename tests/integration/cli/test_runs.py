@@ -66,6 +66,15 @@ def test_a_key_gives_the_same_run_and_refuses_another_input(shell: Shell) -> Non
     assert first.strip() in other.stderr
 
 
+def test_runs_are_listed_from_behind_one_of_them_on(shell: Shell) -> None:
+    runs = [shell.done("run", "submit", "nobody", "--queue", "listed").strip() for _ in range(4)]
+    whole = [run["run"] for run in shell.json("run", "ls", "--queue", "listed")]
+    assert sorted(whole) == sorted(runs)
+    rest = shell.json("run", "ls", "--queue", "listed", "--after", whole[1], "--limit", "1")
+    assert [run["run"] for run in rest] == [whole[2]]
+    assert shell.done("run", "ls", "--queue", "listed", "--after", whole[3]) == ""
+
+
 def test_why_a_run_waits_is_said_and_that_it_goes_on(shell: Shell) -> None:
     for words in (("--wait",), ("--follow", "--json")):
         submit = shell.start("run", "submit", "review", "--queue", "deserted", *words)

@@ -9,7 +9,7 @@ from orchestrator.store.base import Page, Store
 from orchestrator.store.commits import SortedAdd, SortedRemove
 from protocol.entry import Entry, chain, first_tag, origin
 from protocol.ids import PARTITIONS, LogKind, LogName, partition_of
-from tests.support.commits import EPOCH, append, claim, commit, done, open_producer, topic
+from tests.support.commits import EPOCH, append, claim, commit, done, open_producer, topic, topics_of_one_partition
 
 LOG = topic()
 NOWHERE = topic("nowhere")
@@ -236,6 +236,22 @@ async def test_names_of_logs_by_when_they_were_made(store: Store) -> None:
     assert await store.log_names("default", LogKind.TOPIC, 100) == made
     assert await store.log_names("default", LogKind.TOPIC, 5) == made[:5]
     assert [name for name, _ in await store.log_names("default", LogKind.AGENT, 5)] == ["a1"]
+
+
+async def test_names_of_logs_page_by_page(store: Store) -> None:
+    logs = topics_of_one_partition(30)  # in one call, so that most are of the same millisecond
+    await asyncio.gather(*(done(store, commit(append(log, b"x"))) for log in logs))
+    whole = await store.log_names("default", LogKind.TOPIC, 100)
+    assert len(whole) == 30
+    for size in (1, 4, 29, 30, 31):
+        paged: list[tuple[str, int]] = []
+        page = await store.log_names("default", LogKind.TOPIC, size)
+        while page:
+            paged += page
+            name, made_ms = page[-1]
+            page = await store.log_names("default", LogKind.TOPIC, size, (made_ms, name))
+        assert paged == whole
+    assert await store.log_names("default", LogKind.TOPIC, 5, (whole[0][1] + 1, "")) == whole[:5]
 
 
 async def test_what_is_due_in_some_partitions(store: Store) -> None:

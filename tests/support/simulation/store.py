@@ -125,9 +125,11 @@ class SimulatedStore(MemoryStore):
         """Return members, late."""
         return await self._reply(super().set_members(key))
 
-    async def log_names(self, namespace: str, kind: LogKind, limit: int) -> list[tuple[str, int]]:
+    async def log_names(
+        self, namespace: str, kind: LogKind, limit: int, before: tuple[int, str] | None = None
+    ) -> list[tuple[str, int]]:
         """Return names, late."""
-        return await self._reply(super().log_names(namespace, kind, limit))
+        return await self._reply(super().log_names(namespace, kind, limit, before))
 
     async def due(
         self, now_ms: int, limit: int, partitions: Collection[int], ahead_ms: int = 0

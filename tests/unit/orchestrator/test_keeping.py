@@ -66,7 +66,8 @@ async def test_a_run_that_goes_while_it_is_shown_or_listed_is_not_found_and_not_
         return await read(log, *args)
 
     store.read = late  # type: ignore[method-assign, assignment]
-    assert [info.run for info in await reading.runs("default", RunList(), client_permit())] == [stays.name]
+    listed = await reading.runs("default", RunList(), client_permit())
+    assert [info.run for info in listed.runs] == [stays.name]
     with pytest.raises(RequestError, match="nothing is left") as fault:
         await reading.run(gone)
     assert fault.value.code == "not_found"

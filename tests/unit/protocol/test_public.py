@@ -63,7 +63,7 @@ PUBLIC = {
         Subscribed SubscriptionVerdict Tags UInt Unsubscribe Verdict Window WireRecover
     """,
     "ids": """
-        PARTITIONS LogKind LogName check_name make_run_id partition_of queue_partition run_of
+        PARTITIONS LogKind LogName check_name make_run_id partition_of queue_partition run_made_ms run_of
     """,
     "limits": """
         ARRAYS_MAX DEFAULT_HANDSHAKE_MS DEFAULT_LIMITS ITEMS_MAX KEPT_TAGS_MAX MAPS_MAX MESSAGE_FRAMES_MAX NESTING_MAX
