@@ -5,8 +5,6 @@ Specification: docs/protocol.md, section "Work".
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.store import keys
 from orchestrator.store.commits import Commit, HashSet
@@ -32,10 +30,9 @@ def submit_claimed(submit: Commit, claim: Commit, meta: RunMeta) -> Commit:
     fields = {
         name: value for op in ops if isinstance(op, HashSet) and op.key == about for name, value in op.fields.items()
     }
-    return replace(
-        submit,
+    return submit._replace(
         guards=(*submit.guards, *(guard for guard in claim.guards if guard.key != about)),
-        appends=(replace(born, entries=born.entries + claimed.entries),),
+        appends=(born._replace(entries=born.entries + claimed.entries),),
         ops=(HashSet(about, fields), *(op for op in ops if not (isinstance(op, HashSet) and op.key == about))),
         below=claim.below,
         hints=(),

@@ -128,8 +128,7 @@ def claim(
     """
     log, place = meta.log, meta.head + 1
     timeout_ms = meta.timeout_ms or spec.timeout_ms
-    after = replace(
-        meta,
+    after = meta._replace(
         state=RunState.RUNNING,
         head=place,
         attempt=meta.attempt + 1,
@@ -287,7 +286,7 @@ def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store
         wait_ms = backoff_ms(failures, draw, first_ms=first_ms, cap_ms=most_ms)
         retry = Retry(failures=failures, after_ms=wait_ms)
         state, entry = RunState.QUEUED, pack_control(Kind.RETRY, ids.src, retry)
-        after = replace(meta, state=state, not_before_ms=store_ms + wait_ms)
+        after = meta._replace(state=state, not_before_ms=store_ms + wait_ms)
         fields["not_before"], due_ms = str(after.not_before_ms), after.due_ms
         ops = (runs.put_off(meta.log, meta.place, after.not_before_ms),)
     return Ending(state, (entry,), fields, (meta.cancel_unchanged(), meta.asked_unchanged()), ops, due_ms=due_ms)
@@ -361,7 +360,7 @@ def back(ids: Ids, meta: RunMeta, fields: Mapping[str, str]) -> Ending:
     if meta.cancelling:
         return Ending(RunState.CANCELLED, (_cancelled(ids, None),), fields)
     waiting = runs.enqueue(meta.log, meta.place, meta.bucket, meta.priority)
-    due_ms = replace(meta, state=RunState.QUEUED, not_before_ms=0).due_ms
+    due_ms = meta._replace(state=RunState.QUEUED, not_before_ms=0).due_ms
     return Ending(RunState.QUEUED, fields=fields, ops=waiting, due_ms=due_ms)
 
 

@@ -170,7 +170,7 @@ def handed(
             changed[slot] = replace(there, cancel=CancelPhase.WANTED, reason=" ".join((cancel.reason or "").split()))
     if not changed:
         return Handing(meta)
-    after = replace(meta, children=meta.children + len(new), talk_from=meta.talk_from or meta.head + 1)
+    after = meta._replace(children=meta.children + len(new), talk_from=meta.talk_from or meta.head + 1)
     records, encoded = keys.children(meta.log), {slot: child.encode() for slot, child in changed.items()}
     fields = {"children": str(after.children), "talk_from": str(after.talk_from)}
     unchanged = (Guard(records, slot, known[slot].encode() if slot in known else ABSENT) for slot in changed)
@@ -240,7 +240,7 @@ def told(ids: Ids, meta: RunMeta, child: MetaChild, ended: ChildEnded) -> Commit
     after = runs.struck(meta, children=tuple(slot for slot in waiting if slot != child.slot))
     gone = HashDelete(keys.children(meta.log), (child.slot,))
     commit = _changed(ids, meta, child, entries, gone, *runs.coming(meta, after))
-    return replace(commit, guards=(*commit.guards, *meta.put_off_unchanged()), hints=runs.back_hints(meta, after))
+    return commit._replace(guards=(*commit.guards, *meta.put_off_unchanged()), hints=runs.back_hints(meta, after))
 
 
 def forget(ids: Ids, meta: RunMeta, child: MetaChild) -> Commit:

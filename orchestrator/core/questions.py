@@ -59,7 +59,7 @@ def opened(meta: RunMeta, asked: Sequence[tuple[int, Asked]], store_ms: int) -> 
     questions = tuple((known | new)[index] for index in sorted(known | new))
     if len(questions) > QUESTIONS_MAX:
         raise RequestError(ErrorCode.INVALID_ENTRY, f"the run has asked {QUESTIONS_MAX} questions, and may no more")
-    after = replace(meta, questions=questions, talk_from=meta.talk_from or meta.head + 1)
+    after = meta._replace(questions=questions, talk_from=meta.talk_from or meta.head + 1)
     key = keys.meta(meta.log)
     fields = {question.field: question.encode() for question in new.values()} | {"talk_from": str(after.talk_from)}
     unchanged = tuple(
@@ -117,10 +117,8 @@ def _answers(
     key = keys.meta(meta.log)
     closed = {question.index: replace(question, open=False) for question, _ in answers}
     waiting = () if meta.suspended is None else meta.suspended.questions
-    after = replace(
-        struck(meta, questions=tuple(index for index in waiting if index not in closed)),
-        questions=tuple(closed.get(each.index, each) for each in meta.questions),
-    )
+    left = struck(meta, questions=tuple(index for index in waiting if index not in closed))
+    after = left._replace(questions=tuple(closed.get(each.index, each) for each in meta.questions))
     entries = tuple(
         pack_control(
             Kind.ANSWERED,

@@ -7,7 +7,6 @@ logs and compare. A commit that was decided from them is guarded: they must stil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,8 +24,7 @@ from protocol.selector import Selector, parse_selector
 __all__ = ["Bucket", "RunMeta", "as_read", "bucket_of", "parse_bucket"]
 
 
-@dataclass(frozen=True, slots=True)
-class RunMeta:
+class RunMeta(NamedTuple):
     """The meta fields of a run's log, typed.
 
     Attributes:
@@ -198,7 +196,7 @@ class RunMeta:
     def come(self) -> RunMeta:
         """Return it as it is when something that it waited for has come: put off no more, where that was all."""
         all_came = not self.not_before_ms and not awaits(self.suspended)
-        return replace(self, suspended=None) if all_came else self
+        return self._replace(suspended=None) if all_came else self
 
     @property
     def put_off(self) -> bool:

@@ -11,7 +11,7 @@ Specification: docs/protocol.md, section "Runs".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha1
 
 from orchestrator.core import keeping
@@ -171,7 +171,7 @@ def struck(meta: RunMeta, **left: object) -> RunMeta:
     """Return a run of which something has come that it may have been put away for; `left` is what has not."""
     if meta.suspended is None or meta.final:
         return meta
-    return replace(meta, suspended=meta.suspended.model_copy(update=left)).come()
+    return meta._replace(suspended=meta.suspended.model_copy(update=left)).come()
 
 
 def coming(meta: RunMeta, after: RunMeta) -> tuple[Op, ...]:
@@ -384,7 +384,7 @@ def look_again(ids: Ids, meta: RunMeta) -> Commit:
 
 def requeue(ids: Ids, meta: RunMeta) -> Commit:
     """Propose that a run whose wait is over goes to its queue, unless it was put away and waits for more than that."""
-    after = replace(meta, not_before_ms=0).come()
+    after = meta._replace(not_before_ms=0).come()
     return Commit(
         id=ids.commit,
         partition=meta.partition,

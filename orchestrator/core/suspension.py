@@ -70,7 +70,7 @@ def suspend(
     if meta.cancelling or not (asked.sleep_ms or awaits(left)):
         return replace(back(ids, meta, {}), guards=guards)
     until_ms = store_ms + asked.sleep_ms if asked.sleep_ms else 0
-    after = replace(meta, state=RunState.QUEUED, not_before_ms=until_ms, suspended=left)
+    after = meta._replace(state=RunState.QUEUED, not_before_ms=until_ms, suspended=left)
     fields = {SUSPENDED: encode_suspended(left)} | ({"not_before": str(until_ms)} if until_ms else {})
     ops = (put_off(meta.log, meta.place, until_ms),)
     return Ending(after.state, fields=fields, guards=guards, ops=ops, due_ms=after.due_ms)

@@ -13,6 +13,8 @@ A reply that never came is `StoreUnavailable` with `unknown=True`. The caller ma
 commit again: a commit that finds itself (by id) as the last of its first log is answered as accepted,
 and producers recognise their own retries.
 
+All of it is tuples: a hub makes dozens for each run, and a frozen dataclass takes three times as long to make.
+
 Specification: docs/protocol.md, sections "Durability" and "Publishing"; docs/store.md.
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from protocol.entry import Position
 from protocol.ids import LogName
@@ -61,8 +64,7 @@ COMMIT_ENTRIES_MAX = 256
 COMMIT_BYTES_MAX = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(NamedTuple):
     """A field of a hash that must have this value; `ABSENT` means it must not be there."""
 
     key: str
@@ -70,24 +72,21 @@ class Guard:
     expected: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Below:
+class Below(NamedTuple):
     """A hash that must have fewer fields than this."""
 
     key: str
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(NamedTuple):
     """A hash that must have at least so many fields."""
 
     key: str
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class HasToken:
+class HasToken(NamedTuple):
     """A token bucket that must have a token.
 
     The bucket is a hash whose field `next_us` says, in µs by the store's clock, when it would be full again: it holds
@@ -122,8 +121,7 @@ class ProducerClaim:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Entries for one log.
 
     An append with no entries makes the log where it is not there yet, and changes nothing else.
@@ -143,8 +141,7 @@ class Append:
     expect: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HashSet:
+class HashSet(NamedTuple):
     """Set fields of a hash."""
 
     key: str
@@ -152,16 +149,14 @@ class HashSet:
     ttl_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HashDelete:
+class HashDelete(NamedTuple):
     """Delete fields of a hash."""
 
     key: str
     fields: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SortedAdd:
+class SortedAdd(NamedTuple):
     """Put a member into a sorted set.
 
     Attributes:
@@ -178,24 +173,21 @@ class SortedAdd:
     given: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SortedRemove:
+class SortedRemove(NamedTuple):
     """Take a member out of a sorted set."""
 
     key: str
     member: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetAdd:
+class SetAdd(NamedTuple):
     """Put a member into a set."""
 
     key: str
     member: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetPrune:
+class SetPrune(NamedTuple):
     """Take a member out of a set, unless the key `unless` is there."""
 
     key: str
@@ -203,8 +195,7 @@ class SetPrune:
     unless: str
 
 
-@dataclass(frozen=True, slots=True)
-class SortedPrune:
+class SortedPrune(NamedTuple):
     """Take a member out of a sorted set, unless the key `unless` is there."""
 
     key: str
@@ -212,8 +203,7 @@ class SortedPrune:
     unless: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakeToken:
+class TakeToken(NamedTuple):
     """Take a token from a bucket, as `HasToken` describes it."""
 
     key: str
@@ -227,8 +217,7 @@ Removal = HashDelete | SortedRemove
 """What can go together with a log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """One atomic change of one partition.
 
     Attributes:
@@ -266,8 +255,7 @@ class Refusal(StrEnum):
     EXPECT = "expect"
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A commit that was refused.
 
     Attributes:
@@ -287,8 +275,7 @@ class Refused:
     head: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """What one append came to.
 
     Attributes:
@@ -309,8 +296,7 @@ class Appended:
     last_seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A commit that happened, now or (`repeated`) at an earlier try.
 
     A repeated commit's appends carry `before == after`: what it wrote is read from the log.

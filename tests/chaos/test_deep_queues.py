@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -46,7 +45,7 @@ def submitted(by: str, first: int, last: int) -> Commit:
         ops += (HashSet(keys.meta(other), fields), SortedAdd(waiting, other.name, runs.rank(other, 0)))
     ops.append(HashSet(mapping, {f"{by}/{other.name}": ref.replace(log.name, other.name) for other in names[1:]}))
     appends = tuple(Append(name, one.appends[0].entries, f"{first:016x}") for name in names)
-    return replace(one, appends=appends, ops=tuple(ops))
+    return one._replace(appends=appends, ops=tuple(ops))
 
 
 def name_of(number: int, by: str) -> LogName:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -398,7 +397,7 @@ async def test_a_commit_is_refused_while_a_hash_has_as_many_fields_as_it_may(sto
     active = keys.active(P, "default", "q")
 
     def take(name: str) -> Commit:
-        return replace(commit(append(LOG), ops=(HashSet(active, {name: "1"}),)), below=(Below(active, 2),))
+        return commit(append(LOG), ops=(HashSet(active, {name: "1"}),))._replace(below=(Below(active, 2),))
 
     await done(store, take("r1"))
     await done(store, take("r2"))
@@ -413,7 +412,7 @@ async def test_a_commit_is_refused_while_a_hash_has_as_many_fields_as_it_may(sto
 async def test_of_commits_that_go_out_together_no_more_pass_than_there_is_room_for(store: Store) -> None:
     active = keys.active(P, "default", "q")
     taken = [
-        replace(commit(append(LOG), ops=(HashSet(active, {f"r{number}": "1"}),)), below=(Below(active, 3),))
+        commit(append(LOG), ops=(HashSet(active, {f"r{number}": "1"}),))._replace(below=(Below(active, 3),))
         for number in range(10)
     ]
     results = await asyncio.gather(*map(store.commit, taken))
@@ -437,13 +436,13 @@ async def test_a_score_is_that_of_its_member(store: Store) -> None:
 
 async def test_a_commit_is_refused_until_a_hash_has_as_many_fields_as_it_must(store: Store) -> None:
     active = keys.active(P, "default", "q")
-    full = replace(commit(append(LOG)), below=(Full(active, 2),))
+    full = commit(append(LOG))._replace(below=(Full(active, 2),))
     await done(store, commit(append(LOG), ops=(HashSet(active, {"r1": "1"}),)))
     refused = await store.commit(full)
     assert isinstance(refused, Refused)
     assert (refused.reason, refused.actual) == (Refusal.GUARD, "1")
     await done(store, commit(append(LOG), ops=(HashSet(active, {"r2": "1"}),)))
-    await done(store, replace(full, id="again"))
+    await done(store, full._replace(id="again"))
 
 
 async def test_a_member_may_be_added_only_where_it_is_new_or_only_where_a_key_is_there(store: Store) -> None:
@@ -463,9 +462,8 @@ async def test_a_member_may_be_added_only_where_it_is_new_or_only_where_a_key_is
 
 
 def take_token(tokens: str, every_us: int, burst: int) -> Commit:
-    return replace(
-        commit(ops=(TakeToken(tokens, every_us, burst),), partition=P), below=(HasToken(tokens, every_us, burst),)
-    )
+    proposed = commit(ops=(TakeToken(tokens, every_us, burst),), partition=P)
+    return proposed._replace(below=(HasToken(tokens, every_us, burst),))
 
 
 async def test_of_commits_that_go_out_together_as_many_pass_as_there_are_tokens(store: Store) -> None:

@@ -68,12 +68,16 @@ sizes = st.builds(Below, st.sampled_from(HASHES), small) | st.builds(Full, st.sa
 records = st.builds(ProducerRecord, fence=st.integers(1, 2)).map(ProducerRecord.encode)
 ops: st.SearchStrategy[Op] = st.one_of(
     st.builds(
-        HashSet, st.sampled_from(HASHES), st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(WORDS), min_size=1)
+        HashSet,
+        st.sampled_from(HASHES),
+        st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(WORDS), min_size=1),
+        ttl_ms=st.none(),
     ),
     st.builds(
         HashSet,
         st.sampled_from([keys.producers(log) for log in LOGS]),
         st.dictionaries(st.sampled_from(PRODUCERS), records, min_size=1),
+        ttl_ms=st.none(),
     ),
     st.builds(HashDelete, st.sampled_from(HASHES), st.sampled_from(FIELDS).map(lambda name: (name,))),
     st.builds(
@@ -81,6 +85,7 @@ ops: st.SearchStrategy[Op] = st.one_of(
         st.sampled_from(SORTED),
         st.sampled_from(WORDS),
         small,
+        from_now=st.just(False),
         absent=st.booleans(),
         given=st.none() | st.sampled_from([*SORTED, *HASHES]),
     ),
@@ -111,6 +116,7 @@ commits = st.builds(
     st.lists(guards, max_size=2).map(tuple),
     appends(),
     st.lists(ops, max_size=3).map(tuple),
+    hints=st.just(()),
     below=st.lists(sizes, max_size=1).map(tuple),
 )
 
@@ -195,7 +201,7 @@ def with_fresh_records(proposed: Commit, now_ms: int) -> Commit:
         else op
         for op in proposed.ops
     )
-    return replace(proposed, ops=made)
+    return proposed._replace(ops=made)
 
 
 def opened(value: str, now_ms: int) -> str:

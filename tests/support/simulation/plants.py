@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from agent.subscriptions import Subscription as FollowedLog
@@ -50,13 +50,13 @@ def planted(name: str | None) -> AbstractContextManager[None]:
 
 
 def _publish_unguarded(*args: Any, **options: Any) -> Commit:
-    return replace(_PUBLISH(*args, **options), guards=())
+    return _PUBLISH(*args, **options)._replace(guards=())
 
 
 def _claim_unguarded(*args: Any, **options: Any) -> tuple[Commit, RunMeta]:
     commit, after = _CLAIM(*args, **options)
-    appends = tuple(replace(append, expect=None) for append in commit.appends)
-    return replace(commit, guards=(), appends=appends), after
+    appends = tuple(append._replace(expect=None) for append in commit.appends)
+    return commit._replace(guards=(), appends=appends), after
 
 
 def _check_without_dedupe(
@@ -95,7 +95,7 @@ async def _feed_and_commit(self: Line, commit: Commit) -> Outcome | Refused:
     for append in commit.appends:
         tail = self.tails._tails.get(append.log)
         if tail is not None and tail.epoch and append.entries:
-            guess = replace(commit, appends=(append,))
+            guess = commit._replace(appends=(append,))
             self.tails.take(guess, Outcome((_guessed(tail, append, self.now_ms()),), self.now_ms()))
     return await _COMMIT(self, commit)
 

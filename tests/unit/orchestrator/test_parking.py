@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.core import parking
@@ -26,7 +24,7 @@ async def waits() -> RunMeta:
     bench = Bench()
     await bench.store.open()
     await bench.submit()
-    return replace(await bench.meta(), concurrency_key=KEY)
+    return (await bench.meta())._replace(concurrency_key=KEY)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +33,7 @@ async def waits() -> RunMeta:
     ids=["waits", "put off", "runs"],
 )
 async def test_only_a_run_that_waits_now_is_put_on_its_queue_again(change: dict[str, object], back: bool) -> None:
-    meta = replace(await waits(), **change)  # type: ignore[arg-type]
+    meta = (await waits())._replace(**change)  # type: ignore[arg-type]
     ops = parking.bring_back(Bench().ids(), meta).ops
     assert any(isinstance(op, SortedAdd) and op.member == meta.log.name for op in ops) is back
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.core import attempts, runs
@@ -247,6 +245,6 @@ async def test_an_entry_that_came_since_a_run_was_read_has_its_claim_refused(ben
 @pytest.mark.parametrize("state", ["cancelled", "expired", "succeeded"])
 async def test_what_comes_for_a_run_that_is_over_puts_it_on_no_queue(bench: Bench, state: str) -> None:
     await reach(bench, state)
-    over = replace(await bench.meta(), suspended=Suspended(children=("1.d",)))
+    over = (await bench.meta())._replace(suspended=Suspended(children=("1.d",)))
     assert over.final
     assert runs.struck(over, children=()) is over
