@@ -17,7 +17,7 @@ import structlog
 
 from orchestrator.claiming import Claiming, Tried
 from orchestrator.core.matching import Refusals, free_part
-from orchestrator.core.queues import NO_TERMS, Queue, Terms
+from orchestrator.core.queues import NO_TERMS, Queue, Terms, queue_of
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.core.standing import Standing
 from orchestrator.line import Line, monotonic_ms
@@ -108,7 +108,7 @@ class Dispatch:
         """An agent has a free slot, or a new one."""
         if peer.slots_free:
             for name in peer.queues:
-                self.freed(Queue(peer.namespace, name))
+                self.freed(queue_of(peer.namespace, name))
 
     def refused(self, peer: Peer, run: str) -> None:
         """Note that an agent does not want a run: it is not given it for a while, others are."""

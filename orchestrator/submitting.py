@@ -6,7 +6,7 @@ Specification: docs/protocol.md, section "Requests".
 from __future__ import annotations
 
 from orchestrator.core import runs
-from orchestrator.core.queues import Queue
+from orchestrator.core.queues import queue_of
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
 from orchestrator.settle import settle
@@ -31,7 +31,7 @@ async def submit(
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    queue = Queue(namespace, params.queue)
+    queue = queue_of(namespace, params.queue)
     run = new_run_id(line, queue)
     ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
     log = LogName(namespace, LogKind.RUN, run)

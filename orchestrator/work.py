@@ -17,7 +17,7 @@ import structlog
 from orchestrator.assigning import assignment
 from orchestrator.core import attempts, runs
 from orchestrator.core import publish as publishing
-from orchestrator.core.queues import Queue
+from orchestrator.core.queues import queue_of
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.core.standing import Standing
 from orchestrator.core.timers import member
@@ -324,7 +324,7 @@ class Work:
             held = self._free(peer, log.name, frame.fence)
             if held is not None:
                 follow = self._dispatch.look if kind in _PUTS_ON_QUEUE else self._dispatch.freed
-                follow(Queue(log.namespace, held.queue))
+                follow(queue_of(log.namespace, held.queue))
         elif result.appended[0].after.offset >= RUN_ENTRIES_MAX:
             await self._overflow(log)
         return publishing.puback(frame, result, self._line.level)

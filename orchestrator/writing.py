@@ -15,7 +15,7 @@ from orchestrator.core import publish as publishing
 from orchestrator.core.continuing import conclude_continue
 from orchestrator.core.meta_questions import ASKED_DUE, FIELD
 from orchestrator.core.publish import ENDINGS, Prepared
-from orchestrator.core.queues import Queue
+from orchestrator.core.queues import Queue, queue_of
 from orchestrator.core.run_meta import RunMeta
 from orchestrator.line import Line
 from orchestrator.peers import Peer
@@ -158,7 +158,7 @@ async def _ending(
     kind, body, _, _ = frame.entries[-1]
     known = peer.held.get(log.name)
     if known is not None and known.fence and not known.related and kind in (Kind.SUCCEEDED, Kind.CANCELLED):
-        return attempts.conclude(log, Kind(kind), known.keep_ms), Queue(log.namespace, known.queue), known.key
+        return attempts.conclude(log, Kind(kind), known.keep_ms), queue_of(log.namespace, known.queue), known.key
     meta = meta or await read_run(line, log)
     if meta is None:
         return None, None, ""

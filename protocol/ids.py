@@ -74,7 +74,7 @@ class LogName(NamedTuple):
     @property
     def path(self) -> str:
         """The log as it is written on the wire, without its namespace."""
-        return f"{self.kind.value}/{self.name}"
+        return f"{self.kind}/{self.name}"
 
 
 def check_name(name: str) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from orchestrator.store import keys
 from orchestrator.store.commits import (
@@ -30,7 +32,7 @@ from protocol.ids import queue_partition
 from protocol.requests import AgentInfo, QueueSet, Rate
 from protocol.selector import parse_selector
 
-__all__ = ["EVERY_KEY", "NO_TERMS", "Queue", "Terms", "set_terms", "who_takes", "why_held"]
+__all__ = ["EVERY_KEY", "NO_TERMS", "Queue", "Terms", "queue_of", "set_terms", "who_takes", "why_held"]
 
 _HINT = "queue:"
 _PAUSED = "paused"
@@ -43,19 +45,20 @@ EVERY_KEY = ""
 """Stands for all concurrency keys of a queue, where its terms changed; no run can have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """A queue, by its names; `partition` is where it and its runs lie."""
-
+class _Names(NamedTuple):
     namespace: str
     name: str
 
-    @property
+
+class Queue(_Names):
+    """A queue, by its names; what is the same for each of its runs is worked out once (see `queue_of`)."""
+
+    @cached_property
     def partition(self) -> int:
         """The partition that holds the queue and its runs."""
         return queue_partition(self.namespace, self.name)
 
-    @property
+    @cached_property
     def hint(self) -> str:
         """The word that tells hubs that it may have work."""
         return f"{_HINT}{self.namespace}/{self.name}"
@@ -66,12 +69,12 @@ class Queue:
         namespace, slash, name = word.removeprefix(_HINT).partition("/")
         return cls(namespace, name) if slash and word.startswith(_HINT) else None
 
-    @property
+    @cached_property
     def terms(self) -> str:
         """The key of its terms."""
         return keys.queue_terms(self.partition, self.namespace, self.name)
 
-    @property
+    @cached_property
     def buckets(self) -> str:
         """The key of the buckets that runs wait in."""
         return keys.buckets(self.partition, self.namespace, self.name)
@@ -80,12 +83,12 @@ class Queue:
         """The key of its runs that wait in a bucket."""
         return keys.queue(self.partition, self.namespace, self.name, bucket)
 
-    @property
+    @cached_property
     def later(self) -> str:
         """The key of its runs that come to it later."""
         return keys.later(self.partition, self.namespace, self.name)
 
-    @property
+    @cached_property
     def active(self) -> str:
         """The key of its runs that agents work on."""
         return keys.active(self.partition, self.namespace, self.name)
@@ -98,22 +101,22 @@ class Queue:
         """The key of its runs that wait until fewer with their concurrency key are worked on."""
         return keys.parked(self.partition, self.namespace, self.name, key)
 
-    @property
+    @cached_property
     def parked_keys(self) -> str:
         """The key of the concurrency keys that runs of it are parked for."""
         return keys.parked_keys(self.partition, self.namespace, self.name)
 
-    @property
+    @cached_property
     def freed(self) -> str:
         """The key of the concurrency keys whose parked runs may be brought back."""
         return keys.freed(self.partition, self.namespace, self.name)
 
-    @property
+    @cached_property
     def tokens(self) -> str:
         """The key of the tokens that its rate has left."""
         return keys.tokens(self.partition, self.namespace, self.name)
 
-    @property
+    @cached_property
     def dead(self) -> str:
         """The key of its dead letters."""
         return keys.dead(self.partition, self.namespace, self.name)
@@ -130,6 +133,12 @@ class Queue:
             return (left,)
         freed = SortedAdd(self.freed, key, 0, from_now=True, given=self.parked(key))
         return left, HashDelete(self.keyed(key), (run,)), freed
+
+
+@lru_cache(maxsize=4096)
+def queue_of(namespace: str, name: str) -> Queue:
+    """Return a queue, the same object for as long as it is asked for often."""
+    return Queue(namespace, name)
 
 
 @dataclass(frozen=True, slots=True)

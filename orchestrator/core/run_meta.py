@@ -13,7 +13,7 @@ from typing import NamedTuple
 from orchestrator.core.meta_artifacts import TOTAL, MetaArtifact, parse_artifacts
 from orchestrator.core.meta_questions import ASKED_DUE, MetaQuestion, first_due_ms, parse_questions
 from orchestrator.core.meta_suspension import SUSPENDED, awaits, encode_suspended, parse_suspended
-from orchestrator.core.queues import Queue
+from orchestrator.core.queues import Queue, queue_of
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Guard
 from protocol.conversation import Suspended
@@ -206,7 +206,7 @@ class RunMeta(NamedTuple):
     @property
     def place(self) -> Queue:
         """The queue that it is a run of."""
-        return Queue(self.log.namespace, self.queue)
+        return queue_of(self.log.namespace, self.queue)
 
     @property
     def bucket(self) -> str:

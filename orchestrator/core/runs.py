@@ -16,7 +16,7 @@ from hashlib import sha1
 
 from orchestrator.core import keeping
 from orchestrator.core.meta_suspension import SUSPENDED, encode_suspended
-from orchestrator.core.queues import Queue
+from orchestrator.core.queues import Queue, queue_of
 from orchestrator.core.run_meta import RunMeta, bucket_of
 from orchestrator.core.timers import family_timer, run_timer
 from orchestrator.store import keys
@@ -264,7 +264,7 @@ def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
 
     Refused by its first guard where the key is taken.
     """
-    queue, partition = Queue(log.namespace, body.queue), partition_of(log)
+    queue, partition = queue_of(log.namespace, body.queue), partition_of(log)
     mapping = keys.idempotency(partition, log.namespace, body.queue)
     assert body.key is not None, body
     by = body.by or ids.src

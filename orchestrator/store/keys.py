@@ -107,7 +107,9 @@ PERMANENT = (
 _PREFIXES = tuple(f"{PREFIX}:{{p{partition:02d}}}:" for partition in range(PARTITIONS))
 
 
+@lru_cache(maxsize=16_384)
 def _key(partition: int, *parts: str) -> str:
+    """Return the name of a key. Most are asked for again and again: those of queues, of agents, of whole partitions."""
     return _PREFIXES[partition] + ":".join(parts)
 
 
@@ -296,11 +298,12 @@ class LogKeys(NamedTuple):
 def log_keys(log: LogName) -> LogKeys:
     """Return the keys of a log; what is asked for again and again is made once."""
     partition, namespace, path = partition_of(log), log.namespace, log.path
+    prefix, rest = _PREFIXES[partition], f"{namespace}:{path}"  # not by `_key`: what it keeps is asked for more often
     return LogKeys(
-        _key(partition, "log", namespace, path),
-        _key(partition, "meta", namespace, path),
-        _key(partition, "producers", namespace, path),
-        _key(partition, "acks", namespace, path),
+        f"{prefix}log:{rest}",
+        f"{prefix}meta:{rest}",
+        f"{prefix}producers:{rest}",
+        f"{prefix}acks:{rest}",
         log_index(partition, namespace, log.kind),
         f"{namespace}/{path}",
     )
