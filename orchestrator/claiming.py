@@ -10,12 +10,13 @@ from enum import Enum, auto
 
 import structlog
 
-from orchestrator.assigning import make_assign
+from orchestrator.assigning import input_of, make_assign
 from orchestrator.core import attempts, runs
 from orchestrator.core.at_once import submit_claimed
 from orchestrator.core.queues import Terms
 from orchestrator.core.run_meta import RunMeta, parse_bucket
 from orchestrator.line import Line
+from orchestrator.newborn import Known, Newborn
 from orchestrator.parking import Parking
 from orchestrator.peers import Held, Peer
 from orchestrator.settle import settle
@@ -48,12 +49,16 @@ class Claiming:
         line: where commits go.
         parking: knows whose concurrency keys are full.
         lease_ms: how long a claim holds without being renewed.
+
+    Attributes:
+        newborn: runs that this hub has just submitted.
     """
 
     def __init__(self, line: Line, parking: Parking, lease_ms: int) -> None:
         self._line = line
         self._parking = parking
         self._lease_ms = lease_ms
+        self.newborn = Newborn()
 
     async def claim(self, log: LogName, peer: Peer, bucket: str, terms: Terms) -> Tried:
         """Claim a run that waits in a bucket. The agent's slot is free again where that fails.
@@ -73,8 +78,8 @@ class Claiming:
                 peer.held.pop(log.name, None)
         return tried
 
-    async def submit(self, commit: Commit, meta: RunMeta, peer: Peer, terms: Terms) -> Outcome | Refused | None:
-        """Submit a run and claim it at once; `meta` is what the run is after `commit`, which submits it.
+    async def submit(self, commit: Commit, known: Known, peer: Peer, terms: Terms) -> Outcome | Refused | None:
+        """Submit a run and claim it at once; `known` is what it is after `commit`, which submits it.
 
         Returns what came of the submit; None where the run is not submitted, since its queue's terms are in the way.
         The agent's slot is free again where the claim fails.
@@ -82,7 +87,8 @@ class Claiming:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        line, log, tried = self._line, meta.log, Tried.MISSED
+        line, meta, tried = self._line, known.meta, Tried.MISSED
+        log = meta.log
         claim, run = self._proposal(commit.id, meta, peer, meta.handler, terms)
         try:
             result = await settle(line, submit_claimed(commit, claim, meta))
@@ -93,7 +99,7 @@ class Claiming:
                     return result
             position = await self._position(run, result)
             if position is not None:
-                tried = await self._hand_over(peer, run, commit.appends[0].entries[0], position)
+                tried = await self._hand_over(peer, run, known.input, position)
         finally:
             if tried is not Tried.CLAIMED:
                 peer.held.pop(log.name, None)
@@ -116,7 +122,8 @@ class Claiming:
     async def _try(self, log: LogName, peer: Peer, handler: str, terms: Terms, *, at_hand: bool = True) -> Tried:
         """Claim a run; with `at_hand` from what this hub has of it, where it has just submitted it."""
         line = self._line
-        meta, first = (self._newborn(log) if at_hand else None) or await self._read(log)
+        known = self.newborn.take(log) if at_hand else None
+        meta, first = (known.meta, b"") if known else await self._read(log)
         if meta is not None and meta.final:  # it waits for nothing, and is in the way of others
             await settle(line, runs.strayed(runs.Ids(line.new_commit_id(), line.src), meta))
             return Tried.MOVED
@@ -131,7 +138,7 @@ class Claiming:
         result = await settle(line, commit)
         position = await self._position(run, result)
         if position is not None:
-            return await self._hand_over(peer, run, first, position)
+            return await self._hand_over(peer, run, known.input if known else input_of(first), position)
         if isinstance(result, Outcome) or result.reason is not Refusal.EXPECT:
             return Tried.MISSED
         # It was only spoken to since it was read.
@@ -152,7 +159,7 @@ class Claiming:
             return None
         return Position(fields["epoch"], run.claimed_at, tag)
 
-    async def _hand_over(self, peer: Peer, run: RunMeta, first: bytes, position: Position) -> Tried:
+    async def _hand_over(self, peer: Peer, run: RunMeta, given: bytes, position: Position) -> Tried:
         """Tell the agent of an attempt; one that is shut since would not work on it until its lease ran out."""
         line = self._line
         if peer.shut:
@@ -161,22 +168,8 @@ class Claiming:
             return Tried.MOVED
         held = Held(run.attempt, run.fence, run.queue, run.related, run.keep_ms, run.concurrency_key)
         peer.held[run.log.name] = held
-        peer.send(make_assign(line, run, first, position, self._lease_ms))
+        peer.send(make_assign(line, run, given, position, self._lease_ms))
         return Tried.CLAIMED
-
-    def _newborn(self, log: LogName) -> tuple[RunMeta, bytes] | None:
-        """Return a run that this hub has just submitted, and the entry that says so, as far as that is at hand.
-
-        Where something became of it since, elsewhere, the guards of what is proposed do not hold.
-        """
-        tail = self._line.tails.get(log)
-        state = tail.whole() if tail else None
-        chunk = tail.chunk_after(0) if tail else None
-        if state is None or chunk is None or state.head != 1:
-            return None
-        first = chunk.entries[0].packed
-        meta = runs.newborn(log, first)
-        return (meta, first) if meta else None
 
     async def _read(self, log: LogName) -> tuple[RunMeta | None, bytes | None]:
         store = self._line.store

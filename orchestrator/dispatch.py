@@ -92,17 +92,18 @@ class Dispatch:
         if queue in self._busy or queue not in self._empty:  # whoever looks now may have seen that there was none
             self.look(queue)
 
-    def idle(self, queue: Queue) -> bool:
-        """Whether an agent here waits for work from this queue, and nothing is known to wait there."""
-        terms = self._empty.get(queue)
-        quiet = terms is not None and not terms.paused and queue not in self._busy and queue not in self._dirty
-        return quiet and any(self._able(queue))
-
     def taker(self, meta: RunMeta) -> tuple[Peer, Terms] | None:
-        """Return the agent that may take a run from an idle queue, with a slot held for it, and the queue's terms."""
-        queue, one = meta.place, Waiting((0, 0, 0), meta.log.name, meta.bucket)
+        """Return the agent that may take a new run at once, with a slot held for it, and the terms of its queue.
+
+        None where something may wait there, which comes first, or the run is put off.
+        """
+        queue = meta.place
+        terms = self._empty.get(queue)
+        if terms is None or terms.paused or queue in self._busy or queue in self._dirty or meta.put_off:
+            return None
+        one = Waiting((0, 0, 0), meta.log.name, meta.bucket)
         found = next(self._match(queue, (one,), list(self._able(queue))), None)
-        return None if found is None else (found[1], self._empty[queue])
+        return None if found is None else (found[1], terms)
 
     def offer(self, peer: Peer) -> None:
         """An agent has a free slot, or a new one."""
@@ -151,6 +152,7 @@ class Dispatch:
                 if due:
                     poll_s = loop.time() + POLL_S
                     self._empty.clear()
+                    self.claiming.newborn.age()
                     self._dirty.update(self._wanted())
                 self._woken.clear()
                 ready = self._dirty - self._busy

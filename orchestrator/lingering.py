@@ -1,7 +1,7 @@
 """Tails that stay for a moment though nobody follows their logs: those of runs that this hub has just submitted.
 
-Whoever submits a run mostly follows it at once, and an agent here mostly takes it at once. Both are then served
-from what the hub has just written, and neither costs a read of the store.
+Whoever submits a run mostly follows it at once, and is then served from what the hub has just written, which costs no
+read of the store.
 """
 
 from __future__ import annotations

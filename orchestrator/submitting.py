@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from orchestrator.core import runs
 from orchestrator.core.queues import queue_of
+from orchestrator.core.run_meta import newborn
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
+from orchestrator.newborn import NEWBORN_BYTES_MAX, Known
 from orchestrator.settle import settle
 from orchestrator.store.commits import Outcome, Refused
 from orchestrator.writing import new_run_id
@@ -16,9 +18,6 @@ from protocol.ids import LogKind, LogName
 from protocol.requests import RunSubmit
 
 __all__ = ["submit"]
-
-LINGERING_BYTES_MAX = 16 * 1024
-"""Of an input that is kept at hand for whoever follows or takes the run next."""
 
 
 async def submit(
@@ -35,14 +34,17 @@ async def submit(
     run = new_run_id(line, queue)
     ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
     log = LogName(namespace, LogKind.RUN, run)
-    commit = runs.submit(ids, log, params, line.now_ms(), retry_of)
-    if len(params.input) <= LINGERING_BYTES_MAX:
+    body = runs.submitted(params, line.now_ms(), retry_of)
+    known = Known(newborn(log, body, principal), params.input)
+    commit = runs.place(ids, known.meta, body)
+    if len(params.input) <= NEWBORN_BYTES_MAX:
         line.tails.linger(log)
-    meta = runs.newborn(log, commit.appends[0].entries[0]) if dispatch.idle(queue) else None
-    taker = dispatch.taker(meta) if meta else None
-    result = await dispatch.claiming.submit(commit, meta, *taker) if meta and taker else None
+    taker = dispatch.taker(known.meta)
+    result = await dispatch.claiming.submit(commit, known, *taker) if taker else None
     if result is None:
         taker, result = None, await settle(line, commit)
+        if isinstance(result, Outcome) and not known.meta.put_off:  # that its time has come leaves no entry
+            dispatch.claiming.newborn.keep(known)
     if isinstance(result, Outcome) and (taker is None or run not in taker[0].held):  # it waits, or was handed back
         dispatch.look(queue)
     return run, result

@@ -24,6 +24,7 @@ __all__ = [
     "SELECTOR_CHARS_MAX",
     "Requirement",
     "Selector",
+    "canonical",
     "check_labels",
     "parse_selector",
     "selector_of",
@@ -103,6 +104,16 @@ def parse_selector(text: str) -> Selector:
     if not text.strip():
         return Selector()
     return Selector(tuple(sorted({_requirement(part.strip()) for part in _BETWEEN.split(text)})))
+
+
+@lru_cache(maxsize=4096)
+def canonical(text: str) -> str:
+    """Return a selector as it is stored: those which ask for the same are the same text.
+
+    Raises:
+        InvalidSelector: it is none.
+    """
+    return str(parse_selector(text))
 
 
 def selector_of(labels: Mapping[str, str]) -> str:

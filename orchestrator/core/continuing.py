@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from orchestrator.core import runs
 from orchestrator.core.attempts import Ending
-from orchestrator.core.run_meta import RunMeta
+from orchestrator.core.run_meta import RunMeta, newborn
 from orchestrator.core.runs import Ids
 from protocol.control import Cancelled, Kind, Submitted, pack_control
 from protocol.family import Continue, Continued
@@ -45,7 +45,8 @@ def conclude_continue(
         "by": meta.by or None,
     }
     body = submitted.model_copy(update=changed)
-    beside = runs.place(Ids(ids.commit, asker, ids.epoch), successor, body, meta.slot)
+    born = newborn(successor, body, asker, meta.slot)
+    beside = runs.place(Ids(ids.commit, asker, ids.epoch), born, body)
     entry = pack_control(Kind.CONTINUED, ids.src, Continued(run=successor.name))
     fields = {"continued_as": successor.name}
     return Ending(RunState.SUCCEEDED, (entry,), fields, guards, beside=beside)

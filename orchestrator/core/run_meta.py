@@ -16,12 +16,14 @@ from orchestrator.core.meta_suspension import SUSPENDED, awaits, encode_suspende
 from orchestrator.core.queues import Queue, queue_of
 from orchestrator.store import keys
 from orchestrator.store.commits import ABSENT, Guard
+from protocol.control import Submitted
 from protocol.conversation import Suspended
+from protocol.frames import Recover
 from protocol.ids import LogName, partition_of
 from protocol.run import FINAL, RunState
 from protocol.selector import Selector, parse_selector
 
-__all__ = ["Bucket", "RunMeta", "as_read", "bucket_of", "parse_bucket"]
+__all__ = ["Bucket", "RunMeta", "as_read", "bucket_of", "newborn", "parse_bucket"]
 
 
 class RunMeta(NamedTuple):
@@ -146,6 +148,39 @@ class RunMeta(NamedTuple):
             concurrency_key=fields.get("concurrency_key", ""),
         )
 
+    def born_fields(self) -> dict[str, str]:
+        """Return the fields that a submit writes, as `parse` reads them."""
+        fields = {
+            "state": self.state.value,
+            "queue": self.queue,
+            "handler": self.handler,
+            "priority": str(self.priority),
+            "attempt": str(self.attempt),
+            "fence": str(self.fence),
+            "failures": str(self.failures),
+            "losses": str(self.losses),
+            "by": self.by,
+        }
+        asked = (
+            ("retries", self.retries),
+            ("where", self.where or None),
+            ("retry_of", self.retry_of or None),
+            ("not_before", self.not_before_ms or None),
+            ("deadline", self.deadline_ms),
+            ("timeout", self.timeout_ms),
+            ("backoff", self.backoff_ms),
+            ("backoff_max", self.backoff_max_ms),
+            ("keep", self.keep_ms),
+            ("parent", self.parent or None),
+            ("slot", self.slot or None),
+            ("continues", self.continues or None),
+            ("concurrency_key", self.concurrency_key or None),
+        )
+        for name, value in asked:
+            if value is not None:
+                fields[name] = str(value)
+        return fields
+
     def attempt_fields(self) -> dict[str, str]:
         """Return the fields that a claim writes, as `parse` reads them."""
         assert self.retries is not None, self
@@ -237,6 +272,48 @@ class RunMeta(NamedTuple):
     def final(self) -> bool:
         """Whether the run is over."""
         return self.state in FINAL
+
+
+def newborn(log: LogName, body: Submitted, src: str, slot: str = "") -> RunMeta:
+    """Return the meta of a run whose log holds nothing but its `$submitted`, which is `body`, written by `src`.
+
+    `slot` is what it is called among the children of its parent.
+    """
+    return RunMeta(
+        log=log,
+        head=1,
+        state=RunState.QUEUED,
+        queue=body.queue,
+        handler=body.handler,
+        priority=body.priority,
+        attempt=0,
+        fence=0,
+        agent="",
+        instance="",
+        session="",
+        session_fence=0,
+        recover=Recover.RESTART.value,
+        retries=body.retries,
+        failures=0,
+        losses=0,
+        cancelling=False,
+        started=None,
+        claimed_at=0,
+        where=body.where,
+        retry_of=body.retry_of or "",
+        not_before_ms=body.not_before_ms or 0,
+        deadline_ms=body.deadline_ms,
+        timeout_ms=body.timeout_ms,
+        times_out_ms=None,
+        backoff_ms=body.backoff_ms,
+        backoff_max_ms=body.backoff_max_ms,
+        parent=body.parent or "",
+        slot=slot,
+        continues=body.continues or "",
+        keep_ms=body.keep_ms,
+        by=body.by or src,
+        concurrency_key=body.concurrency_key or "",
+    )
 
 
 class Bucket(NamedTuple):

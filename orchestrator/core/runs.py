@@ -16,8 +16,8 @@ from hashlib import sha1
 
 from orchestrator.core import keeping
 from orchestrator.core.meta_suspension import SUSPENDED, encode_suspended
-from orchestrator.core.queues import Queue, queue_of
-from orchestrator.core.run_meta import RunMeta, bucket_of
+from orchestrator.core.queues import Queue
+from orchestrator.core.run_meta import RunMeta, newborn
 from orchestrator.core.timers import family_timer, run_timer
 from orchestrator.store import keys
 from orchestrator.store.commits import (
@@ -34,12 +34,11 @@ from orchestrator.store.commits import (
     SortedPrune,
     SortedRemove,
 )
-from protocol.codec import unpack_record
-from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control, read_control
-from protocol.ids import LogName, partition_of, run_made_ms
+from protocol.control import Cancel, Cancelled, Expired, Kind, Submitted, pack_control
+from protocol.ids import LogName, run_made_ms
 from protocol.requests import RunSubmit
 from protocol.run import RunState
-from protocol.selector import parse_selector
+from protocol.selector import canonical
 
 __all__ = [
     "OWN_KEYS",
@@ -59,7 +58,6 @@ __all__ = [
     "input_digest",
     "keeping_for",
     "look_again",
-    "newborn",
     "place",
     "put_off",
     "rank",
@@ -69,6 +67,7 @@ __all__ = [
     "strayed",
     "struck",
     "submit",
+    "submitted",
     "unpark",
     "withdraw",
 ]
@@ -211,21 +210,21 @@ def keeping_for(params: RunSubmit, keep_ms: int | None, least_ms: int = 0) -> Ru
     return params.model_copy(update={"keep_ms": None if wanted_ms is None else max(wanted_ms, least_ms)})
 
 
-def again(submitted: Submitted, key: str) -> RunSubmit:
+def again(before: Submitted, key: str) -> RunSubmit:
     """Return what submits once more what was submitted, as a run of its own."""
     return RunSubmit(
-        queue=submitted.queue,
-        handler=submitted.handler,
-        input=submitted.input,
+        queue=before.queue,
+        handler=before.handler,
+        input=before.input,
         key=key,
-        retries=submitted.retries,
-        priority=submitted.priority,
-        where=submitted.where,
-        timeout_ms=submitted.timeout_ms,
-        backoff_ms=submitted.backoff_ms,
-        backoff_max_ms=submitted.backoff_max_ms,
-        keep_ms=submitted.keep_ms,
-        concurrency_key=submitted.concurrency_key,
+        retries=before.retries,
+        priority=before.priority,
+        where=before.where,
+        timeout_ms=before.timeout_ms,
+        backoff_ms=before.backoff_ms,
+        backoff_max_ms=before.backoff_max_ms,
+        keep_ms=before.keep_ms,
+        concurrency_key=before.concurrency_key,
     )
 
 
@@ -237,14 +236,24 @@ def submit(
     Raises:
         InvalidSelector: `where` is none.
     """
-    body = Submitted(
+    body = submitted(params, store_ms, retry_of, child)
+    return place(ids, newborn(log, body, ids.src, child.slot if child else ""), body)
+
+
+def submitted(params: RunSubmit, store_ms: int, retry_of: str | None = None, child: ChildOf | None = None) -> Submitted:
+    """Return what the first entry of a new run says.
+
+    Raises:
+        InvalidSelector: `where` is none.
+    """
+    return Submitted(
         queue=params.queue,
         handler=params.handler,
         input=params.input,
         key=params.key,
         retries=params.retries,
         priority=params.priority,
-        where=str(parse_selector(params.where)),
+        where=canonical(params.where),
         not_before_ms=store_ms + params.delay_ms if params.delay_ms else None,
         deadline_ms=store_ms + params.deadline_ms if params.deadline_ms else None,
         timeout_ms=params.timeout_ms,
@@ -256,75 +265,31 @@ def submit(
         concurrency_key=params.concurrency_key,
         by=child.by if child else None,
     )
-    return place(ids, log, body, child.slot if child else "")
 
 
-def place(ids: Ids, log: LogName, body: Submitted, slot: str = "") -> Commit:
-    """Propose a new run that is submitted with `body`; `slot` is what it is called among the children of its parent.
-
-    Refused by its first guard where the key is taken.
-    """
-    queue, partition = queue_of(log.namespace, body.queue), partition_of(log)
-    mapping = keys.idempotency(partition, log.namespace, body.queue)
+def place(ids: Ids, born: RunMeta, body: Submitted) -> Commit:
+    """Propose the new run that `born` is, submitted with `body`. Refused by its first guard where the key is taken."""
+    log, queue, due_ms = born.log, born.place, born.due_ms
+    mapping = keys.idempotency(queue.partition, log.namespace, body.queue)
     assert body.key is not None, body
-    by = body.by or ids.src
-    due_ms = min((each for each in (body.not_before_ms, body.deadline_ms) if each), default=None)
-    waits = enqueue(log, queue, bucket_of(body.priority, by, body.handler, body.where), body.priority)
+    waits = (
+        (put_off(log, queue, born.not_before_ms),) if born.put_off else enqueue(log, queue, born.bucket, born.priority)
+    )
     return Commit(
         id=ids.commit,
-        partition=partition,
+        partition=queue.partition,
         guards=(Guard(mapping, body.key, ABSENT),),
         appends=(Append(log, (pack_control(Kind.SUBMITTED, ids.src, body),), ids.epoch),),
         ops=(
-            HashSet(keys.meta(log), _born(body, by, slot)),
+            HashSet(keys.meta(log), born.born_fields()),
             HashSet(mapping, {body.key: f"{log.name} {input_digest(body.handler, body.input)}"}),
-            SetAdd(keys.queues(partition, log.namespace), body.queue),
-            *((put_off(log, queue, body.not_before_ms),) if body.not_before_ms else waits),
+            SetAdd(keys.queues(queue.partition, log.namespace), body.queue),
+            *waits,
             *(() if due_ms is None else (run_timer(log, due_ms),)),
             *((SortedRemove(queue.dead, body.retry_of),) if body.retry_of else ()),
         ),
         hints=(queue.hint,),
     )
-
-
-def newborn(log: LogName, packed: bytes) -> RunMeta | None:
-    """Return the meta of a run whose log holds nothing but its `$submitted`; None where that does not say it all."""
-    record = unpack_record(packed)
-    submitted = read_control(Submitted, record.body)
-    if submitted.parent or submitted.not_before_ms:  # that its time has come leaves no entry
-        return None
-    return RunMeta.parse(log, {"head": "1", **_born(submitted, submitted.by or record.src)})
-
-
-def _born(submitted: Submitted, by: str, slot: str = "") -> dict[str, str]:
-    """Return what a submit says of a run in its meta."""
-    fields = {
-        "state": RunState.QUEUED.value,
-        "queue": submitted.queue,
-        "handler": submitted.handler,
-        "priority": str(submitted.priority),
-        "attempt": "0",
-        "fence": "0",
-        "failures": "0",
-        "losses": "0",
-        "by": by,
-    }
-    asked: dict[str, object] = {
-        "retries": submitted.retries,
-        "where": submitted.where or None,
-        "retry_of": submitted.retry_of,
-        "not_before": submitted.not_before_ms,
-        "deadline": submitted.deadline_ms,
-        "timeout": submitted.timeout_ms,
-        "backoff": submitted.backoff_ms,
-        "backoff_max": submitted.backoff_max_ms,
-        "keep": submitted.keep_ms,
-        "parent": submitted.parent,
-        "slot": slot or None,
-        "continues": submitted.continues,
-        "concurrency_key": submitted.concurrency_key,
-    }
-    return fields | {name: str(value) for name, value in asked.items() if value is not None}
 
 
 def stirs(ids: Ids, meta: RunMeta) -> tuple[Op, ...]:

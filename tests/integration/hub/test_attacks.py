@@ -9,11 +9,11 @@ from itertools import count
 import pytest
 
 from orchestrator.families import Families
+from orchestrator.newborn import Newborn
 from orchestrator.retention import Retention
 from orchestrator.schedules import Schedules
 from orchestrator.store.base import DueAt, Page, StoreError
 from orchestrator.store.commits import Commit, HashSet, Outcome, Refused
-from orchestrator.tail import Tail
 from orchestrator.timekeeper import Timekeeper
 from protocol.codec import pack_value
 from protocol.codes import CloseCode, ErrorCode
@@ -305,7 +305,7 @@ async def test_a_run_that_cannot_be_read_keeps_no_other_from_its_agent(
             return await meta(log)
 
         monkeypatch.setattr(calm.store, "meta", broken_meta)
-        monkeypatch.setattr(Tail, "whole", lambda _: None)  # nothing of it is at hand any more
+        monkeypatch.setattr(Newborn, "take", lambda *_: None)  # nothing of it is at hand any more
         await worker.identify(agent(slots=2))
         assert (await worker.expect(Assign)).run == sound.name
         assert await state(client, sound) == "running"

@@ -141,6 +141,11 @@ async def test_what_no_agent_takes_at_once_waits(asked: dict[str, object]) -> No
     large = "input" in asked
     assert await fleet.state(log) == ((RunState.RUNNING, 1) if large else (RunState.QUEUED, 0))
     assert bool(fleet.peer.held) is large
+    at_hand = fleet.dispatch.claiming.newborn.take(log)
+    if large or "delay_ms" in asked:
+        assert at_hand is None  # it is taken, or its time comes without an entry
+    else:
+        assert at_hand == (await meta_of(fleet.line, log), ASKED.input)
 
 
 async def test_a_key_that_is_taken_gives_nobody_anything() -> None:

@@ -9,9 +9,10 @@ import pytest
 from orchestrator.claiming import Claiming, Tried
 from orchestrator.core import runs
 from orchestrator.core.queues import Queue, Terms
-from orchestrator.core.run_meta import bucket_of
+from orchestrator.core.run_meta import bucket_of, newborn
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
+from orchestrator.newborn import Known
 from orchestrator.parking import Parking
 from orchestrator.peers import Peers
 from orchestrator.store import keys
@@ -111,6 +112,12 @@ async def test_where_nothing_is_left_to_wait_a_slot_that_becomes_free_costs_no_l
     assert queue in dispatch._dirty
 
 
+def known(key: str) -> Known:
+    """Return a run as the hub has it that has just submitted it."""
+    asked = RunSubmit(queue="q", handler="h", input=b"", key=key)
+    return Known(newborn(run_log(key), runs.submitted(asked, NOW_MS), "client:c"), asked.input)
+
+
 async def claimed_after(line: Line, *, at_hand: bool) -> tuple[Assign, int]:
     """Submit a run and have it claimed. Returns the assignment, and how often the store was read for it."""
     key, sent, reads = "k", list[Part](), 0
@@ -127,12 +134,10 @@ async def claimed_after(line: Line, *, at_hand: bool) -> tuple[Assign, int]:
         return await read(log, after, limit, bytes_max)
 
     store.meta, store.read = counted_meta, counted_read  # type: ignore[method-assign]
-    if at_hand:
-        line.tails.linger(run_log(key))
     log = await submitted(line, NOW_MS, key=key)
-    assert len(line.tails) == at_hand
-    await asyncio.sleep(0)
     claiming = Claiming(line, Parking(line), 1_000)
+    if at_hand:
+        claiming.newborn.keep(known(key))
     assert await claiming.claim(log, agent_peer(sent.append), BUCKET, Terms()) is Tried.CLAIMED
     [assign] = sent
     assert isinstance(assign, Assign)
@@ -152,12 +157,11 @@ async def test_a_run_that_was_just_submitted_here_is_claimed_without_asking_the_
 async def test_a_run_that_changed_elsewhere_since_it_was_submitted_here_is_not_claimed_as_it_was() -> None:
     server = MemoryServer(lambda: NOW_MS)
     line, other = await line_to(server), await line_to(server, "hub-2")
-    line.tails.linger(run_log("k"))
     log = await submitted(line, NOW_MS)
-    await asyncio.sleep(0)
     note = Append(log, (pack_record("$steer", "client:c", b""),), "")
     assert isinstance(await other.commit(Commit("hub-2.1", partition_of(log), appends=(note,))), Outcome)
     claiming, sent = Claiming(line, Parking(line), 1_000), list[Part]()
+    claiming.newborn.keep(known("k"))
     assert await claiming.claim(log, agent_peer(sent.append), BUCKET, Terms()) is Tried.CLAIMED
     [assign] = sent
     assert isinstance(assign, Assign)

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.core import attempts, runs
 from orchestrator.core.queues import Queue, Terms
-from orchestrator.core.run_meta import RunMeta, bucket_of
+from orchestrator.core.run_meta import RunMeta, bucket_of, newborn
 from orchestrator.store import keys
 from orchestrator.store.commits import Append, Commit, Outcome, Refusal, Refused, SortedAdd
 from protocol.codec import pack_record, pack_value, unpack_record
@@ -222,13 +222,7 @@ async def test_what_is_at_hand_of_a_new_run_is_what_the_store_says_of_it(bench: 
         assert isinstance(await bench.store.commit(commit), Outcome)
         fields = await bench.store.meta(log)
         assert fields is not None
-        assert runs.newborn(log, commit.appends[0].entries[0]) == RunMeta.parse(log, fields)
-
-
-async def test_of_a_run_that_was_put_off_nothing_is_at_hand_since_its_time_comes_without_an_entry(bench: Bench) -> None:
-    asked = RunSubmit(queue="work", handler="review", input=b"", key="k", delay_ms=DELAY_MS)
-    commit = runs.submit(bench.ids(), bench.log, asked, bench.now_ms)
-    assert runs.newborn(bench.log, commit.appends[0].entries[0]) is None
+        assert newborn(log, runs.submitted(asked, 1_000, retry_of), "client:c") == RunMeta.parse(log, fields)
 
 
 async def test_an_entry_that_came_since_a_run_was_read_has_its_claim_refused(bench: Bench) -> None:

@@ -115,7 +115,7 @@ PUBLIC = {
         ScheduleList ScheduleListed ScheduleRemove ScheduleRemoved ScheduleSet
     """,
     "selector": """
-        LABELS_MAX SELECTOR_CHARS_MAX Requirement Selector check_labels parse_selector selector_of
+        LABELS_MAX SELECTOR_CHARS_MAX Requirement Selector canonical check_labels parse_selector selector_of
     """,
     "session": """
         STEPS Phase Session Side
