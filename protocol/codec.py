@@ -46,15 +46,19 @@ _RECORD_FIELDS = 7
 _RECORD_TYPES = frozenset((str, str, *numbers, bytes) for numbers in product(_NUMBERS, repeat=4))
 """The types that the seven values of an entry may have."""
 
-_WIRE_NAMES: dict[type[BaseModel], tuple[tuple[str, str], ...]] = {}
+_NEVER_NONE = (str, int, float, bool, bytes)
+"""Fields of these types hold no None."""
+_FORMS: dict[type[BaseModel], tuple[tuple[str, ...], dict[str, str]]] = {}
 
 
-def _wire_names(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
-    names = _WIRE_NAMES.get(model)
-    if names is None:
+def _form(model: type[BaseModel]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the fields of a model whose value may be None, and the keys of those whose key is not their name."""
+    form = _FORMS.get(model)
+    if form is None:
         fields = model.model_fields.items()
-        names = _WIRE_NAMES[model] = tuple((name, field.alias or name) for name, field in fields)
-    return names
+        optional = tuple(name for name, field in fields if not any(field.annotation is kind for kind in _NEVER_NONE))
+        form = _FORMS[model] = optional, {name: field.alias for name, field in fields if field.alias}
+    return form
 
 
 def _part_to_map(part: object) -> dict[str, Any]:
@@ -62,8 +66,12 @@ def _part_to_map(part: object) -> dict[str, Any]:
         raise OverflowError("an int of more than 64 bits has no place in a frame or body")
     if not isinstance(part, BaseModel):
         raise TypeError(f"{type(part).__name__} has no place in a frame or body")
-    values = part.__dict__
-    return {key: values[name] for name, key in _wire_names(type(part)) if values[name] is not None}
+    optional, renamed = _form(type(part))
+    values = part.__dict__.copy()  # in the order of the fields
+    for name in optional:
+        if values[name] is None:
+            del values[name]
+    return {renamed.get(name, name): value for name, value in values.items()} if renamed else values
 
 
 class _Packer(threading.local):
@@ -91,7 +99,7 @@ def _pack(value: object) -> bytes:
 
 def encode(frame: Part) -> bytes:
     """Return the bytes of one frame. Keys whose value is None are left out."""
-    return _pack(_part_to_map(frame))
+    return _pack(frame)
 
 
 def encode_entries(
@@ -111,23 +119,23 @@ def _malformed(message: str) -> NoReturn:
 class _Budget:
     """What one message may still hold, so that a small one cannot become large in memory."""
 
-    __slots__ = ("_arrays", "_frames", "_maps")
+    __slots__ = ("_arrays", "_maps")
 
     def __init__(self) -> None:
-        self._frames = MESSAGE_FRAMES_MAX
         self._maps = MAPS_MAX
         self._arrays = ARRAYS_MAX
-
-    def frame(self) -> None:
-        self._frames -= 1
-        if self._frames < 0:
-            _too_large(f"more than {MESSAGE_FRAMES_MAX} frames in a message")
 
     def map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
         self._maps -= 1
         if self._maps < 0:
             _too_large(f"more than {MAPS_MAX} maps in a message")
-        return _checked_map(pairs)
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            _malformed("a map has the same key twice")
+        for key in result:
+            if type(key) is not str:
+                _malformed("a map has a key that is not a string")
+        return result
 
     def array(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
         self._arrays -= 1
@@ -140,29 +148,20 @@ def _too_large(message: str) -> NoReturn:
     raise RemoteProtocolError(CloseCode.TOO_LARGE, message)
 
 
-def _checked_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        _malformed("a map has the same key twice")
-    for key in result:
-        if type(key) is not str:
-            _malformed("a map has a key that is not a string")
-    return result
-
-
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
     _malformed(f"extension type {code} ({len(data)} bytes) is not allowed")
 
 
-def _check_nesting(value: object, depth: int, most: int) -> None:
-    if isinstance(value, msgpack.Timestamp):
-        _malformed("extension type -1 is not allowed")
-    if not isinstance(value, (tuple, dict)):
-        return
-    if depth > most:
-        raise RemoteProtocolError(CloseCode.TOO_LARGE, f"more than {most} levels of arrays and maps")
-    for item in value.values() if isinstance(value, dict) else value:
-        _check_nesting(item, depth + 1, most)
+def _check_nesting(items: Iterable[Any], levels: int, most: int) -> None:
+    """Refuse what is in an array or a map where it holds more levels of them than are left of `most`."""
+    for item in items:
+        kind = type(item)
+        if kind is dict or kind is tuple:
+            if levels == 1:
+                raise RemoteProtocolError(CloseCode.TOO_LARGE, f"more than {most} levels of arrays and maps")
+            _check_nesting(item.values() if kind is dict else item, levels - 1, most)
+        elif kind is msgpack.Timestamp:
+            _malformed("extension type -1 is not allowed")
 
 
 def decode(message: bytes, bytes_max: int, nesting_max: int = NESTING_MAX) -> Iterator[Frame]:
@@ -185,8 +184,11 @@ def decode(message: bytes, bytes_max: int, nesting_max: int = NESTING_MAX) -> It
         max_map_len=ITEMS_MAX,
     )
     unpacker.feed(message)
-    while unpacker.tell() < len(message):
-        budget.frame()
+    frames, size = 0, len(message)
+    while unpacker.tell() < size:
+        frames += 1
+        if frames > MESSAGE_FRAMES_MAX:
+            _too_large(f"more than {MESSAGE_FRAMES_MAX} frames in a message")
         try:
             value = unpacker.unpack()
         except msgpack.OutOfData:
@@ -204,11 +206,12 @@ def _to_frame(value: object, nesting_max: int) -> Frame:
     if model is None:
         raise RemoteProtocolError(CloseCode.UNKNOWN_FRAME, f"no frame is of type {kind!r:.80}")
     if kind in _OPEN_FRAMES:
-        _check_nesting(value, 1, nesting_max)
+        _check_nesting(value.values(), nesting_max, nesting_max)
     try:
-        return cast(Frame, model.model_validate(value))
+        frame: Frame = model.__pydantic_validator__.validate_python(value)  # which is what `model_validate` calls
     except ValidationError as fault:
         raise RemoteProtocolError(CloseCode.INVALID_FRAME, f"{kind}: {misfit(fault)}") from None
+    return frame
 
 
 def pack_record(

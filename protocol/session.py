@@ -27,7 +27,7 @@ Specification: docs/protocol.md, section "Sessions".
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 
 from protocol.codec import decode, encode
 from protocol.codes import CloseCode
@@ -41,14 +41,14 @@ __all__ = ["STEPS", "Phase", "Session", "Side"]
 MISSED_INTERVALS_MAX = 2
 
 
-class Side(Enum):
+class Side(StrEnum):
     """Who takes a step."""
 
     HUB = "hub"
     PEER = "peer"
 
 
-class Phase(Enum):
+class Phase(StrEnum):
     """Where the session is."""
 
     OPENED = "opened"
