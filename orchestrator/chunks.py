@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,8 +36,9 @@ class Chunk:
         return self._frame
 
 
-def cut(prev: int, prev_tag: str, entries: list[Entry], tag: str) -> Iterator[Chunk]:
+def cut(prev: int, prev_tag: str, entries: list[Entry], tag: str) -> list[Chunk]:
     """Cut a run of entries into chunks of bounded size."""
+    chunks: list[Chunk] = []
     start = size = 0
     for place, entry in enumerate(entries):
         size += len(entry.packed)
@@ -45,9 +46,10 @@ def cut(prev: int, prev_tag: str, entries: list[Entry], tag: str) -> Iterator[Ch
         if count == CHUNK_ENTRIES_MAX or (count and size > CHUNK_BYTES_MAX):
             part = entries[start:place]
             part_tag = chain(prev_tag, part)
-            yield Chunk(prev, prev_tag, part, part_tag)
+            chunks.append(Chunk(prev, prev_tag, part, part_tag))
             prev, prev_tag, start, size = prev + len(part), part_tag, place, len(entry.packed)
-    yield Chunk(prev, prev_tag, entries[start:], tag)
+    chunks.append(Chunk(prev, prev_tag, entries[start:], tag))
+    return chunks
 
 
 class Part(NamedTuple):

@@ -12,10 +12,9 @@ lost a tail, a backup was restored): every subscriber is verified anew. A log th
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -24,7 +23,7 @@ from orchestrator.core.resume import LogState
 from orchestrator.lingering import Lingering
 from orchestrator.store.base import Page, Store, StoreError
 from orchestrator.store.commits import Commit, Outcome
-from protocol.entry import Entry, Position, chain, first_tag
+from protocol.entry import Entry, Position, chain
 from protocol.ids import LogKind, LogName
 
 __all__ = ["Filtered", "Subscriber", "Tail", "Tails"]
@@ -34,6 +33,9 @@ RING_BYTES_MAX = 1024 * 1024
 CHECKS_AT_ONCE_MAX = 32
 AGE_S = 1.0
 """What all could have taken for this long leaves the ring; who comes later reads the store."""
+
+_Grown = tuple[Position, Position, tuple[Entry, ...]]
+"""Entries that came, with the positions before and after them."""
 
 log_ = structlog.get_logger()
 
@@ -55,14 +57,6 @@ class Filtered(Protocol):
         """Tell the peer how far the log was scanned."""
 
 
-class _Grown(NamedTuple):
-    """Entries that came after `before`."""
-
-    before: Position
-    after: Position
-    entries: tuple[Entry, ...]
-
-
 class _Fit(Enum):
     TAKEN = "taken"
     GAP = "gap"
@@ -80,7 +74,10 @@ class Tail:
         busy: it is being compared with the store; `again` asks for another look after that.
     """
 
-    __slots__ = ("_aged", "_ring", "_waiting", "again", "busy", "epoch", "head", "log", "path", "subscribers", "tag")
+    __slots__ = (
+        *("_aged", "_ring", "_ring_bytes", "_waiting"),
+        *("again", "busy", "epoch", "head", "log", "path", "subscribers", "tag"),
+    )
 
     def __init__(self, log: LogName) -> None:
         self.log = log
@@ -90,7 +87,8 @@ class Tail:
         self.tag = ""
         self.subscribers: dict[Subscriber, None] = {}
         self.busy = self.again = False
-        self._ring: deque[Chunk] | None = None
+        self._ring: list[Chunk] | None = None
+        self._ring_bytes = 0
         self._waiting: list[_Grown] | None = None
         self._aged = 0
 
@@ -104,7 +102,7 @@ class Tail:
         if not self._ring or self._ring[0].prev or self.log.kind is not LogKind.RUN:
             return None
         ts_ms = self._ring[-1].entries[-1].ts_ms
-        return LogState(self.epoch, self.head, self.tag, 1, first_tag(self.epoch), ts_ms)
+        return LogState(self.epoch, self.head, self.tag, 1, self._ring[0].prev_tag, ts_ms)
 
     def prime(self, state: LogState) -> bool:
         """Take over what the store says of the log. Returns False where that contradicts what is known."""
@@ -119,52 +117,55 @@ class Tail:
         """Know nothing any more: the history changed."""
         self.epoch, self.head, self.tag = "", 0, ""
         self._ring = self._waiting = None
+        self._ring_bytes = 0
 
     def chunk_after(self, offset: int) -> Chunk | None:
         """Return the chunk that holds the entry after `offset`, where it is in the ring."""
-        if self._ring:
-            for chunk in reversed(self._ring):
-                if chunk.prev <= offset < chunk.upto:
-                    return chunk
+        for chunk in reversed(self._ring or ()):
+            if chunk.prev <= offset < chunk.upto:
+                return chunk
         return None
 
     def queue(self, grown: _Grown) -> None:
         """Keep what was appended until the end of this turn of the event loop."""
         if self._waiting is None:
-            self._waiting = []
-        self._waiting.append(grown)
+            self._waiting = [grown]
+        else:
+            self._waiting.append(grown)
 
     def absorb(self) -> _Fit:
         """Take in what is queued. Stops at the first that does not fit."""
-        waiting, self._waiting = self._waiting or [], None
+        waiting, self._waiting = self._waiting or (), None
         fresh: list[Entry] = []
         prev, prev_tag = self.head, self.tag
         fit = _Fit.TAKEN
-        for grown in waiting:
+        for before, after, entries in waiting:
             if not self.epoch:
-                self.epoch, self.head, self.tag = grown.before
+                self.epoch, self.head, self.tag = before
                 prev, prev_tag = self.head, self.tag
-            fit, entries = self._fit(grown)
-            if fit is not _Fit.TAKEN:
-                break
-            if entries:
-                fresh.extend(entries)
-                self.head, self.tag = grown.after.offset, grown.after.tag
+            new: Sequence[Entry] = entries
+            if before != (self.epoch, self.head, self.tag):
+                fit, new = self._fit(before, after, entries)
+                if fit is not _Fit.TAKEN:
+                    break
+            if new:
+                fresh.extend(new)
+                self.head, self.tag = after.offset, after.tag
         if fresh:
-            self._keep(list(cut(prev, prev_tag, fresh, self.tag)))
+            self._keep(cut(prev, prev_tag, fresh, self.tag))
         return fit
 
     def age(self) -> bool:
         """Drop what has been in the ring for long. Returns whether anything is left there."""
         while self._ring and self._ring[0].upto <= self._aged:
-            self._ring.popleft()
+            self._ring_bytes -= self._ring.pop(0).size
         self._aged = self.head
         if not self._ring:
             self._ring = None
         return self._ring is not None
 
-    def _fit(self, grown: _Grown) -> tuple[_Fit, Sequence[Entry]]:
-        before, after, entries = grown
+    def _fit(self, before: Position, after: Position, entries: tuple[Entry, ...]) -> tuple[_Fit, Sequence[Entry]]:
+        """Return how entries fit that do not begin just where the log ends, and those of them that are new."""
         if before.epoch != self.epoch:
             return _Fit.CHANGED, ()
         if before.offset > self.head:
@@ -178,12 +179,10 @@ class Tail:
         return _Fit.TAKEN, entries[known:]
 
     def _keep(self, chunks: list[Chunk]) -> None:
-        if self._ring is None:
-            self._ring = deque()
-        self._ring.extend(chunks)
-        size = sum(chunk.size for chunk in self._ring)
-        while len(self._ring) > RING_CHUNKS_MAX or (size > RING_BYTES_MAX and len(self._ring) > 1):
-            size -= self._ring.popleft().size
+        ring = self._ring = (self._ring or []) + chunks
+        self._ring_bytes += sum([chunk.size for chunk in chunks])
+        while len(ring) > RING_CHUNKS_MAX or (self._ring_bytes > RING_BYTES_MAX and len(ring) > 1):
+            self._ring_bytes -= ring.pop(0).size
 
 
 class Tails:
@@ -247,12 +246,12 @@ class Tails:
                 ts_ms = done.ts_ms
                 fresh = enumerate(append.entries[done.skipped :], done.before.offset + 1)
                 entries = tuple([Entry(offset, ts_ms, packed) for offset, packed in fresh])
-                self._take(tail, _Grown(done.before, done.after, entries))
+                self._take(tail, (done.before, done.after, entries))
 
     def take_page(self, tail: Tail, page: Page) -> None:
         """Take what somebody read from the store."""
         if page.entries:
-            self._take(tail, _Grown(page.before, page.after, page.entries))
+            self._take(tail, (page.before, page.after, page.entries))
 
     def hint(self, heads: Mapping[str, int]) -> None:
         """Take a hint that logs have grown, by `namespace/kind/name`."""

@@ -231,7 +231,7 @@ def entries_of(sizes: list[int]) -> list[Entry]:
 @given(st.lists(st.sampled_from([0, 10, CHUNK_BYTES_MAX // 3, CHUNK_BYTES_MAX + 1]), min_size=1, max_size=12))
 def test_cutting_keeps_every_entry_and_every_link(sizes: list[int]) -> None:
     entries = entries_of(sizes)
-    chunks = list(cut(0, TAG, entries, chain(TAG, entries)))
+    chunks = cut(0, TAG, entries, chain(TAG, entries))
     assert [entry for chunk in chunks for entry in chunk.entries] == entries
     offset, tag = 0, TAG
     for chunk in chunks:
