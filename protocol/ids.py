@@ -42,7 +42,7 @@ class LogKind(StrEnum):
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_KINDS = frozenset(kind.value for kind in LogKind)
+_KINDS: dict[str, LogKind] = {kind.value: kind for kind in LogKind}
 _RUN_ID = re.compile(r"([0-5][0-9]|6[0-3])-[0-9a-f]{11}-[0-9a-f]{16}")
 _ARTIFACT = re.compile(rf"{_RUN_ID.pattern}\.[1-9][0-9]{{0,9}}\.[1-9][0-9]{{0,9}}")
 _IN_RUNS_PARTITION = frozenset({LogKind.RUN, LogKind.ARTIFACT})
@@ -62,14 +62,17 @@ class LogName(NamedTuple):
         Raises:
             InvalidName: where the text is not of that form.
         """
-        kind, slash, name = text.partition("/")
-        if not slash or kind not in _KINDS:
+        word, slash, name = text.partition("/")
+        kind = _KINDS.get(word)
+        if not slash or kind is None:
             raise InvalidName(f"{text[:160]!r} is not a log; a log is agent/ID, run/ID, topic/NAME or artifact/ID")
-        if kind == LogKind.RUN and not _RUN_ID.fullmatch(name):
-            raise InvalidName(f"{name[:160]!r} is not a run id")
-        if kind == LogKind.ARTIFACT and not _ARTIFACT.fullmatch(name):
+        if kind is LogKind.RUN:
+            if not _RUN_ID.fullmatch(name):
+                raise InvalidName(f"{name[:160]!r} is not a run id")
+            return cls(check_name(namespace), kind, name)  # it is a name, too
+        if kind is LogKind.ARTIFACT and not _ARTIFACT.fullmatch(name):
             raise InvalidName(f"{name[:160]!r} is not an artifact; an artifact is RUN.ATTEMPT.NUMBER")
-        return cls(check_name(namespace), LogKind(kind), check_name(name))
+        return cls(check_name(namespace), kind, check_name(name))
 
     @property
     def path(self) -> str:
