@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import structlog
 
@@ -41,8 +41,7 @@ NAMES_FIRST, NAMES_FACTOR = 64, 8
 log_ = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A run that waits: `turn` says when it is its turn, among others."""
 
     turn: tuple[int, int, int]
@@ -101,8 +100,11 @@ class Dispatch:
         terms = self._empty.get(queue)
         if terms is None or terms.paused or queue in self._busy or queue in self._dirty or meta.put_off:
             return None
+        able = list(self._able(queue))
+        if not able:
+            return None
         one = Waiting((0, 0, 0), meta.log.name, meta.bucket)
-        found = next(self._match(queue, (one,), list(self._able(queue))), None)
+        found = next(self._match(queue, (one,), able), None)
         return None if found is None else (found[1], terms)
 
     def offer(self, peer: Peer) -> None:
@@ -286,7 +288,7 @@ class Dispatch:
             for place, (bucket, members) in enumerate(zip(buckets, ranges, strict=True))
             for depth, (run, _) in enumerate(members)
         ]
-        return sorted(found, key=lambda one: one.turn)[:limit]
+        return sorted(found)[:limit]
 
     def _match(self, queue: Queue, waiting: Iterable[Waiting], able: list[Peer]) -> Iterator[tuple[LogName, Peer, str]]:
         """Give each run to the least loaded agent that may take it, and hold a slot for it."""
@@ -299,12 +301,17 @@ class Dispatch:
                 if peer.slots_free
                 and run not in peer.held
                 and _takes(peer, bucket)
-                and not self._refusals.holds((peer.namespace, peer.id), run, now_ms)
+                and not (self._refusals and self._refusals.holds((peer.namespace, peer.id), run, now_ms))
             ]
             if fit:
-                peer = max(fit, key=lambda one: (free_part(len(one.held), one.slots, one.load or 0), one.slots_free))
+                peer = max(fit, key=_free) if len(fit) > 1 else fit[0]
                 peer.held[run] = Held(attempt=0, fence=0, queue=queue.name)
                 yield LogName(queue.namespace, LogKind.RUN, run), peer, bucket
+
+
+def _free(peer: Peer) -> tuple[float, int]:
+    """How free an agent is: the part of it, then the slots."""
+    return free_part(len(peer.held), peer.slots, peer.load or 0), peer.slots_free
 
 
 def _takes(peer: Peer, bucket: str) -> bool:

@@ -113,9 +113,11 @@ class Families:
         queue = Queue(meta.log.namespace, spawn.queue)
         log = LogName(queue.namespace, LogKind.RUN, new_run_id(self._line, queue))
         ids = runs.Ids(self._line.new_commit_id(), asker, self._line.new_epoch())
-        params = runs.keeping_for(children.child_run(meta.log, child, spawn), meta.keep_ms)
+        params = children.child_run(meta.log, child, spawn)
         kin = runs.ChildOf(meta.log.name, child.slot, meta.by)
-        result = await settle(self._line, runs.submit(ids, log, params, self._line.now_ms(), child=kin))
+        keeping = runs.Keeping(meta.keep_ms)
+        submit = runs.submit(ids, log, params, self._line.now_ms(), child=kin, keeping=keeping)
+        result = await settle(self._line, submit)
         self._look(queue)
         run = log.name
         if not isinstance(result, Outcome):

@@ -95,10 +95,12 @@ class Line:
             if self.on_timer is not None:
                 timers = keys.timers(commit.partition)
                 for op in commit.ops:
-                    if isinstance(op, SortedAdd) and op.key == timers:
+                    if type(op) is SortedAdd and op.key == timers:
                         in_ms = op.score if op.from_now else op.score - outcome.now_ms
                         self.on_timer(commit.partition, op.member, in_ms)
-            self._grown.update(append.log for append in commit.appends if append.log.kind in _CUT)
+            for append in commit.appends:
+                if append.log.kind in _CUT:
+                    self._grown.add(append.log)
         return outcome
 
     def _hear_clock(self, store_ms: int) -> None:

@@ -124,7 +124,7 @@ class Methods:
         keep_least_ms: int = 0,
     ) -> None:
         self._line = line
-        self._keep_ms, self._keep_least_ms = keep_ms, keep_least_ms
+        self._keeping = runs.Keeping(keep_ms, keep_least_ms)
         self._reading = reading
         self._permitting = Permitting(reading, schedules)
         self._kept = KeptAnswers(line)
@@ -205,11 +205,11 @@ class Methods:
         check_name(params.handler)
         _check_times(params)
         _check_key(params)
-        answer = await self._submit(peer, runs.keeping_for(params, self._keep_ms, self._keep_least_ms))
+        answer = await self._submit(peer, params, keeping=self._keeping)
         if not params.wait_ms:
             return answer
         end = await self._waiting.end(peer, self._run_log(peer, answer.run), params.wait_ms)
-        return answer.model_copy(update={"end": end})
+        return RunSubmitted(run=answer.run, created=answer.created, end=end)
 
     async def _run_retry(self, peer: Peer, op: str, params: RunRetry) -> RunSubmitted:
         log = self._run_log(peer, params.run)
@@ -220,9 +220,13 @@ class Methods:
         submitted = await self._reading.submitted(log)
         return await self._submit(peer, runs.again(submitted, f"retry/{peer.principal}/{op}"), log.name)
 
-    async def _submit(self, peer: Peer, params: RunSubmit, retry_of: str | None = None) -> RunSubmitted:
+    async def _submit(
+        self, peer: Peer, params: RunSubmit, retry_of: str | None = None, keeping: runs.Keeping = runs.AS_ASKED
+    ) -> RunSubmitted:
         await self._making.runs(peer)
-        run_id, result = await submit(self._line, self._dispatch, peer.namespace, peer.principal, params, retry_of)
+        run_id, result = await submit(
+            self._line, self._dispatch, peer.namespace, peer.principal, params, retry_of, keeping
+        )
         if isinstance(result, Outcome):
             return RunSubmitted(run=run_id, created=True)
         known, digest = (result.actual or " ").split(" ")

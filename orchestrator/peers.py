@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from orchestrator.auth.principal import Principal
 from orchestrator.core.attempts import Holder
@@ -15,8 +16,7 @@ from protocol.frames import Part as FramePart
 __all__ = ["Held", "Peer", "Peers"]
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """An attempt that a connected agent holds, of a run on `queue` with this concurrency key, or none.
 
     `related`: the end of the run is of concern to a parent or to children. `keep_ms`: how long it is kept after that.

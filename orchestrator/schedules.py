@@ -99,11 +99,13 @@ class Schedules:
 
     async def _submit(self, schedule: Schedule, now_ms: int) -> str:
         """Submit the run of a due time, and return it; where it was submitted before, it is that one."""
-        asked = runs.keeping_for(due_run(schedule), self._keep_ms and max(self._keep_ms, KEPT_LEAST_MS))
+        asked = due_run(schedule)
         namespace = schedule.place.namespace
         queue = Queue(namespace, asked.queue)
         log = LogName(namespace, LogKind.RUN, new_run_id(self._line, queue))
-        result = await settle(self._line, runs.submit(self._ids(schedule.made_by), log, asked, now_ms))
+        keeping = runs.Keeping(self._keep_ms and max(self._keep_ms, KEPT_LEAST_MS))
+        submit = runs.submit(self._ids(schedule.made_by), log, asked, now_ms, keeping=keeping)
+        result = await settle(self._line, submit)
         self._look(queue)
         if isinstance(result, Outcome):
             return log.name

@@ -21,7 +21,13 @@ __all__ = ["submit"]
 
 
 async def submit(
-    line: Line, dispatch: Dispatch, namespace: str, principal: str, params: RunSubmit, retry_of: str | None = None
+    line: Line,
+    dispatch: Dispatch,
+    namespace: str,
+    principal: str,
+    params: RunSubmit,
+    retry_of: str | None = None,
+    keeping: runs.Keeping = runs.AS_ASKED,
 ) -> tuple[str, Outcome | Refused]:
     """Submit a run, and see that it is claimed. Returns its id, if it is the first of its key, and what came.
 
@@ -34,7 +40,7 @@ async def submit(
     run = new_run_id(line, queue)
     ids = runs.Ids(line.new_commit_id(), principal, line.new_epoch())
     log = LogName(namespace, LogKind.RUN, run)
-    body = runs.submitted(params, line.now_ms(), retry_of)
+    body = runs.submitted(params, line.now_ms(), retry_of, keeping=keeping)
     known = Known(newborn(log, body, principal), params.input)
     commit = runs.place(ids, known.meta, body)
     if len(params.input) <= NEWBORN_BYTES_MAX:

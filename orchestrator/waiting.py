@@ -126,9 +126,9 @@ class Waiting:
 
     async def _begin(self, watch: _Watch, tail: Tail) -> Entry | None:
         """Begin to watch a run; where it is over already, return its last entry."""
-        if tail.whole() is None:
+        if tail.chunk_after(0) is None:
             await asyncio.sleep(0)  # what this hub has just written comes to its tail at the end of the turn
-        if tail.whole() is not None:
+        if tail.chunk_after(0) is not None:  # then it has all that came after
             watch.begin(tail, 0)
             return None
         state = await log_state(self._line, tail)

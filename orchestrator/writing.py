@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 
 from orchestrator.core import artifacts, attempts, children, questions, runs, suspension
 from orchestrator.core import publish as publishing
@@ -100,7 +99,7 @@ async def _proposal(line: Line, peer: Peer, log: LogName, frame: Publish, prepar
     attached = artifacts.attached_in(frame.entries)
     held = peer.held.get(log.name)
     if held is not None and about_children:  # before anything is waited for: the end may be close behind
-        peer.held[log.name] = replace(held, related=True)
+        peer.held[log.name] = held._replace(related=True)
     meta = await read_run(line, log) if asked or about_children or attached else None
     asking, handing = None, None
     attaching = None if meta is None or not attached else artifacts.attaching(meta, attached)

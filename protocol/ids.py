@@ -116,6 +116,7 @@ def run_made_ms(run: str) -> int:
     return int(run[3:14], 16)
 
 
+@lru_cache(maxsize=16_384)
 def partition_of(log: LogName) -> int:
     """Return the partition that holds a log: a run's id names it, also for artifacts; others are placed by name.
 

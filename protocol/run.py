@@ -52,6 +52,8 @@ class RunState(StrEnum):
     EXPIRED = "expired"
     DEAD = "dead"
 
+    __hash__ = str.__hash__  # as it would be, but made in C
+
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.EXPIRED, RunState.DEAD})
 

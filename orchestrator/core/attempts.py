@@ -9,7 +9,8 @@ Specification: docs/protocol.md, section "Work".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from orchestrator.core import keeping, questions, runs
 from orchestrator.core.artifacts import Attaching
@@ -78,8 +79,7 @@ RETRY_FIRST_MS = 1_000
 RETRY_CAP_MS = 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """The session of an agent that has an attempt, or is to have it; `instance` is the process."""
 
     agent: str
@@ -88,8 +88,7 @@ class Holder:
     session_fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """What ends an attempt: the run's state after it, and what changes or must be so besides.
 
     Attributes:
@@ -104,7 +103,7 @@ class Ending:
 
     state: RunState
     entries: tuple[bytes, ...] = ()
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = MappingProxyType({})
     guards: tuple[Guard, ...] = ()
     ops: tuple[Op, ...] = ()
     due_ms: int | None = None
@@ -263,7 +262,7 @@ def parting(ids: Ids, meta: RunMeta, ending: Ending) -> Ending:
     if ending.state not in FINAL:
         return ending
     guards, kept = (*ending.guards, meta.children_unchanged()), keeping.noted(meta.log, ending.state, meta.keep_ms)
-    return replace(ending, guards=guards, ops=(*ending.ops, *runs.stirs(ids, meta), *kept))
+    return ending._replace(guards=guards, ops=(*ending.ops, *runs.stirs(ids, meta), *kept))
 
 
 def conclude_error(ids: Ids, meta: RunMeta, errored: Errored, draw: float, store_ms: int) -> Ending:

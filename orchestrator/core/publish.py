@@ -8,8 +8,8 @@ Specification: docs/protocol.md, section "Publishing".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from hashlib import sha1
+from typing import NamedTuple
 
 from orchestrator.core.permissions import Permit
 from orchestrator.store.base import StoreUnavailable
@@ -49,8 +49,7 @@ ENDINGS = frozenset({Kind.SUCCEEDED, Kind.CANCELLED, Kind.ERRORED, Kind.SUSPENDE
 _INDEXED = {Kind.ASKED: "a question", Kind.SPAWN: "a child"}
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """What a publish comes to: the packed values of its entries, and who claims to publish them."""
 
     packed: tuple[bytes, ...]

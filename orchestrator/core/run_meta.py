@@ -254,9 +254,10 @@ class RunMeta(NamedTuple):
         if self.final:
             return None
         waits, runs = self.state is RunState.QUEUED, self.state is RunState.RUNNING
-        asked_ms = first_due_ms(self.questions)
-        due = (self.not_before_ms if waits else 0, self.deadline_ms, self.times_out_ms if runs else None, asked_ms)
-        return min((each for each in due if each), default=None)
+        asked_ms = first_due_ms(self.questions) if self.questions else None
+        ends = (self.not_before_ms if waits else 0, self.deadline_ms, self.times_out_ms if runs else None, asked_ms)
+        due = [each for each in ends if each]
+        return min(due) if due else None
 
     @property
     def related(self) -> bool:

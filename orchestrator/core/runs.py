@@ -11,8 +11,8 @@ Specification: docs/protocol.md, section "Runs".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha1
+from typing import NamedTuple
 
 from orchestrator.core import keeping
 from orchestrator.core.meta_suspension import SUSPENDED, encode_suspended
@@ -41,9 +41,11 @@ from protocol.run import RunState
 from protocol.selector import canonical
 
 __all__ = [
+    "AS_ASKED",
     "OWN_KEYS",
     "ChildOf",
     "Ids",
+    "Keeping",
     "again",
     "arrive",
     "back_hints",
@@ -56,7 +58,6 @@ __all__ = [
     "expire",
     "expired",
     "input_digest",
-    "keeping_for",
     "look_again",
     "place",
     "put_off",
@@ -80,8 +81,7 @@ _NEVER_MS = 2**52
 """When a run comes to its queue that waits for no time, but for somebody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(NamedTuple):
     """What a commit is to be called, who makes it, and the epoch of a log that it makes."""
 
     commit: str
@@ -89,8 +89,7 @@ class Ids:
     epoch: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildOf:
+class ChildOf(NamedTuple):
     """Whose child a run is, what it is called among the children of that run, and whom both count for."""
 
     parent: str
@@ -204,10 +203,20 @@ def ended(meta: RunMeta, state: RunState) -> tuple[Op, ...]:
     return (run_timer(meta.log, None), *keeping.noted(meta.log, state, meta.keep_ms))
 
 
-def keeping_for(params: RunSubmit, keep_ms: int | None, least_ms: int = 0) -> RunSubmit:
-    """Return what submits a run that is kept after its end for so long, or as long as it says; `least_ms` at least."""
-    wanted_ms = keep_ms if params.keep_ms is None else params.keep_ms
-    return params.model_copy(update={"keep_ms": None if wanted_ms is None else max(wanted_ms, least_ms)})
+class Keeping(NamedTuple):
+    """For how long new runs are kept after their ends: `keep_ms` where they do not say, `least_ms` at least."""
+
+    keep_ms: int | None = None
+    least_ms: int = 0
+
+    def of(self, asked_ms: int | None) -> int | None:
+        """Return for how long one is kept that says so; None for ever."""
+        wanted_ms = self.keep_ms if asked_ms is None else asked_ms
+        return None if wanted_ms is None else max(wanted_ms, self.least_ms)
+
+
+AS_ASKED = Keeping()
+"""Kept for as long as they say, or for ever."""
 
 
 def again(before: Submitted, key: str) -> RunSubmit:
@@ -229,18 +238,30 @@ def again(before: Submitted, key: str) -> RunSubmit:
 
 
 def submit(
-    ids: Ids, log: LogName, params: RunSubmit, store_ms: int, retry_of: str | None = None, child: ChildOf | None = None
+    ids: Ids,
+    log: LogName,
+    params: RunSubmit,
+    store_ms: int,
+    retry_of: str | None = None,
+    child: ChildOf | None = None,
+    keeping: Keeping = AS_ASKED,
 ) -> Commit:
     """Propose a new run. Refused by its first guard where the key is taken.
 
     Raises:
         InvalidSelector: `where` is none.
     """
-    body = submitted(params, store_ms, retry_of, child)
+    body = submitted(params, store_ms, retry_of, child, keeping)
     return place(ids, newborn(log, body, ids.src, child.slot if child else ""), body)
 
 
-def submitted(params: RunSubmit, store_ms: int, retry_of: str | None = None, child: ChildOf | None = None) -> Submitted:
+def submitted(
+    params: RunSubmit,
+    store_ms: int,
+    retry_of: str | None = None,
+    child: ChildOf | None = None,
+    keeping: Keeping = AS_ASKED,
+) -> Submitted:
     """Return what the first entry of a new run says.
 
     Raises:
@@ -259,7 +280,7 @@ def submitted(params: RunSubmit, store_ms: int, retry_of: str | None = None, chi
         timeout_ms=params.timeout_ms,
         backoff_ms=params.backoff_ms,
         backoff_max_ms=params.backoff_max_ms,
-        keep_ms=params.keep_ms,
+        keep_ms=keeping.of(params.keep_ms),
         retry_of=retry_of,
         parent=child.parent if child else None,
         concurrency_key=params.concurrency_key,

@@ -18,7 +18,6 @@ Specification: docs/protocol.md, section "Suspension"; docs/decisions/0016-suspe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from orchestrator.core.attempts import Ending, back
@@ -68,7 +67,7 @@ def suspend(
         *(Guard(keys.children(meta.log), slot, record) for slot, record in children.items()),
     )
     if meta.cancelling or not (asked.sleep_ms or awaits(left)):
-        return replace(back(ids, meta, {}), guards=guards)
+        return back(ids, meta, {})._replace(guards=guards)
     until_ms = store_ms + asked.sleep_ms if asked.sleep_ms else 0
     after = meta._replace(state=RunState.QUEUED, not_before_ms=until_ms, suspended=left)
     fields = {SUSPENDED: encode_suspended(left)} | ({"not_before": str(until_ms)} if until_ms else {})
