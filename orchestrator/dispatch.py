@@ -154,7 +154,7 @@ class Dispatch:
                 if due:
                     poll_s = loop.time() + POLL_S
                     self._empty.clear()
-                    self.claiming.newborn.age()
+                    self.claiming.newborn.age(loop.time())
                     self._dirty.update(self._wanted())
                 self._woken.clear()
                 ready = self._dirty - self._busy

@@ -10,7 +10,7 @@ from orchestrator.core.queues import queue_of
 from orchestrator.core.run_meta import newborn
 from orchestrator.dispatch import Dispatch
 from orchestrator.line import Line
-from orchestrator.newborn import NEWBORN_BYTES_MAX, Known
+from orchestrator.newborn import Known
 from orchestrator.settle import settle
 from orchestrator.store.commits import Outcome, Refused
 from orchestrator.writing import new_run_id
@@ -18,6 +18,9 @@ from protocol.ids import LogKind, LogName
 from protocol.requests import RunSubmit
 
 __all__ = ["submit"]
+
+LINGERING_BYTES_MAX = 16 * 1024
+"""Of an input that is kept at hand for whoever follows the run next."""
 
 
 async def submit(
@@ -43,7 +46,7 @@ async def submit(
     body = runs.submitted(params, line.now_ms(), retry_of, keeping=keeping)
     known = Known(newborn(log, body, principal), params.input)
     commit = runs.place(ids, known.meta, body)
-    if len(params.input) <= NEWBORN_BYTES_MAX:
+    if len(params.input) <= LINGERING_BYTES_MAX:
         line.tails.linger(log)
     taker = dispatch.taker(known.meta)
     result = await dispatch.claiming.submit(commit, known, *taker) if taker else None

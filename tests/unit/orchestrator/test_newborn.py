@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator import newborn as module
 from orchestrator.core import run_meta, runs
-from orchestrator.newborn import NEWBORN_BYTES_MAX, Known, Newborn
+from orchestrator.newborn import NEWBORN_BYTES_MAX, NEWBORN_S, Known, Newborn
 from protocol.ids import LogKind, LogName, make_run_id
 from protocol.requests import RunSubmit
 
@@ -24,17 +24,17 @@ def test_a_run_is_at_hand_once() -> None:
     assert newborn.take(known(1).meta.log) is None
 
 
-def test_a_run_is_at_hand_until_the_second_look_at_how_old_it_is() -> None:
+def test_a_run_is_at_hand_for_a_while() -> None:
     newborn = Newborn()
+    newborn.age(NEWBORN_S)
     newborn.keep(known(1))
-    newborn.age()
+    newborn.age(2 * NEWBORN_S)
     newborn.keep(known(2))
-    assert newborn.take(known(1).meta.log) is not None
-    newborn.keep(known(3))
-    newborn.age()
+    newborn.age(3 * NEWBORN_S - 1)
     assert len(newborn) == 2
-    newborn.age()
-    assert len(newborn) == 0
+    newborn.age(3 * NEWBORN_S)
+    assert newborn.take(known(1).meta.log) is None
+    assert newborn.take(known(2).meta.log) == known(2)
 
 
 def test_neither_many_runs_nor_large_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
