@@ -179,8 +179,9 @@ class Tail:
         return _Fit.TAKEN, entries[known:]
 
     def _keep(self, chunks: list[Chunk]) -> None:
-        ring = self._ring = (self._ring or []) + chunks
-        self._ring_bytes += sum([chunk.size for chunk in chunks])
+        ring = self._ring = chunks if self._ring is None else self._ring + chunks
+        for chunk in chunks:
+            self._ring_bytes += chunk.size
         while len(ring) > RING_CHUNKS_MAX or (self._ring_bytes > RING_BYTES_MAX and len(ring) > 1):
             self._ring_bytes -= ring.pop(0).size
 
